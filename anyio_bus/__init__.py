@@ -1,0 +1,110 @@
+"""Structured-concurrency transport for worker processes that speak NDJSON JSON-RPC on stdio.
+
+The public names are loaded on first use (PEP 562), so that ``anyio_bus.worker`` and the command
+line start quickly.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from msgspec import UNSET as UNSET
+    from msgspec import Raw as Raw
+
+    from anyio_bus._backends.memory import Memory as Memory
+    from anyio_bus._bus.bus import Bus as Bus
+    from anyio_bus._bus.bus import BusState as BusState
+    from anyio_bus._bus.bus import BusStatistics as BusStatistics
+    from anyio_bus._bus.bus import open_bus as open_bus
+    from anyio_bus._bus.calls import Scope as Scope
+    from anyio_bus._bus.host import BusHost as BusHost
+    from anyio_bus._config import BusConfig as BusConfig
+    from anyio_bus._config import Handshake as Handshake
+    from anyio_bus._config import Limits as Limits
+    from anyio_bus._config import Pool as Pool
+    from anyio_bus._config import find_config as find_config
+    from anyio_bus._config import load_config as load_config
+    from anyio_bus._errors import BusError as BusError
+    from anyio_bus._errors import BusInternalError as BusInternalError
+    from anyio_bus._errors import BusStoppedError as BusStoppedError
+    from anyio_bus._errors import FrameTooLargeError as FrameTooLargeError
+    from anyio_bus._errors import InvalidArgumentError as InvalidArgumentError
+    from anyio_bus._errors import InvalidStateError as InvalidStateError
+    from anyio_bus._errors import LocalProtocolError as LocalProtocolError
+    from anyio_bus._errors import NotSupportedError as NotSupportedError
+    from anyio_bus._errors import OverloadedError as OverloadedError
+    from anyio_bus._errors import PolicyDeniedError as PolicyDeniedError
+    from anyio_bus._errors import PoolUnavailableError as PoolUnavailableError
+    from anyio_bus._errors import ProtocolError as ProtocolError
+    from anyio_bus._errors import RemoteError as RemoteError
+    from anyio_bus._errors import RemoteProtocolError as RemoteProtocolError
+    from anyio_bus._errors import RequestTimeoutError as RequestTimeoutError
+    from anyio_bus._errors import ScopeCancelledError as ScopeCancelledError
+    from anyio_bus._errors import SessionLostError as SessionLostError
+    from anyio_bus._errors import StreamOverflowError as StreamOverflowError
+    from anyio_bus._errors import TransportError as TransportError
+    from anyio_bus._errors import UnknownPoolError as UnknownPoolError
+    from anyio_bus._errors import WorkerLostError as WorkerLostError
+    from anyio_bus._errors import WorkerStartError as WorkerStartError
+    from anyio_bus._sansio.events import KernelStatistics as KernelStatistics
+    from anyio_bus._sansio.events import WorkerInfo as WorkerInfo
+    from anyio_bus._sansio.lifecycle import State as WorkerState
+
+__version__ = "0.1.0"
+
+_MODULES: dict[str, tuple[str, ...]] = {
+    "msgspec": ("UNSET", "Raw"),
+    "anyio_bus._backends.memory": ("Memory",),
+    "anyio_bus._bus.bus": ("Bus", "BusState", "BusStatistics", "open_bus"),
+    "anyio_bus._bus.calls": ("Scope",),
+    "anyio_bus._bus.host": ("BusHost",),
+    "anyio_bus._config": ("BusConfig", "Handshake", "Limits", "Pool", "find_config", "load_config"),
+    "anyio_bus._errors": (
+        "BusError",
+        "BusInternalError",
+        "BusStoppedError",
+        "FrameTooLargeError",
+        "InvalidArgumentError",
+        "InvalidStateError",
+        "LocalProtocolError",
+        "NotSupportedError",
+        "OverloadedError",
+        "PolicyDeniedError",
+        "PoolUnavailableError",
+        "ProtocolError",
+        "RemoteError",
+        "RemoteProtocolError",
+        "RequestTimeoutError",
+        "ScopeCancelledError",
+        "SessionLostError",
+        "StreamOverflowError",
+        "TransportError",
+        "UnknownPoolError",
+        "WorkerLostError",
+        "WorkerStartError",
+    ),
+    "anyio_bus._sansio.events": ("KernelStatistics", "WorkerInfo"),
+    "anyio_bus._sansio.lifecycle": ("State=WorkerState",),
+}
+
+_TABLE: dict[str, tuple[str, str]] = {
+    entry.split("=")[-1]: (module, entry.split("=")[0]) for module, names in _MODULES.items() for entry in names
+}
+
+__all__ = ("__version__", *sorted(_TABLE))  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        module, attribute = _TABLE[name]
+    except KeyError:
+        msg = f"module 'anyio_bus' has no attribute {name!r}"
+        raise AttributeError(msg) from None
+    value = globals()[name] = getattr(import_module(module), attribute)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_TABLE})

@@ -1,0 +1,1 @@
+"""The places where a kernel can run, behind one contract."""

@@ -1,0 +1,89 @@
+"""Own the contract between the bus and a kernel, wherever it runs.
+
+Frames and events move in batches, and nothing here but :meth:`Backend.run` and
+:meth:`Backend.stop` waits: a backend pushes what it has into ``deliver`` from its own task, so that
+a message costs no hop between tasks.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import anyio
+import anyio.abc
+
+from anyio_bus._sansio.events import KernelStatistics, WorkerInfo
+from anyio_bus._sansio.messages import RequestId
+from anyio_bus._sansio.routing import Route, Withdrawal
+
+__all__ = ("Backend",)
+
+
+class Backend(Protocol):
+    """A kernel, as the bus sees it.
+
+    It is made with a function ``deliver(events)``, which it calls with each batch of events
+    (:mod:`anyio_bus._sansio.events`) in the loop's thread. For each submitted request it delivers
+    exactly one answer or one failure, unless the request is withdrawn.
+
+    Synchronous methods raise ``Refused`` with the kernel's failure where they cannot do it.
+    """
+
+    name: str
+
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Run until :meth:`stop` is done; started when the first workers are spawned."""
+
+    def submit(self, frame: bytes, route: Route, key: RequestId) -> None:
+        """Take a whole frame; ``key`` is the id in it if it is a request, else None."""
+
+    def withdraw(self, key: RequestId, reason: str = "") -> Withdrawal:
+        """Give up a request: after this there is neither answer nor failure for it."""
+
+    def pause(self, worker: int) -> None:
+        """Leave a worker's output unread."""
+
+    def resume(self, worker: int) -> None:
+        """Read a worker's output again."""
+
+    def spawn(self, pool_id: str) -> int:
+        """Add a worker to a pool; return its number."""
+
+    def resize(self, pool_id: str, instances: int, drain_s: float) -> None:
+        """Spawn workers, or drain and retire the last ones, until there are so many."""
+
+    def check_pool(self, pool_id: str) -> None:
+        """Refuse, with the stored reason, if every worker of the pool is parked."""
+
+    def drain(self, worker: int, drain_s: float, *, retire: bool = False) -> None:
+        """Let a worker finish, then replace it, or end it for good if ``retire``."""
+
+    def kill(self, worker: int) -> None:
+        """Kill a worker and start its successor."""
+
+    def hold(self, worker: int) -> None:
+        """Give a worker no work but what names it."""
+
+    def release(self, worker: int) -> None:
+        """End a hold or a lease."""
+
+    def lease(self, worker: int, session: str) -> None:
+        """Keep a worker for one session."""
+
+    def end_session(self, session: str) -> None:
+        """Forget a session."""
+
+    def workers(self) -> list[WorkerInfo]:
+        """Report every worker slot."""
+
+    def statistics(self) -> KernelStatistics:
+        """Report the counters."""
+
+    async def stop(self, grace_s: float) -> None:
+        """End every worker within ``grace_s`` and wait for it; a shorter grace shortens a stop."""
+
+    def kill_now(self, reap_s: float) -> None:
+        """Without the loop: kill, reap and close what is left."""
+
+    def abandon(self) -> None:
+        """In a forked process: close every fd and touch nothing else."""

@@ -1,0 +1,205 @@
+"""Own the ``"memory"`` backend: the Python kernel, with async functions for workers.
+
+Everything above the pipes is the real thing: framing, routing, restarts, the stop ladder.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import anyio
+import anyio.lowlevel
+import msgspec
+
+from anyio_bus._backends.base import Backend
+from anyio_bus._config import BusConfig, Pool
+from anyio_bus._errors import InvalidArgumentError
+from anyio_bus._io.loop import Bell
+from anyio_bus._io.process import Exit, SpawnError
+from anyio_bus._kernel.kernel import Kernel
+from anyio_bus._sansio.events import Deliver
+
+__all__ = ("Memory", "MemoryWorker", "open_memory")
+
+PIPE_BYTES = 64 * 1024  # as much as a Linux pipe holds
+SIGTERM, SIGKILL = 15, 9
+
+Receive: TypeAlias = Callable[[], Awaitable[bytes]]
+Send: TypeAlias = Callable[[bytes], Awaitable[None]]
+WorkerFunction: TypeAlias = Callable[[Receive, Send], Awaitable[Any]]
+
+
+class MemoryWorker(Protocol):
+    """Something that serves a byte stream, as :class:`anyio_bus.worker.Worker` does."""
+
+    async def serve_stream(self, receive: Receive, send: Send) -> None:
+        """Serve until ``receive`` returns no bytes."""
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """Options of the memory backend.
+
+    Args:
+        workers: Pool id -> a :class:`~anyio_bus.worker.Worker`, or an async function
+            ``(receive, send)`` where ``receive()`` returns bytes, none at the end of input.
+    """
+
+    workers: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        """Validate."""
+        for pool, worker in self.workers.items():
+            if not callable(getattr(worker, "serve_stream", worker)):
+                msg = f"Memory.workers[{pool!r}]: {worker!r} is neither a Worker nor an async function"
+                raise InvalidArgumentError(msg, field="workers")
+
+
+class _Pipe:
+    """A bounded pipe of bytes inside one task group."""
+
+    def __init__(self) -> None:
+        self._chunks: deque[bytes] = deque()
+        self._size = 0
+        self._bell = Bell()
+        self.closed = False
+
+    def try_write(self, data: bytes) -> int:
+        if self.closed:
+            raise BrokenPipeError(errno.EPIPE, "the pipe is closed")
+        room = PIPE_BYTES - self._size
+        if room <= 0:
+            return 0
+        self._chunks.append(data[:room])
+        self._size += len(data[:room])
+        self._bell.ring()
+        return len(data[:room])
+
+    async def write(self, data: bytes) -> int:
+        while not (written := self.try_write(data)):
+            await self._bell.wait()
+        return written
+
+    async def send(self, data: bytes) -> None:
+        await anyio.lowlevel.checkpoint()
+        while data:
+            data = data[await self.write(data) :]
+
+    async def read(self, max_bytes: int = PIPE_BYTES) -> bytes:
+        await anyio.lowlevel.checkpoint()
+        while not self._chunks and not self.closed:
+            await self._bell.wait()
+        if not self._chunks:
+            return b""
+        chunk = self._chunks.popleft()
+        if len(chunk) > max_bytes:
+            self._chunks.appendleft(chunk[max_bytes:])
+            chunk = chunk[:max_bytes]
+        self._size -= len(chunk)
+        self._bell.ring()
+        return chunk
+
+    def close(self) -> None:
+        self.closed = True
+        self._bell.ring()
+
+
+class _MemoryChild:
+    """An async function that looks like a process."""
+
+    pid = None
+
+    def __init__(self, function: WorkerFunction) -> None:
+        self._function = function
+        self._stdin = _Pipe()
+        self._stdout = _Pipe()
+        self._stderr = _Pipe()
+        self._exit: Exit | None = None
+        self._ended = anyio.Event()
+        self._scope = anyio.CancelScope()
+        self._signal: int | None = None
+
+    async def started(self) -> None:
+        return
+
+    async def run(self) -> None:
+        code = 0
+        try:
+            with self._scope:
+                await self._function(self._stdin.read, self._stdout.send)
+        except Exception as exc:  # noqa: BLE001  # a worker's bug is its own death, as in a process
+            self._stderr.try_write(f"{type(exc).__name__}: {exc}\n".encode())
+            code = 1
+        finally:
+            self._end(Exit(signal=self._signal) if self._signal is not None else Exit(exit_code=code))
+
+    def _end(self, exit_: Exit) -> None:
+        self._exit = self._exit or exit_
+        for pipe in (self._stdin, self._stdout, self._stderr):
+            pipe.close()
+        self._ended.set()
+
+    async def read_stdout(self, max_bytes: int) -> bytes:
+        return await self._stdout.read(max_bytes)
+
+    async def read_stderr(self, max_bytes: int) -> bytes:
+        return await self._stderr.read(max_bytes)
+
+    def try_write(self, buffers: Sequence[bytes | memoryview]) -> int:
+        return self._stdin.try_write(b"".join(buffers))
+
+    async def write(self, buffers: Sequence[bytes | memoryview]) -> int:
+        return await self._stdin.write(b"".join(buffers))
+
+    async def aclose_stdin(self) -> None:
+        self._stdin.close()
+
+    async def wait(self) -> None:
+        await self._ended.wait()
+
+    def terminate(self) -> None:
+        self._cancel(SIGTERM)
+
+    def kill(self) -> None:
+        self._cancel(SIGKILL)
+
+    def _cancel(self, number: int) -> None:
+        if self._exit is None:
+            self._signal = number
+            self._scope.cancel("worker killed")
+
+    def reap(self) -> Exit | None:
+        return self._exit
+
+    async def aclose(self) -> None:
+        return
+
+    def kill_now(self, reap_s: float) -> None:  # noqa: ARG002
+        self.kill()
+
+    def abandon(self) -> None:
+        return
+
+
+class _MemorySpawner:
+    name = "memory"
+
+    def __init__(self, workers: Mapping[str, Any]) -> None:
+        self._workers = workers
+
+    async def spawn(self, pool: Pool) -> _MemoryChild:
+        worker = self._workers.get(pool.id)
+        if worker is None:
+            text = f"Memory(workers=...) has none for pool {pool.id!r}"
+            raise SpawnError(FileNotFoundError(errno.ENOENT, text), permanent=True)
+        return _MemoryChild(getattr(worker, "serve_stream", worker))
+
+    def close(self) -> None:
+        return
+
+
+def open_memory(config: BusConfig, deliver: Deliver, options: Memory) -> Backend:
+    """Make the backend; no worker runs before it does."""
+    return Kernel(config, _MemorySpawner(options.workers), deliver, "memory")

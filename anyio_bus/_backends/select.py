@@ -1,0 +1,33 @@
+"""Own the choice of a backend from what ``open_bus(backend=...)`` was given."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from anyio_bus._backends.base import Backend
+from anyio_bus._backends.memory import Memory, open_memory
+from anyio_bus._backends.python import open_python
+from anyio_bus._config import BusConfig
+from anyio_bus._errors import InvalidArgumentError
+from anyio_bus._sansio.events import Deliver
+
+__all__ = ("BackendOption", "open_backend")
+
+BackendOption: TypeAlias = Literal["auto", "python"] | Memory
+
+
+def open_backend(option: BackendOption, config: BusConfig, deliver: Deliver) -> Backend:
+    """Make the backend that was asked for; ``"auto"`` is the best that is there.
+
+    Raises:
+        InvalidArgumentError: There is none of that name.
+    """
+    if isinstance(option, Memory):
+        return open_memory(config, deliver, option)
+    if option in ("auto", "python"):
+        return open_python(config, deliver)
+    if option == "memory":
+        msg = "backend='memory' needs workers: Memory(workers={'pool': worker})"
+    else:
+        msg = f"backend={option!r}: there are 'auto', 'python' and Memory(...)"
+    raise InvalidArgumentError(msg, field="backend")

@@ -1,0 +1,1 @@
+"""The client side: what a program holds while it talks to its workers."""

@@ -1,0 +1,334 @@
+"""Own every request of a bus from its frame to its answer: ids, waiting, deadlines, withdrawal."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+from msgspec import UNSET, Raw
+
+from anyio_bus._backends.base import Backend
+from anyio_bus._config import Limits
+from anyio_bus._errors import (
+    BusError,
+    BusStoppedError,
+    InvalidArgumentError,
+    KernelCode,
+    RemoteProtocolError,
+    RequestTimeoutError,
+    ScopeCancelledError,
+    error_from_failure,
+)
+from anyio_bus._io.loop import Alarm, Loop
+from anyio_bus._sansio.codec import decode_error, encode_error, encode_request, encode_value
+from anyio_bus._sansio.deadlines import Deadlines
+from anyio_bus._sansio.events import Failed, KernelEvent, LineBad, Lines
+from anyio_bus._sansio.messages import Message
+from anyio_bus._sansio.peer import Peer
+from anyio_bus._sansio.routing import Refused, Route, Withdrawal
+
+__all__ = ("Call", "Calls", "Scope")
+
+logger = logging.getLogger("anyio_bus")
+
+
+class Call:
+    """One request that waits for its answer."""
+
+    __slots__ = ("key", "method", "scope", "size", "timeout_s", "waiter")
+
+    def __init__(  # noqa: D107, PLR0913
+        self, key: int, method: str, size: int, timeout_s: float | None, scope: Scope | None, waiter: Any
+    ) -> None:
+        self.key = key
+        self.method = method
+        self.size = size
+        self.timeout_s = timeout_s
+        self.scope = scope
+        self.waiter = waiter
+
+
+class Scope:
+    """A group of calls that can be cancelled together; made by :meth:`Bus.open_scope`.
+
+    Attributes:
+        name: What it was called, for logs and errors.
+        parent: The scope that it lies in; None for the root.
+    """
+
+    __slots__ = ("_calls", "_children", "_owner", "cancel_reason", "name", "parent", "timeout_s")
+
+    def __init__(self, owner: Calls, name: str, parent: Scope | None) -> None:  # noqa: D107
+        self._owner = owner
+        self._calls: dict[Call, None] = {}
+        self._children: dict[Scope, None] = {}
+        self.name = name
+        self.parent = parent
+        self.cancel_reason: str | None = None
+        self.timeout_s: float | None = None
+        if parent is not None:
+            parent._children[self] = None
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it was cancelled; a call made in it then fails at once."""
+        return self.cancel_reason is not None
+
+    def cancel(self, reason: str = "cancelled") -> None:
+        """Withdraw every call in it and in its children; may be called from any task, never waits.
+
+        Workers are told, and the callers get :class:`ScopeCancelledError` with this reason.
+        """
+        if self.cancel_reason is None:
+            self.cancel_reason = reason
+        for child in list(self._children):
+            child.cancel(reason)
+        for call in list(self._calls):
+            sent = self._owner.withdraw(call, reason)
+            text = f"request {call.method!r} was cancelled with scope {self.name!r}: {reason}"
+            self._owner.end(call, ScopeCancelledError(text, reason=reason, sent=sent))
+
+    def _close(self) -> None:
+        self.cancel("scope closed")
+        if self.parent is not None:
+            self.parent._children.pop(self, None)
+
+    def __repr__(self) -> str:
+        """Show the name and what is in it."""
+        return f"<Scope {self.name!r}: {len(self._calls)} calls, {len(self._children)} scopes>"
+
+
+class Calls:
+    """The calls of one bus.
+
+    Args:
+        limits: The bounds.
+        loop: The running event loop.
+    """
+
+    def __init__(self, limits: Limits, loop: Loop) -> None:  # noqa: D107
+        self.peer: Peer[Call] = Peer()
+        self.root = Scope(self, "bus", None)
+        self.backend: Backend = None  # type: ignore[assignment]  # set before anything can call
+        self.pending_bytes = 0
+        self.timeouts = 0
+        self.unhandled = 0
+        self.on_worker_changed: Callable[[], None] = lambda: None
+        self._limits = limits
+        self._loop = loop
+        self._scope_deadlines: Deadlines[Scope] = Deadlines()
+        self._queue: deque[Any] = deque()  # waiters of callers that wait for room
+        self.alarm = Alarm(loop, self._next_deadline, self._expire)
+
+    # -- a call's life ------------------------------------------------------------------------
+
+    async def request(
+        self, method: str, params: object, route: Route, timeout_s: float | None, scope: Scope | None
+    ) -> Message:
+        """Send one request and wait for the worker's response to it."""
+        if self._queue or self._full:
+            await self._wait_for_room(method, timeout_s)
+        key = self.peer.new_key()
+        frame = encode_request(key, method, params, route.session)
+        return await self._converse(key, frame, method, route, timeout_s, scope)
+
+    async def request_members(
+        self, method: str, members: dict[str, Raw], route: Route, timeout_s: float | None, scope: Scope | None
+    ) -> Message:
+        """Send a prepared request, given as its members, under an id of ours."""
+        if self._queue or self._full:
+            await self._wait_for_room(method, timeout_s)
+        key = self.peer.new_key()
+        frame = encode_value({"jsonrpc": "2.0", **members, "id": key}, "frame") + b"\n"
+        return await self._converse(key, frame, method, route, timeout_s, scope)
+
+    async def _converse(  # noqa: PLR0913
+        self, key: int, frame: bytes, method: str, route: Route, timeout_s: float | None, scope: Scope | None
+    ) -> Message:
+        call = Call(key, method, len(frame), timeout_s, scope or self.root, self._loop.waiter())
+        self.open(call, frame, route)
+        try:
+            outcome = await call.waiter.wait()
+        finally:
+            if key in self.peer.calls:
+                self.withdraw(call, "cancelled by the caller")
+                self._forget(call)
+        if isinstance(outcome, BusError):
+            raise outcome
+        return outcome  # type: ignore[no-any-return]
+
+    @property
+    def _full(self) -> bool:
+        limits = self._limits
+        return len(self.peer.calls) >= limits.max_pending or self.pending_bytes > limits.max_output_bytes
+
+    @property
+    def waiting(self) -> int:
+        """Number of callers that wait for room."""
+        return len(self._queue)
+
+    def open(self, call: Call, frame: bytes, route: Route) -> None:
+        """Keep a call and hand its frame to the kernel.
+
+        Raises:
+            BusError: It cannot be taken; nothing of it was sent, and it is not kept.
+        """
+        scope: Scope = call.scope  # type: ignore[assignment]  # every call has one
+        if scope.cancel_reason is not None:
+            raise self._scope_error(call, scope)
+        try:
+            self.backend.submit(frame, route, call.key)
+        except Refused as exc:
+            raise error_from_failure(exc.failure) from None
+        at = self.peer.open(call, self._loop.now())
+        scope._calls[call] = None
+        self.pending_bytes += call.size
+        if at is not None:
+            self.alarm.nudge(at)
+
+    @staticmethod
+    def _scope_error(call: Call, scope: Scope) -> BusError:
+        text = f"request {call.method!r} was not sent: scope {scope.name!r} is cancelled: {scope.cancel_reason}"
+        return ScopeCancelledError(text, reason=scope.cancel_reason, sent=False)
+
+    def withdraw(self, call: Call, reason: str) -> bool:
+        """Take a call back from the kernel; return whether any of it may have been sent."""
+        return self.backend.withdraw(call.key, reason) is not Withdrawal.REMOVED
+
+    def end(self, call: Call, outcome: Message | BusError) -> None:
+        """Wake the caller with what became of its call."""
+        self._forget(call)
+        call.waiter.set(outcome)
+
+    def _forget(self, call: Call) -> None:
+        self.peer.close(call.key)
+        call.scope._calls.pop(call, None)  # type: ignore[union-attr]  # every call has one
+        self.pending_bytes -= call.size
+        if self._queue:
+            self._let_in()
+
+    async def _wait_for_room(self, method: str, timeout_s: float | None) -> None:
+        waiter = self._loop.waiter()
+        self._queue.append(waiter)
+        error: BusError | None = None
+        try:
+            with anyio.move_on_after(timeout_s) as limit:
+                error = await waiter.wait()
+        finally:
+            if waiter in self._queue:
+                self._queue.remove(waiter)
+        if limit.cancelled_caught:
+            self.timeouts += 1
+            raise self._timeout_error(method, timeout_s, sent=False)
+        if error is not None:
+            raise error
+
+    def _let_in(self) -> None:
+        limits = self._limits
+        room = limits.max_pending - len(self.peer.calls)
+        if self.pending_bytes <= limits.max_output_bytes:
+            while self._queue and room > 0:
+                self._queue.popleft().set(None)
+                room -= 1
+
+    def fail_all(self, reason: str) -> None:
+        """Withdraw every call of the bus: it stops."""
+        for call in list(self.peer.calls.values()):
+            sent = self.withdraw(call, reason)
+            self.end(call, BusStoppedError(f"request {call.method!r} failed: {reason}", sent=sent))
+        while self._queue:
+            self._queue.popleft().set(BusStoppedError(reason, sent=False))
+
+    # -- deadlines ----------------------------------------------------------------------------
+
+    def set_deadline(self, scope: Scope, deadline: float) -> None:
+        """Cancel a scope at this time of the loop's clock."""
+        now = self._loop.now()
+        scope.timeout_s = deadline - now
+        self.alarm.nudge(self._scope_deadlines.add(scope, scope.timeout_s, now))
+
+    def clear_deadline(self, scope: Scope) -> None:
+        """Forget a scope's deadline."""
+        timeout_s = scope.timeout_s
+        if timeout_s is not None:
+            self._scope_deadlines.discard(scope, timeout_s)
+
+    def _next_deadline(self) -> float | None:
+        times = [at for at in (self.peer.next_deadline(), self._scope_deadlines.next()) if at is not None]
+        return min(times, default=None)
+
+    def _expire(self, now: float) -> None:
+        for call in self.peer.expire(now):
+            sent = self.withdraw(call, "timeout")
+            self.timeouts += 1
+            self.end(call, self._timeout_error(call.method, call.timeout_s, sent=sent))
+        for scope in self._scope_deadlines.expire(now):
+            scope.cancel("deadline")
+
+    @staticmethod
+    def _timeout_error(method: str, timeout_s: float | None, *, sent: bool) -> BusError:
+        text = f"request {method!r} got no answer within {timeout_s:g} s"
+        return RequestTimeoutError(text, method=method, timeout_s=timeout_s, sent=sent)
+
+    # -- events of the kernel -----------------------------------------------------------------
+
+    def deliver(self, events: list[KernelEvent]) -> None:
+        """Take a batch of the kernel's events."""
+        for event in events:
+            if type(event) is Lines:
+                self._take_lines(event)
+            elif type(event) is Failed:
+                call = self.peer.calls.get(event.key)
+                if call is not None:
+                    self.end(call, error_from_failure(event.failure))
+            elif type(event) is LineBad:
+                prefix = event.line.prefix
+                logger.warning("%s/%s: bad line (%s): %r", event.pool, event.worker, event.line.reason, prefix)
+            else:
+                self.on_worker_changed()
+
+    def _take_lines(self, event: Lines) -> None:
+        receive = self.peer.receive
+        for message in event.messages:
+            if message.method is UNSET:
+                call = receive(message)
+                if call is not None:
+                    self.end(call, message)
+            else:
+                self._take_inbound(event.worker, message)
+
+    def _take_inbound(self, worker: int, message: Message) -> None:
+        """Answer a worker's request: nobody here handles it."""
+        self.unhandled += 1
+        if message.id is UNSET:
+            return
+        text = f"no handler for method {message.method!r}"
+        frame = encode_error(message.id, KernelCode.METHOD_NOT_FOUND, text)  # type: ignore[arg-type]
+        info = next((w for w in self.backend.workers() if w.worker == worker), None)
+        if info is not None:
+            try:
+                self.backend.submit(frame, Route(info.pool, worker=worker), None)
+            except Refused as exc:
+                logger.warning("an answer to worker %s was dropped: %s", worker, exc.failure.message)
+
+
+def check_timeout(timeout: object) -> None:
+    """Refuse what is no timeout in seconds."""
+    if timeout is None:
+        return
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0:
+        msg = f"timeout must be seconds (0 or more) or None, not {timeout!r}"
+        raise InvalidArgumentError(msg, field="timeout")
+
+
+def raise_remote(message: Message) -> None:
+    """Raise what a response says if it is an error."""
+    if message.error is not UNSET and (message.result is UNSET or bytes(message.error) != b"null"):  # type: ignore[arg-type]
+        raise decode_error(message.error)  # type: ignore[arg-type]
+    if message.result is UNSET:
+        msg = "the response has neither result nor error"
+        raise RemoteProtocolError(msg)

@@ -1,0 +1,376 @@
+"""Own the configuration: frozen Structs that validate themselves, and where they are read from."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import tomllib
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import msgspec
+from msgspec.structs import force_setattr
+
+from anyio_bus._errors import InvalidArgumentError
+
+__all__ = ("BusConfig", "Handshake", "Limits", "Pool", "find_config", "load_config")
+
+logger = logging.getLogger("anyio_bus")
+
+MIB = 1024 * 1024
+_EXAMPLE = (
+    "give open_bus() a pool, for example:\n"
+    '    async with open_bus(Pool("echo", [sys.executable, "-m", "my_worker"])) as bus:\n'
+    '        await bus.request("echo", {"message": "hello"})'
+)
+
+
+@lru_cache(maxsize=64)
+def _hints(cls: type) -> dict[str, Any]:
+    return {f.name: (f.encode_name, f.type) for f in msgspec.structs.fields(cls)}
+
+
+def _fail(owner: object, field: str, problem: str) -> InvalidArgumentError:
+    label = owner if isinstance(owner, str) else type(owner).__name__
+    return InvalidArgumentError(f"{label}.{field}: {problem}", field=field)
+
+
+def _check_types(struct: msgspec.Struct) -> None:
+    """Check every field against its annotation, as decoding from JSON would."""
+    for name, (_, kind) in _hints(type(struct)).items():
+        value = getattr(struct, name)
+        if isinstance(value, msgspec.Struct):
+            continue
+        try:
+            msgspec.convert(value, kind)
+        except msgspec.ValidationError as exc:
+            raise _fail(struct, name, str(exc)) from None
+
+
+def _check_range(struct: msgspec.Struct, *, positive: Sequence[str], natural: Sequence[str]) -> None:
+    for name in positive:
+        if not getattr(struct, name) > 0:
+            raise _fail(struct, name, f"must be greater than 0, not {getattr(struct, name)!r}")
+    for name in natural:
+        if getattr(struct, name) < 0:
+            raise _fail(struct, name, f"must not be negative, not {getattr(struct, name)!r}")
+
+
+class Handshake(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
+    """The exchange that a new worker must answer before it gets work, again after each restart.
+
+    Args:
+        method: Method of the request that the kernel sends first.
+        params: Its params, as plain objects.
+        then_notify: Method of a notification sent after the answer; None for none.
+        timeout_s: Seconds that the worker has to answer.
+    """
+
+    method: str
+    params: dict[str, Any] = {}
+    then_notify: str | None = None
+    timeout_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Validate."""
+        _check_types(self)
+        _check_range(self, positive=("timeout_s",), natural=())
+        if not self.method:
+            raise _fail(self, "method", "must not be empty")
+
+
+class Pool(msgspec.Struct, frozen=True):
+    """A set of worker processes that run the same command.
+
+    Args:
+        id: The name of the pool.
+        command: The argv list, or a program to be followed by ``args``. Never split as a shell would.
+        args: Arguments after ``command``.
+        instances: Number of workers, at least 1.
+        env: Variables set on top of this process's environment; None removes one.
+        cwd: Working directory of the workers; None for this process's.
+        balance: ``"least_busy"`` (ties in turn) or ``"round_robin"``, for requests without a session.
+        max_in_flight: Unanswered requests per worker, cancelled ones included; 0 means no count.
+        envelope: ``"strip"`` sends workers plain JSON-RPC; ``"keep"`` adds ``sessionId``.
+        cancel: The notification that tells a worker that a request is cancelled: ``"lsp"``
+            (``$/cancelRequest``), ``"mcp"`` (``notifications/cancelled``), ``"acp"``
+            (``$/cancel_request``) or ``"none"``.
+        ready: ``"spawn"``, or the :class:`Handshake` played to every new worker.
+        guard: Add a watchdog process that kills this pool's process groups when this process dies.
+    """
+
+    id: str
+    command: str | Sequence[str]
+    args: Sequence[str] = ()
+    instances: int = 1
+    env: dict[str, str | None] = {}
+    cwd: str | None = None
+    balance: Literal["least_busy", "round_robin"] = "least_busy"
+    max_in_flight: int = 1024
+    envelope: Literal["strip", "keep"] = "strip"
+    cancel: Literal["lsp", "mcp", "acp", "none"] = "lsp"
+    ready: Literal["spawn"] | Handshake = "spawn"
+    guard: bool = False
+
+    def __post_init__(self) -> None:
+        """Validate, and turn ``command`` with ``args`` into one argv tuple."""
+        if isinstance(self.cwd, os.PathLike):
+            force_setattr(self, "cwd", os.fspath(self.cwd))
+        if isinstance(self.command, Sequence) and not isinstance(self.command, str):
+            argv = [os.fspath(part) if isinstance(part, os.PathLike) else part for part in self.command]
+            force_setattr(self, "command", argv)
+        _check_types(self)
+        if not self.id:
+            raise _fail(self, "id", "must not be empty")
+        label = f"Pool({self.id!r})"
+        _check_range(self, positive=("instances",), natural=("max_in_flight",))
+        head = [self.command] if isinstance(self.command, str) else list(self.command)
+        argv = [*head, *self.args]
+        if not argv or not argv[0]:
+            raise _fail(label, "command", "must not be empty")
+        if isinstance(self.command, str) and not self.args and len(shlex.split(self.command)) > 1:
+            if not os.path.exists(self.command):
+                hint = shlex.split(self.command)
+                raise _fail(label, "command", f"is not split as a shell would; write {hint!r}")
+        if any("\0" in part for part in argv):
+            raise _fail(label, "command", "must not contain NUL")
+        for name, value in self.env.items():
+            if not name or "=" in name or "\0" in name or "\0" in (value or ""):
+                raise _fail(label, "env", f"{name!r} is not a valid variable")
+        force_setattr(self, "command", tuple(argv))
+        force_setattr(self, "args", ())
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """The whole command line."""
+        return tuple(self.command)
+
+
+_LIMIT_KEYS = {
+    "max_frame_bytes": "max_input_buffer",
+    "max_output_bytes": "max_output_queue",
+    "restart_window_s": "restart_window_sec",
+    "drain_timeout_s": "drain_timeout_sec",
+    "backpressure_timeout_s": "backpressure_timeout_sec",
+}
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, rename=_LIMIT_KEYS):
+    """Every bound of a bus, with its default.
+
+    Args:
+        max_frame_bytes: Longest line in either direction, newline included.
+        max_output_bytes: Bytes queued for one pool or one worker, besides one frame.
+        max_pending: Requests of one bus without an answer; more callers wait.
+        max_queued: Requests of one pool that no worker has taken yet; more are refused.
+        max_restarts: Restarts of one worker within ``restart_window_s``; then its slot is parked.
+            0 means never restart.
+        restart_window_s: Seconds of the sliding window.
+        start_attempts: Failed starts in a row that park a slot.
+        start_window_s: A worker that dies this soon (seconds) without a line has failed to start.
+        restart_delay_s: First delay before a restart; doubles up to ``restart_delay_max_s``.
+        restart_delay_max_s: Longest delay before a restart.
+        stable_after_s: Uptime in seconds after which the delay starts anew.
+        park_retry_s: Seconds after which a parked slot tries again on its own; 0 means never.
+        cancel_grace_s: Seconds for which a cancelled request keeps its slot without an answer.
+        drain_timeout_s: Seconds that a draining worker has for what it has in flight.
+        backpressure_timeout_s: Seconds for which a worker's pipe may stay paused; 0 means for ever.
+        stderr_tail_bytes: Bytes of stderr that are kept of each worker.
+    """
+
+    max_frame_bytes: int = 64 * MIB
+    max_output_bytes: int = 64 * MIB
+    max_pending: int = 65_536
+    max_queued: int = 65_536
+    max_restarts: int = 5
+    restart_window_s: float = 60.0
+    start_attempts: int = 3
+    start_window_s: float = 10.0
+    restart_delay_s: float = 0.1
+    restart_delay_max_s: float = 30.0
+    stable_after_s: float = 10.0
+    park_retry_s: float = 60.0
+    cancel_grace_s: float = 5.0
+    drain_timeout_s: float = 30.0
+    backpressure_timeout_s: float = 60.0
+    stderr_tail_bytes: int = 64 * 1024
+
+    def __post_init__(self) -> None:
+        """Validate."""
+        _check_types(self)
+        if self.drain_timeout_s == 0:
+            force_setattr(self, "drain_timeout_s", 30.0)
+        _check_range(
+            self,
+            positive=(
+                "max_frame_bytes",
+                "max_output_bytes",
+                "max_pending",
+                "max_queued",
+                "restart_window_s",
+                "start_attempts",
+                "restart_delay_s",
+                "restart_delay_max_s",
+                "cancel_grace_s",
+                "stderr_tail_bytes",
+            ),
+            natural=(
+                "max_restarts",
+                "start_window_s",
+                "stable_after_s",
+                "park_retry_s",
+                "drain_timeout_s",
+                "backpressure_timeout_s",
+            ),
+        )
+
+
+class BusConfig(msgspec.Struct, frozen=True):
+    """The pools of a bus and its limits; the content of a configuration file."""
+
+    pools: Sequence[Pool]
+    limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        """Validate."""
+        if not self.pools:
+            raise _fail(self, "pools", "must name at least one pool")
+        seen: set[str] = set()
+        for pool in self.pools:
+            if not isinstance(pool, Pool):
+                raise _fail(self, "pools", f"expected Pool, got {type(pool).__name__}")
+            if pool.id in seen:
+                raise _fail(self, "pools", f"the id {pool.id!r} is used twice")
+            seen.add(pool.id)
+        if not isinstance(self.limits, Limits):
+            raise _fail(self, "limits", f"expected Limits, got {type(self.limits).__name__}")
+        force_setattr(self, "pools", tuple(self.pools))
+
+    @classmethod
+    def from_json(cls, text: bytes | str, *, strict: bool = False, source: str = "config") -> BusConfig:
+        """Read the JSON schema of a configuration file.
+
+        Args:
+            text: The JSON document.
+            strict: Make an unknown key an error instead of a warning.
+            source: What to call the document in errors.
+
+        Raises:
+            InvalidArgumentError: It is not JSON, or a field is wrong; the message names it.
+        """
+        try:
+            data = msgspec.json.decode(text)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+            msg = f"{source}: not valid JSON: {exc}"
+            raise InvalidArgumentError(msg) from exc
+        return cls.from_mapping(data, strict=strict, source=source)
+
+    @classmethod
+    def from_mapping(cls, data: object, *, strict: bool = True, source: str = "config") -> BusConfig:
+        """Read plain objects in the schema of a configuration file; see :meth:`from_json`."""
+        if isinstance(data, dict):
+            data = _without_transport(data, source)
+        unknown = list(_unknown_keys(data, cls, "$"))
+        if unknown and strict:
+            msg = f"{source}: unknown key {unknown[0]}"
+            raise InvalidArgumentError(msg, field=unknown[0])
+        for key in unknown:
+            logger.warning("%s: unknown key %s is ignored", source, key)
+        try:
+            return msgspec.convert(data, cls)
+        except msgspec.ValidationError as exc:
+            msg = f"{source}: {exc}"
+            raise InvalidArgumentError(msg) from exc
+
+
+_TRANSPORT_KEPT = {"mode": {"stdio"}, "framing": {"ndjson"}, "protocol": {"json"}}
+
+
+def _without_transport(data: dict[str, Any], source: str) -> dict[str, Any]:
+    """Take out the existing kernel's ``transport`` table; refuse by name what we do not speak."""
+    transport = data.get("transport")
+    if transport is None:
+        return data
+    if not isinstance(transport, dict):
+        msg = f"{source}: transport: expected an object"
+        raise InvalidArgumentError(msg, field="transport")
+    for key, value in transport.items():
+        if value not in _TRANSPORT_KEPT.get(key, ()):
+            kept = ", ".join(f"{k}={next(iter(v))}" for k, v in _TRANSPORT_KEPT.items())
+            msg = f"{source}: transport.{key}={value!r} is not supported; use {kept}"
+            raise InvalidArgumentError(msg, field=f"transport.{key}")
+    return {key: value for key, value in data.items() if key != "transport"}
+
+
+def _unknown_keys(data: object, cls: type, path: str) -> list[str]:
+    if not isinstance(data, dict):
+        return []
+    known = {encoded for encoded, _ in _hints(cls).values()}
+    found = [f"{path}.{key}" for key in data if key not in known]
+    if cls is BusConfig:
+        pools = data.get("pools")
+        for index, pool in enumerate(pools if isinstance(pools, list) else []):
+            found += _unknown_keys(pool, Pool, f"{path}.pools[{index}]")
+        found += _unknown_keys(data.get("limits"), Limits, f"{path}.limits")
+    if cls is Pool:
+        found += _unknown_keys(data.get("ready"), Handshake, f"{path}.ready")
+    return found
+
+
+def load_config(path: str | os.PathLike[str], *, strict: bool = False) -> BusConfig:
+    """Read a JSON file, or the ``[tool.anyio-bus]`` table of a TOML file.
+
+    Args:
+        path: The file; ``.toml`` is read as TOML, anything else as JSON.
+        strict: Make an unknown key an error instead of a warning.
+
+    Raises:
+        InvalidArgumentError: It cannot be read, or a field is wrong; the message names it.
+    """
+    source = os.fspath(path)
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as exc:
+        msg = f"{source}: {exc.strerror or exc}"
+        raise InvalidArgumentError(msg) from exc
+    if not source.endswith(".toml"):
+        return BusConfig.from_json(raw, strict=strict, source=source)
+    table = _toml_table(raw, source)
+    if table is None:
+        msg = f"{source}: has no [tool.anyio-bus] table"
+        raise InvalidArgumentError(msg)
+    return BusConfig.from_mapping(table, strict=strict, source=source)
+
+
+def _toml_table(raw: bytes, source: str) -> object:
+    try:
+        return tomllib.loads(raw.decode()).get("tool", {}).get("anyio-bus")
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        msg = f"{source}: not valid TOML: {exc}"
+        raise InvalidArgumentError(msg) from exc
+
+
+def find_config(start: str | os.PathLike[str] | None = None) -> BusConfig:
+    """Find the configuration of a program that calls ``open_bus()`` alone.
+
+    ``ANYIO_BUS_CONFIG`` names the file; else the nearest ``anyio-bus.json``, or ``pyproject.toml``
+    with a ``[tool.anyio-bus]`` table, in ``start`` (default: the working directory) or above.
+
+    Raises:
+        InvalidArgumentError: There is none; the message shows the two-line form with a pool.
+    """
+    named = os.environ.get("ANYIO_BUS_CONFIG")
+    if named:
+        return load_config(named)
+    here = Path(start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / "anyio-bus.json").is_file():
+            return load_config(folder / "anyio-bus.json")
+        pyproject = folder / "pyproject.toml"
+        if pyproject.is_file() and _toml_table(pyproject.read_bytes(), str(pyproject)) is not None:
+            return load_config(pyproject)
+    msg = f"no configuration: no ANYIO_BUS_CONFIG, no anyio-bus.json, no [tool.anyio-bus]; {_EXAMPLE}"
+    raise InvalidArgumentError(msg)

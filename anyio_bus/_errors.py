@@ -1,0 +1,303 @@
+"""Own the whole error hierarchy, and the one table from kernel codes to its classes.
+
+Every class is importable from :mod:`anyio_bus`. Facts are typed attributes; the message is one
+sentence. All errors pickle and copy.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import anyio
+import msgspec
+
+__all__ = (
+    "BusError",
+    "BusInternalError",
+    "BusStoppedError",
+    "Failure",
+    "FrameTooLargeError",
+    "InvalidArgumentError",
+    "InvalidStateError",
+    "KernelCode",
+    "LocalProtocolError",
+    "NotSupportedError",
+    "OverloadedError",
+    "PolicyDeniedError",
+    "PoolUnavailableError",
+    "ProtocolError",
+    "RemoteError",
+    "RemoteProtocolError",
+    "RequestTimeoutError",
+    "ScopeCancelledError",
+    "SessionLostError",
+    "StreamOverflowError",
+    "TransportError",
+    "UnknownPoolError",
+    "WorkerLostError",
+    "WorkerStartError",
+    "error_from_failure",
+)
+
+
+class KernelCode:
+    """The JSON-RPC error codes that a kernel makes itself (``docs/design/kernel.md``)."""
+
+    PARSE_ERROR = -32700
+    INVALID_REQUEST = -32600
+    METHOD_NOT_FOUND = -32601
+    INVALID_PARAMS = -32602
+    INTERNAL_ERROR = -32603
+    WORKER_LOST = -32050
+    NO_WORKER = -32051
+    UNKNOWN_POOL = -32052
+    OVERLOADED = -32053
+    FRAME_TOO_LARGE = -32054
+    SHUTTING_DOWN = -32055
+    SESSION_LOST = -32056
+    CANCELLED = -32800
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """A kernel's word on why a request has no answer: a value, the same in process and on the wire."""
+
+    code: int
+    message: str
+    reason: str = ""
+    pool: str | None = None
+    worker: int | None = None
+    pid: int | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    sent: bool = True
+    errno: int | None = None
+    phase: str | None = None
+    permanent: bool = False
+    limit_bytes: int | None = None
+    stderr_tail: str = ""
+
+
+def _restore(cls: type[BusError], message: str, facts: dict[str, object]) -> BusError:
+    error = cls.__new__(cls)
+    Exception.__init__(error, message)
+    for name, value in facts.items():
+        setattr(error, name, value)
+    return error
+
+
+class BusError(Exception):
+    """The base of everything that anyio_bus raises."""
+
+    _fact_names: ClassVar[frozenset[str]] = frozenset()
+
+    def __init_subclass__(cls) -> None:
+        """Collect the names of the facts that this class and its bases declare."""
+        super().__init_subclass__()
+        own = {name for name in cls.__dict__.get("__annotations__", {}) if not name.startswith("_")}
+        cls._fact_names = cls._fact_names | own
+
+    def __init__(self, message: str = "", /, **facts: object) -> None:
+        """Store the sentence and the facts; an unknown fact is a :class:`TypeError`."""
+        super().__init__(message)
+        for name, value in facts.items():
+            if name not in self._fact_names:
+                msg = f"{type(self).__name__} has no attribute {name!r}"
+                raise TypeError(msg)
+            setattr(self, name, value)
+
+    def __str__(self) -> str:
+        """Return the sentence."""
+        return str(self.args[0]) if self.args else ""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as class, sentence and facts, whatever the second base would do."""
+        return _restore, (type(self), str(self), dict(self.__dict__))
+
+
+class InvalidArgumentError(BusError, ValueError):
+    """Wrong use, found before anything starts; the message names the field."""
+
+    field: str | None = None
+
+
+class UnknownPoolError(InvalidArgumentError):
+    """No pool has this name."""
+
+    pool: str | None = None
+
+
+class NotSupportedError(BusError):
+    """This backend cannot do it; the message names the backend."""
+
+    backend: str | None = None
+
+
+class InvalidStateError(BusError):
+    """Not now: not open, already stopped, or used from a forked child."""
+
+
+class RequestTimeoutError(BusError, TimeoutError):
+    """The call's own ``timeout`` ran out before its answer came."""
+
+    method: str | None = None
+    timeout_s: float | None = None
+    sent: bool = True
+
+
+class RemoteError(BusError):
+    """The call worked; the handler refused. Also what a handler raises to choose its error object.
+
+    Args:
+        code: JSON-RPC error code.
+        message: The error's message.
+        data: Its data, as plain objects; None where there is none.
+    """
+
+    code: int
+    message: str
+    data: Any
+
+    def __init__(self, code: int, message: str, data: object = None) -> None:  # noqa: D107
+        super().__init__(f"{message} (code {code})", code=code, message=message, data=data)
+
+
+class PolicyDeniedError(RemoteError):
+    """Refused by policy."""
+
+
+class OverloadedError(BusError):
+    """A limit with policy "fail" is reached; ``limit`` names it."""
+
+    limit: str | None = None
+    sent: bool = False
+
+
+class TransportError(BusError):
+    """The transport failed the call, not the handler.
+
+    ``sent=False`` guarantees that no byte of the request reached a worker.
+    """
+
+    sent: bool = True
+
+
+class BusStoppedError(TransportError, anyio.ClosedResourceError):
+    """The bus is shutting down: you stopped it."""
+
+
+class WorkerStartError(TransportError, OSError):
+    """A worker did not come up: exec failed, it died at start, or its handshake failed."""
+
+    pool: str | None = None
+    worker: int | None = None
+    phase: str | None = None
+    errno: int | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    stderr_tail: str = ""
+    permanent: bool = False
+
+
+class WorkerLostError(TransportError, anyio.BrokenResourceError):
+    """The worker exited, hung up, or was killed by us while the request was in flight."""
+
+    pool: str | None = None
+    worker: int | None = None
+    pid: int | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    reason: str = ""
+    stderr_tail: str = ""
+
+
+class ScopeCancelledError(TransportError):
+    """The scope of the call was cancelled."""
+
+    reason: str = ""
+
+
+class StreamOverflowError(TransportError):
+    """The reader of this stream was too slow."""
+
+    buffered_bytes: int | None = None
+
+
+class SessionLostError(TransportError):
+    """The worker that held this session's state is gone."""
+
+    session: str | None = None
+
+
+class PoolUnavailableError(TransportError):
+    """Every slot of the pool is parked; ``reason`` says why."""
+
+    pool: str | None = None
+    reason: str = ""
+
+
+class FrameTooLargeError(TransportError):
+    """A line is over ``max_frame_bytes``."""
+
+    limit_bytes: int | None = None
+
+
+class ProtocolError(TransportError):
+    """The rules of NDJSON JSON-RPC 2.0 are broken."""
+
+
+class LocalProtocolError(ProtocolError):
+    """We would break them."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The worker broke them; ``line_prefix`` holds at most 200 bytes of its line."""
+
+    line_prefix: bytes = b""
+
+
+class BusInternalError(BusError):
+    """A bug of ours. Please report it, with the exception group it is raised from."""
+
+
+def error_from_failure(failure: Failure) -> BusError:
+    """Translate a kernel's failure into the exception that its caller gets."""
+    code, text = failure.code, failure.message
+    sent = failure.sent
+    if failure.phase is not None:
+        return WorkerStartError(
+            text,
+            pool=failure.pool,
+            worker=failure.worker,
+            phase=failure.phase,
+            errno=failure.errno,
+            exit_code=failure.exit_code,
+            signal=failure.signal,
+            stderr_tail=failure.stderr_tail,
+            permanent=failure.permanent,
+            sent=sent,
+        )
+    if code == KernelCode.WORKER_LOST:
+        return WorkerLostError(
+            text,
+            pool=failure.pool,
+            worker=failure.worker,
+            pid=failure.pid,
+            exit_code=failure.exit_code,
+            signal=failure.signal,
+            reason=failure.reason,
+            stderr_tail=failure.stderr_tail,
+            sent=sent,
+        )
+    if code == KernelCode.NO_WORKER:
+        return PoolUnavailableError(text, pool=failure.pool, reason=failure.reason, sent=sent)
+    if code == KernelCode.UNKNOWN_POOL:
+        return UnknownPoolError(text, pool=failure.pool)
+    if code == KernelCode.OVERLOADED:
+        return OverloadedError(text, limit=failure.reason, sent=sent)
+    if code == KernelCode.FRAME_TOO_LARGE:
+        return FrameTooLargeError(text, limit_bytes=failure.limit_bytes, sent=sent)
+    if code == KernelCode.SESSION_LOST:
+        return SessionLostError(text, sent=sent)
+    if code == KernelCode.CANCELLED:
+        return ScopeCancelledError(text, reason=failure.reason, sent=sent)
+    return BusStoppedError(text, sent=sent)

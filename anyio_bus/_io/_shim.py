@@ -1,0 +1,48 @@
+"""Exec shim, run as ``python -I -S _shim.py ERROR_FD PARENT_PID DROP_LC_CTYPE ARGV...``.
+
+It asks Linux for SIGKILL when the parent dies (prctl(2), PR_SET_PDEATHSIG), makes sure that the
+parent did not die before that, undoes what the interpreter did to signals and locale, and executes
+ARGV. An exec that fails writes its errno to ERROR_FD; one that succeeds closes it.
+"""
+
+import os
+import sys
+
+PR_SET_PDEATHSIG = 1
+SIGKILL = 9
+SIG_DFL = 0
+
+
+def die_with_parent(parent: int) -> None:
+    """Have this process killed when the thread that spawned it ends."""
+    if sys.platform != "linux":
+        return
+    try:
+        import ctypes  # noqa: PLC0415  # only Linux needs it
+
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+    except (ImportError, OSError, AttributeError):
+        return
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def main() -> None:
+    """Set up and execute; never returns."""
+    error_fd, parent, drop_lc_ctype, *argv = sys.argv[1:]
+    os.set_inheritable(int(error_fd), False)
+    die_with_parent(int(parent))
+    if drop_lc_ctype == "1":
+        os.environ.pop("LC_CTYPE", None)
+    import _signal  # noqa: PLC0415  # the full module costs a millisecond
+
+    for name in ("SIGPIPE", "SIGXFSZ", "SIGINT"):
+        _signal.signal(getattr(_signal, name), SIG_DFL)
+    try:
+        os.execvp(argv[0], argv)
+    except OSError as exc:
+        os.write(int(error_fd), str(exc.errno).encode())
+    os._exit(127)
+
+
+main()

@@ -1,0 +1,115 @@
+"""Own children on systems without Unix processes, by ``anyio.open_process``: no groups, no pidfd."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+
+import anyio
+import anyio.abc
+
+from anyio_bus._config import Pool
+from anyio_bus._io.process import Exit, SpawnError
+
+__all__ = ("PortableChild", "PortableSpawner")
+
+_CLOSED = (anyio.ClosedResourceError, anyio.BrokenResourceError, OSError)
+
+
+class PortableChild:
+    """A child process behind AnyIO's process object."""
+
+    def __init__(self, process: anyio.abc.Process) -> None:  # noqa: D107
+        self._process = process
+        self._stdin_open = True
+        self.pid: int = process.pid
+
+    async def started(self) -> None:  # noqa: D102
+        return
+
+    async def run(self) -> None:  # noqa: D102
+        return
+
+    @staticmethod
+    async def _read(stream: anyio.abc.ByteReceiveStream | None, max_bytes: int) -> bytes:
+        if stream is None:
+            return b""
+        try:
+            return await stream.receive(max_bytes)
+        except (anyio.EndOfStream, *_CLOSED):
+            return b""
+
+    async def read_stdout(self, max_bytes: int) -> bytes:  # noqa: D102
+        return await self._read(self._process.stdout, max_bytes)
+
+    async def read_stderr(self, max_bytes: int) -> bytes:  # noqa: D102
+        return await self._read(self._process.stderr, max_bytes)
+
+    def try_write(self, _buffers: Sequence[bytes | memoryview]) -> int:  # noqa: D102
+        return 0
+
+    async def write(self, buffers: Sequence[bytes | memoryview]) -> int:  # noqa: D102
+        if self._process.stdin is None or not self._stdin_open:
+            raise BrokenPipeError(errno.EPIPE, "stdin is closed")
+        data = b"".join(buffers)
+        try:
+            await self._process.stdin.send(data)
+        except _CLOSED as exc:
+            raise BrokenPipeError(errno.EPIPE, "stdin is closed") from exc
+        return len(data)
+
+    async def aclose_stdin(self) -> None:  # noqa: D102
+        self._stdin_open = False
+        if self._process.stdin is not None:
+            with suppress(*_CLOSED):
+                await self._process.stdin.aclose()
+
+    async def wait(self) -> None:  # noqa: D102
+        await self._process.wait()
+
+    def terminate(self) -> None:  # noqa: D102
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                self._process.terminate()
+
+    def kill(self) -> None:  # noqa: D102
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+
+    def reap(self) -> Exit | None:  # noqa: D102
+        code = self._process.returncode
+        if code is None:
+            return None
+        return Exit(signal=-code) if code < 0 else Exit(exit_code=code)
+
+    async def aclose(self) -> None:  # noqa: D102
+        with anyio.move_on_after(1, shield=True):
+            await self._process.aclose()
+
+    def kill_now(self, reap_s: float) -> None:  # noqa: ARG002, D102
+        self.kill()
+
+    def abandon(self) -> None:  # noqa: D102
+        return
+
+
+class PortableSpawner:
+    """Spawns with ``anyio.open_process``."""
+
+    name = "portable"
+
+    async def spawn(self, pool: Pool) -> PortableChild:  # noqa: D102
+        merged: dict[str, str | None] = {**os.environ, **pool.env}
+        env = {name: value for name, value in merged.items() if value is not None}
+        try:
+            process = await anyio.open_process(pool.argv, env=env, cwd=pool.cwd)
+        except OSError as exc:
+            permanent = exc.errno in (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR)
+            raise SpawnError(exc, permanent=permanent) from exc
+        return PortableChild(process)
+
+    def close(self) -> None:  # noqa: D102
+        return

@@ -1,0 +1,281 @@
+"""Own children on Unix: own pipes, own session and group, exit seen apart from the pipes' end.
+
+The process is spawned in the calling thread, since Linux ties PDEATHSIG to it, through an exec shim
+that sets it; every fd of ours is close-on-exec.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from anyio_bus._config import Pool
+from anyio_bus._io.process import Exit, SpawnError
+
+assert sys.platform != "win32"  # noqa: S101  # also tells the type checkers
+
+__all__ = ("PosixChild", "PosixSpawner")
+
+_HERE = Path(__file__).parent
+_PERMANENT = {
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOEXEC,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.E2BIG,
+    errno.ENAMETOOLONG,
+    errno.EINVAL,
+}
+
+
+def _environment(pool: Pool) -> dict[str, str]:
+    merged: dict[str, str | None] = {**os.environ, **pool.env}
+    return {name: value for name, value in merged.items() if value is not None}
+
+
+def _open_pidfd(pid: int) -> int | None:
+    if sys.platform != "linux" or os.environ.get("ANYIO_BUS_NO_PIDFD"):
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
+
+
+class PosixChild:
+    """A child process of this one.
+
+    Owns:
+        Its pipes, its pidfd, and the process until it is reaped.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], fds: dict[str, int], spawner: PosixSpawner) -> None:  # noqa: D107
+        self._process = process
+        self._fds = fds
+        self._spawner = spawner
+        self.pid: int = process.pid
+
+    async def started(self) -> None:  # noqa: D102
+        fd = self._fds.get("exec")
+        if fd is None:
+            return
+        raw = await self._read("exec", 32)
+        self._close("exec")
+        if raw:
+            code = int(raw)
+            raise SpawnError(OSError(code, os.strerror(code)), permanent=code in _PERMANENT)
+
+    async def run(self) -> None:  # noqa: D102
+        return
+
+    async def _read(self, name: str, max_bytes: int) -> bytes:
+        while (fd := self._fds.get(name)) is not None:
+            try:
+                await anyio.wait_readable(fd)
+            except anyio.ClosedResourceError:
+                return b""
+            try:
+                return os.read(fd, max_bytes)
+            except BlockingIOError:
+                continue
+            except OSError:
+                return b""
+        return b""
+
+    async def read_stdout(self, max_bytes: int) -> bytes:  # noqa: D102
+        return await self._read("stdout", max_bytes)
+
+    async def read_stderr(self, max_bytes: int) -> bytes:  # noqa: D102
+        return await self._read("stderr", max_bytes)
+
+    def try_write(self, buffers: Sequence[bytes | memoryview]) -> int:  # noqa: D102
+        fd = self._fds.get("stdin")
+        if fd is None:
+            raise BrokenPipeError(errno.EPIPE, "stdin is closed")
+        try:
+            return os.writev(fd, buffers) if len(buffers) > 1 else os.write(fd, buffers[0])
+        except BlockingIOError:
+            return 0
+
+    async def write(self, buffers: Sequence[bytes | memoryview]) -> int:  # noqa: D102
+        while not (written := self.try_write(buffers)):
+            try:
+                await anyio.wait_writable(self._fds["stdin"])
+            except anyio.ClosedResourceError:
+                raise BrokenPipeError(errno.EPIPE, "stdin is closed") from None
+        return written
+
+    async def aclose_stdin(self) -> None:  # noqa: D102
+        self._close("stdin")
+
+    async def wait(self) -> None:  # noqa: D102
+        fd = self._fds.get("pidfd")
+        if fd is not None:
+            with suppress(anyio.ClosedResourceError):
+                await anyio.wait_readable(fd)
+        elif self._process.returncode is None:
+            await anyio.to_thread.run_sync(
+                _wait_in_thread, self.pid, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(math.inf)
+            )
+
+    def _signal_group(self, number: int) -> None:
+        if self._process.returncode is None:  # not reaped: nobody else can have this pid
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, number)
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGCONT)
+
+    def terminate(self) -> None:  # noqa: D102
+        self._signal_group(signal.SIGTERM)
+
+    def kill(self) -> None:  # noqa: D102
+        self._signal_group(signal.SIGKILL)
+
+    def reap(self) -> Exit | None:  # noqa: D102
+        code = self._process.poll()
+        if code is None:
+            return None
+        self._spawner.unguard(self.pid)
+        return Exit(signal=-code) if code < 0 else Exit(exit_code=code)
+
+    async def aclose(self) -> None:  # noqa: D102
+        self._close_all()
+
+    def kill_now(self, reap_s: float) -> None:  # noqa: D102
+        self.kill()
+        limit = time.monotonic() + reap_s
+        while self.reap() is None and time.monotonic() < limit:
+            fd = self._fds.get("pidfd")
+            if fd is not None:
+                select.select([fd], [], [], max(0.0, limit - time.monotonic()))
+            else:
+                time.sleep(0.001)  # noqa: ASYNC251  # the last rung is synchronous, and bounded
+        self._close_all()
+
+    def abandon(self) -> None:  # noqa: D102
+        for fd in self._fds.values():
+            os.close(fd)
+        self._fds.clear()
+        self._process.returncode = 0  # it is the parent's child, not ours
+
+    def _close(self, name: str) -> None:
+        fd = self._fds.pop(name, None)
+        if fd is not None:
+            anyio.notify_closing(fd)
+            os.close(fd)
+
+    def _close_all(self) -> None:
+        for name in tuple(self._fds):
+            self._close(name)
+
+
+def _wait_in_thread(pid: int) -> None:
+    with suppress(ChildProcessError):
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
+class PosixSpawner:
+    """Spawns with :class:`subprocess.Popen` through the exec shim.
+
+    Owns:
+        The watchdog process of pools with ``guard=True``, if there are any.
+    """
+
+    name = "posix"
+
+    def __init__(self) -> None:  # noqa: D107
+        self._guard: subprocess.Popen[bytes] | None = None
+
+    async def spawn(self, pool: Pool) -> PosixChild:  # noqa: D102
+        if pool.guard and self._guard is None:
+            self._guard = _open_guard()
+        with ExitStack() as ours_on_failure, ExitStack() as theirs:
+            try:
+                fds, process = self._popen(pool, ours_on_failure, theirs)
+            except OSError as exc:
+                raise SpawnError(exc, permanent=exc.errno in _PERMANENT) from exc
+            ours_on_failure.pop_all()
+        if pool.guard:
+            self._tell_guard(b"+", process.pid)
+        pidfd = _open_pidfd(process.pid)
+        if pidfd is not None:
+            fds["pidfd"] = pidfd
+        return PosixChild(process, fds, self)
+
+    def _popen(
+        self, pool: Pool, ours_on_failure: ExitStack, theirs: ExitStack
+    ) -> tuple[dict[str, int], subprocess.Popen[bytes]]:
+        def pipe(*, child_reads: bool) -> tuple[int, int]:
+            read_end, write_end = os.pipe()
+            ours, its = (write_end, read_end) if child_reads else (read_end, write_end)
+            ours_on_failure.callback(os.close, ours)
+            theirs.callback(os.close, its)
+            os.set_blocking(ours, False)
+            return ours, its
+
+        stdin, its_stdin = pipe(child_reads=True)
+        stdout, its_stdout = pipe(child_reads=False)
+        stderr, its_stderr = pipe(child_reads=False)
+        fds = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
+        argv: list[str] = list(pool.argv)
+        pass_fds: tuple[int, ...] = ()
+        env = _environment(pool)
+        if sys.executable:
+            fds["exec"], its_exec = pipe(child_reads=False)
+            pass_fds = (its_exec,)
+            drop = "0" if "LC_CTYPE" in env else "1"
+            shim = (sys.executable, "-I", "-S", str(_HERE / "_shim.py"), str(its_exec), str(os.getpid()), drop)
+            argv = [*shim, *argv]
+        process = subprocess.Popen(
+            argv,
+            stdin=its_stdin,
+            stdout=its_stdout,
+            stderr=its_stderr,
+            env=env,
+            cwd=pool.cwd,
+            pass_fds=pass_fds,
+            start_new_session=True,
+        )
+        return fds, process
+
+    def _tell_guard(self, sign: bytes, pid: int) -> None:
+        if self._guard is not None and self._guard.stdin is not None:
+            with suppress(OSError):
+                self._guard.stdin.write(b"%b%d\n" % (sign, pid))
+
+    def unguard(self, pid: int) -> None:
+        """Take a group that is gone from the watchdog's list."""
+        self._tell_guard(b"-", pid)
+
+    def close(self) -> None:  # noqa: D102
+        guard, self._guard = self._guard, None
+        if guard is not None and guard.stdin is not None:
+            guard.stdin.close()
+            guard.kill()
+            guard.wait()
+
+
+def _open_guard() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", str(_HERE / "_guard.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
+        start_new_session=True,
+    )

@@ -1,0 +1,237 @@
+"""Own one incarnation of a worker: its process, its pipes, and the tasks that serve them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import anyio.abc
+from msgspec import UNSET
+
+from anyio_bus._config import Limits
+from anyio_bus._io.loop import Bell, Loop
+from anyio_bus._io.process import Child, Exit, SpawnError, StderrRing
+from anyio_bus._sansio.codec import decode_items, encode_notification, encode_request
+from anyio_bus._sansio.lines import LineSplitter
+from anyio_bus._sansio.messages import BadLine, Message
+from anyio_bus._sansio.routing import Entry, Lane, Route
+
+__all__ = ("HANDSHAKE_KEY", "Incarnation")
+
+stderr_log = logging.getLogger("anyio_bus.stderr")
+
+HANDSHAKE_KEY = "anyio-bus/handshake"
+READ_BYTES = 64 * 1024  # the size of a Linux pipe: more cannot be there at once
+MAX_READ_BYTES = 1024 * 1024
+STDERR_READ_BYTES = 64 * 1024
+WRITE_BUFFERS = 512  # half of Linux's IOV_MAX
+WRITE_BYTES = 256 * 1024
+HANG_UP_S = 0.25  # between the end of a worker's stdout and its exit, before it counts as hung up
+
+Receive = Callable[["Incarnation", list[Message | BadLine]], None]
+
+
+class Incarnation:
+    """A running worker process.
+
+    It only moves bytes: messages go to ``receive``; what its end means is its slot's business.
+
+    Owns:
+        The child and the tasks that read and write its pipes.
+
+    Args:
+        child: The process, just spawned.
+        lane: The router's view of it.
+        bell: Rung when anything has happened to the process.
+        receive: Takes each batch of messages that arrives.
+        limits: The bounds.
+        loop: The running event loop.
+    """
+
+    def __init__(  # noqa: D107, PLR0913
+        self, child: Child, lane: Lane, bell: Bell, receive: Receive, limits: Limits, loop: Loop
+    ) -> None:
+        self.child = child
+        self.lane = lane
+        self.stderr = StderrRing(limits.stderr_tail_bytes)
+        self.spoke = False  # it wrote a line that is a message
+        self.up = False  # its exec succeeded and its handshake was answered
+        self.start_error: SpawnError | None = None
+        self.handshake_error: str | None = None
+        self.exited = False
+        self.hung_up: str | None = None
+        self.open_outputs = 2
+        self.exit = Exit()
+        self.born = loop.now()
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self._bell = bell
+        self._receive = receive
+        self._limits = limits
+        self._loop = loop
+        self._splitter = LineSplitter(limits.max_frame_bytes)
+        self._writer: Any = None
+        self._handshake: Any = None
+        self._resumed: anyio.Event | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether there is more to wait for: it neither exited nor hung up."""
+        return not self.exited and self.hung_up is None
+
+    def start(self, tasks: anyio.abc.TaskGroup, came_up: Callable[[], None]) -> None:
+        """Start its tasks; ``came_up`` is called when it is ready for work."""
+        tasks.start_soon(self.child.run)
+        tasks.start_soon(self._watch_exit)
+        tasks.start_soon(self._read_stdout)
+        tasks.start_soon(self._read_stderr)
+        tasks.start_soon(self._write_stdin)
+        tasks.start_soon(self._come_up, came_up)
+
+    # -- writing ------------------------------------------------------------------------------
+
+    def wake_writer(self) -> None:
+        """Tell the writer that there is something in the out-queue."""
+        if self._writer is not None:
+            waiter, self._writer = self._writer, None
+            waiter.set(None)
+
+    def flush_now(self) -> None:
+        """Write what the pipe takes at once."""
+        buffers = self.lane.outbox.buffers(WRITE_BUFFERS, WRITE_BYTES)
+        try:
+            while buffers and (written := self.child.try_write(buffers)):
+                self._advance(written)
+                buffers = self.lane.outbox.buffers(WRITE_BUFFERS, WRITE_BYTES)
+        except OSError:
+            return
+
+    def _advance(self, written: int) -> None:
+        self.bytes_out += written
+        self.lane.outbox.advance(written)
+
+    async def _write_stdin(self) -> None:
+        outbox = self.lane.outbox
+        child = self.child
+        try:
+            while True:
+                buffers = outbox.buffers(WRITE_BUFFERS, WRITE_BYTES)
+                if buffers:
+                    self._advance(child.try_write(buffers) or await child.write(buffers))
+                else:
+                    self._writer = self._loop.waiter()
+                    await self._writer.wait()
+        except OSError:
+            await self._hang_up("closed its stdin")
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Leave its stdout unread until :meth:`resume`."""
+        if self._resumed is None:
+            self._resumed = anyio.Event()
+
+    def resume(self) -> None:
+        """Read its stdout again."""
+        if self._resumed is not None:
+            self._resumed.set()
+            self._resumed = None
+
+    async def _read_stdout(self) -> None:
+        size = READ_BYTES
+        limit = self._limits.max_frame_bytes
+        while True:
+            if self._resumed is not None:
+                await self._resumed.wait()
+            data = await self.child.read_stdout(size)
+            if not data:
+                break
+            size = min(size * 2, MAX_READ_BYTES) if len(data) == size else READ_BYTES
+            self.bytes_in += len(data)
+            items = self._splitter.feed(data)
+            if items:
+                self._take(decode_items(items, limit))
+        rest = self._splitter.close()
+        if rest:
+            self._receive(self, [BadLine(rest[:200], "unterminated last line", len(rest))])
+        self._output_ended()
+        await self._hang_up("closed its stdout")
+
+    def _take(self, messages: list[Message | BadLine]) -> None:
+        if self._handshake is not None:
+            messages = self._without_handshake(messages)
+        self._receive(self, messages)
+
+    def _without_handshake(self, messages: list[Message | BadLine]) -> list[Message | BadLine]:
+        rest: list[Message | BadLine] = []
+        for message in messages:
+            if message.id == HANDSHAKE_KEY and isinstance(message, Message):
+                self._handshake.set(message)
+            else:
+                rest.append(message)
+        return rest
+
+    async def _read_stderr(self) -> None:
+        label = {"pool": self.lane.pool.config.id, "worker": self.lane.worker}
+        while data := await self.child.read_stderr(STDERR_READ_BYTES):
+            lines = self.stderr.feed(data)
+            if stderr_log.isEnabledFor(logging.INFO):
+                for line in lines:
+                    stderr_log.info("%s/%s: %s", label["pool"], label["worker"], line, extra=label)
+        self._output_ended()
+
+    def _output_ended(self) -> None:
+        self.open_outputs -= 1
+        self._bell.ring()
+
+    # -- beginning and end --------------------------------------------------------------------
+
+    async def _come_up(self, came_up: Callable[[], None]) -> None:
+        try:
+            await self.child.started()
+        except SpawnError as exc:
+            self.start_error = exc
+            return
+        if await self._shake_hands():
+            self.up = True
+            came_up()
+
+    async def _shake_hands(self) -> bool:
+        ready = self.lane.pool.config.ready
+        if ready == "spawn":
+            return True
+        self._handshake = self._loop.waiter()
+        answer: Message | None = None
+        self._enqueue(encode_request(HANDSHAKE_KEY, ready.method, ready.params))
+        with anyio.move_on_after(ready.timeout_s):
+            answer = await self._handshake.wait()
+        self._handshake = None
+        if answer is None:
+            self.handshake_error = f"did not answer {ready.method!r} within {ready.timeout_s:g} s"
+        elif answer.result is UNSET:
+            self.handshake_error = f"refused {ready.method!r}"
+        if self.handshake_error is not None:
+            self.hung_up = self.handshake_error
+            self._bell.ring()
+            return False
+        if ready.then_notify is not None:
+            self._enqueue(encode_notification(ready.then_notify))
+        return True
+
+    def _enqueue(self, frame: bytes) -> None:
+        self.lane.outbox.append(Entry(frame, Route(self.lane.pool.config.id), None))
+        self.wake_writer()
+
+    async def _watch_exit(self) -> None:
+        await self.child.wait()
+        self.exited = True
+        self._bell.ring()
+
+    async def _hang_up(self, what: str) -> None:
+        """Count it as hung up, unless it exits at once as a dying process does."""
+        await anyio.sleep(HANG_UP_S)
+        if not self.exited and self.hung_up is None:
+            self.hung_up = what
+            self._bell.ring()

@@ -1,0 +1,411 @@
+"""Own the kernel in Python: its pools, its router, and the task group of its slots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import anyio
+import anyio.abc
+import msgspec
+from msgspec import UNSET
+
+from anyio_bus._config import BusConfig
+from anyio_bus._errors import Failure, KernelCode
+from anyio_bus._io.loop import Alarm, Bell, current_loop
+from anyio_bus._io.process import Spawner
+from anyio_bus._kernel.incarnation import Incarnation
+from anyio_bus._kernel.ladder import Ladder
+from anyio_bus._kernel.slot import Slot
+from anyio_bus._sansio.deadlines import Deadlines
+from anyio_bus._sansio.events import (
+    Deliver,
+    Failed,
+    KernelEvent,
+    KernelStatistics,
+    LineBad,
+    Lines,
+    WorkerInfo,
+)
+from anyio_bus._sansio.lifecycle import State
+from anyio_bus._sansio.messages import BadLine, Message, RequestId
+from anyio_bus._sansio.routing import Entry, Lane, PoolTable, Refused, Route, Router, Withdrawal
+
+__all__ = ("Kernel",)
+
+_ALIVE = frozenset({State.STARTING, State.READY, State.DRAINING, State.STOPPING, State.BACKOFF, State.VACANT})
+
+
+class _Counts:
+    """Counters that only grow."""
+
+    __slots__ = (
+        "bad_lines",
+        "bytes_in",
+        "bytes_out",
+        "cancelled",
+        "messages_in",
+        "messages_out",
+        "routing_errors",
+        "stderr_bytes",
+        "withdrawn",
+        "worker_restarts",
+    )
+
+    def __init__(self) -> None:
+        for name in self.__slots__:
+            setattr(self, name, 0)
+
+
+class Kernel:
+    """Supervises the workers of all pools and decides the fate of every request.
+
+    Everything but :meth:`run` and :meth:`stop` is synchronous and runs in the loop's thread.
+
+    Owns:
+        The slots and the task group that they run in.
+
+    Args:
+        config: Pools and limits.
+        spawner: How processes are started.
+        deliver: Takes each batch of events, at once; it must not block or raise.
+        name: What the backend that uses it is called.
+    """
+
+    def __init__(  # noqa: D107
+        self, config: BusConfig, spawner: Spawner, deliver: Deliver, name: str = "python"
+    ) -> None:
+        self.name = name
+        self.limits = config.limits
+        self.spawner = spawner
+        self.deliver = deliver
+        self.router = Router(config.pools, config.limits)
+        self.loop = current_loop()
+        self.stop_ladder: Ladder | None = None
+        self._pools = {pool.id: pool for pool in config.pools}
+        self._next_worker = 0
+        self.slots: dict[int, Slot] = {}
+        for pool in config.pools:
+            for _ in range(pool.instances):
+                self._add_slot(pool.id)
+        self._tombstones: Deadlines[tuple[Lane, RequestId]] = Deadlines()
+        self._alarm = Alarm(self.loop, self._tombstones.next, self._free_tombstones)
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._stopped = Bell()
+        self._over = False
+        self.counts = _Counts()
+
+    # -- running ------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Run until stopped; started when every slot has spawned its first process."""
+        try:
+            async with anyio.create_task_group() as self._tasks:
+                self._tasks.start_soon(self._alarm.run)
+                for slot in list(self.slots.values()):
+                    await self._tasks.start(slot.run)
+                task_status.started()
+                await self._stopped.until(self._all_stopped, lambda: float("inf"), self.loop.now)
+                self._tasks.cancel_scope.cancel("kernel stopped")
+        finally:
+            self._over = True
+            self.spawner.close()
+            self._stopped.ring()
+
+    def _all_stopped(self) -> bool:
+        if self.stop_ladder is None:
+            return False
+        return all(slot.life.state is State.STOPPED for slot in self.slots.values())
+
+    async def stop(self, grace_s: float) -> None:
+        """End every worker, all at once, and wait until none is left.
+
+        Called again with a smaller grace, it shortens the first stop.
+
+        Cancellation:
+            The wait ends; the stop goes on.
+        """
+        ladder = Ladder(self.loop.now(), grace_s)
+        self.stop_ladder = ladder if self.stop_ladder is None else self.stop_ladder.shortened(ladder)
+        for slot in self.slots.values():
+            slot.retire()
+        self._stopped.ring()
+        await self._stopped.until(lambda: self._over, lambda: float("inf"), self.loop.now)
+
+    def kill_now(self, reap_s: float) -> None:
+        """Without the loop: kill and reap what is left, within ``reap_s`` for all of it."""
+        left = [slot.incarnation.child for slot in self.slots.values() if slot.incarnation is not None]
+        for child in left:
+            child.kill()
+        limit = self.loop.now() + reap_s
+        for child in left:
+            child.kill_now(max(0.0, limit - self.loop.now()))
+        self.spawner.close()
+
+    def abandon(self) -> None:
+        """In a forked process: close every fd, touch nothing else."""
+        for slot in self.slots.values():
+            if slot.incarnation is not None:
+                slot.incarnation.child.abandon()
+
+    # -- frames towards workers ---------------------------------------------------------------
+
+    def submit(self, frame: bytes, route: Route, key: RequestId) -> None:
+        """Take a frame to a worker. ``key`` is its id if it is a request, else None.
+
+        Raises:
+            Refused: It cannot be taken; nothing of it was sent.
+        """
+        pool = self.router.pools.get(route.pool)
+        try:
+            if pool is not None and not pool.open:
+                self.check_pool(route.pool)
+            lane = self.router.submit(frame, route, key)
+        except Refused:
+            self.counts.routing_errors += 1
+            raise
+        self.counts.messages_out += 1
+        if lane is not None:
+            self._wake_writer(lane)
+
+    def _alive(self, pool_id: str) -> bool:
+        return any(s.life.state in _ALIVE for s in self.slots.values() if s.pool.id == pool_id)
+
+    def _stored_failure(self, pool_id: str) -> Failure | None:
+        failures = [s.failure for s in self.slots.values() if s.pool.id == pool_id and s.failure]
+        return failures[-1] if failures else None
+
+    def withdraw(self, key: RequestId, reason: str = "") -> Withdrawal:
+        """Give up a request: it never runs, or its worker is told."""
+        outcome, lane = self.router.withdraw(key, reason)
+        if outcome is Withdrawal.UNKNOWN:
+            return outcome
+        self.counts.withdrawn += 1
+        if lane is None:
+            return outcome
+        if outcome is Withdrawal.CANCELLED:
+            self.counts.cancelled += 1
+            self._alarm.nudge(self._tombstones.add((lane, key), self.limits.cancel_grace_s, self.loop.now()))
+            self._wake_writer(lane)
+        else:
+            self.pump(lane.pool)
+            self._wake_if_drained(lane)
+        return outcome
+
+    def pump(self, pool: PoolTable) -> None:
+        """Hand out queued requests."""
+        for lane in self.router.pump(pool):
+            self._wake_writer(lane)
+
+    def _wake_writer(self, lane: Lane) -> None:
+        slot = self.slots.get(lane.worker)
+        if slot is not None and slot.incarnation is not None and slot.incarnation.lane is lane:
+            slot.incarnation.wake_writer()
+
+    def _free_tombstones(self, now: float) -> None:
+        for lane, key in self._tombstones.expire(now):
+            self.router.free_tombstone(lane, key)
+            self.pump(lane.pool)
+            self._wake_if_drained(lane)
+
+    def _wake_if_drained(self, lane: Lane) -> None:
+        if not lane.entries:
+            slot = self.slots.get(lane.worker)
+            if slot is not None and slot.life.state is State.DRAINING:
+                slot.wake()
+
+    # -- messages from workers ----------------------------------------------------------------
+
+    def receive(self, inc: Incarnation, messages: list[Message | BadLine]) -> None:
+        """Take a batch of one worker's messages: settle what they answer, deliver what is wanted."""
+        lane = inc.lane
+        settle = self.router.settle
+        wanted: list[Message] = []
+        events: list[KernelEvent] = []
+        for message in messages:
+            if type(message) is BadLine:
+                if wanted:
+                    events.append(Lines(lane.worker, wanted))
+                    wanted = []
+                self._take_bad_line(lane, message, events)
+                continue
+            inc.spoke = True
+            if message.method is not UNSET or settle(lane, message.id):
+                wanted.append(message)
+            else:
+                self._tombstones.discard((lane, message.id), self.limits.cancel_grace_s)
+        if wanted:
+            events.append(Lines(lane.worker, wanted))
+        self.counts.messages_in += len(messages)
+        if events:
+            self.deliver(events)
+        if lane.pool.queue or lane.waiting:
+            self.pump(lane.pool)
+        self._wake_if_drained(lane)
+
+    def _take_bad_line(self, lane: Lane, line: BadLine, events: list[KernelEvent]) -> None:
+        """A bad line costs only itself; one over the limit costs the request that it answers."""
+        self.counts.bad_lines += 1
+        events.append(LineBad(lane.pool.config.id, lane.worker, line))
+        if line.size <= self.limits.max_frame_bytes:
+            return
+        key = self.router.blame(lane, None if line.id is UNSET else line.id)
+        if key is not None and self.router.settle(lane, key):
+            failure = Failure(
+                code=KernelCode.FRAME_TOO_LARGE,
+                message=f"worker {lane.worker} of pool {lane.pool.config.id!r} answered with a {line.reason}",
+                pool=lane.pool.config.id,
+                worker=lane.worker,
+                limit_bytes=self.limits.max_frame_bytes,
+            )
+            events.append(Failed(key, failure))
+
+    # -- called by slots ----------------------------------------------------------------------
+
+    def fail(self, entries: Iterable[Entry], failure: Failure) -> None:
+        """Deliver the failure of requests, each with its own word on whether it was sent."""
+        events: list[KernelEvent] = [
+            Failed(entry.key, msgspec.structs.replace(failure, sent=entry.sent))
+            for entry in entries
+            if entry.key is not None
+        ]
+        if events:
+            self.deliver(events)
+
+    def fail_pool_if_dead(self, pool_id: str, failure: Failure) -> None:
+        """Fail what waits in a pool of which no slot will take it."""
+        if not self._alive(pool_id):
+            pool = self.router.pools[pool_id]
+            self.fail(self.router.fail_queue(pool), _unavailable(pool_id, failure))
+        self._stopped.ring()
+
+    def keep_counts(self, inc: Incarnation) -> None:
+        """Keep the counters of an incarnation that ends."""
+        self.counts.bytes_in += inc.bytes_in
+        self.counts.bytes_out += inc.bytes_out
+        self.counts.stderr_bytes += inc.stderr.total
+
+    def forget(self, slot: Slot) -> None:
+        """Drop a slot that was retired and is gone."""
+        if self.stop_ladder is None:
+            del self.slots[slot.worker]
+        self._stopped.ring()
+
+    # -- primitives ---------------------------------------------------------------------------
+
+    def _add_slot(self, pool_id: str) -> Slot:
+        slot = Slot(self, self._pools[pool_id], self._next_worker)
+        self.slots[self._next_worker] = slot
+        self._next_worker += 1
+        return slot
+
+    def _slot(self, worker: int) -> Slot:
+        slot = self.slots.get(worker)
+        if slot is None:
+            text = f"there is no worker {worker}"
+            raise Refused(Failure(code=KernelCode.NO_WORKER, message=text, reason="worker_gone", sent=False))
+        return slot
+
+    def spawn(self, pool_id: str) -> int:
+        """Add a slot to a pool and start it; return its number."""
+        slot = self._add_slot(pool_id)
+        if self._tasks is not None:
+            self._tasks.start_soon(slot.run)
+        return slot.worker
+
+    def resize(self, pool_id: str, instances: int, drain_s: float) -> None:
+        """Add slots to a pool, or drain and retire the last of them."""
+        slots = [s for s in self.slots.values() if s.pool.id == pool_id and not s.leaving]
+        for _ in range(len(slots), instances):
+            self.spawn(pool_id)
+        for slot in slots[instances:]:
+            slot.drain(drain_s, retire=True)
+
+    def check_pool(self, pool_id: str) -> None:
+        """Refuse, with the stored reason, if every slot of the pool is parked."""
+        if not self._alive(pool_id):
+            raise Refused(_unavailable(pool_id, self._stored_failure(pool_id)))
+
+    def drain(self, worker: int, drain_s: float, *, retire: bool = False) -> None:
+        """Let a worker finish what it has, then end it; its successor starts unless ``retire``."""
+        self._slot(worker).drain(drain_s, retire=retire)
+
+    def kill(self, worker: int) -> None:
+        """Kill a worker now; its successor starts."""
+        self._slot(worker).kill()
+
+    def hold(self, worker: int) -> None:
+        """Give a worker no work but what names it."""
+        self._slot(worker).hold(held=True)
+
+    def release(self, worker: int) -> None:
+        """End a hold or a lease."""
+        self._slot(worker).hold(held=False)
+
+    def lease(self, worker: int, session: str) -> None:
+        """Keep a worker for one session: a hold, with the session bound to it."""
+        slot = self._slot(worker)
+        slot.hold(held=True)
+        if slot.incarnation is not None:
+            self.router.bind_session(session, slot.incarnation.lane)
+
+    def end_session(self, session: str) -> None:
+        """Forget a session."""
+        self.router.end_session(session)
+
+    def pause(self, worker: int) -> None:
+        """Leave a worker's stdout unread until :meth:`resume`."""
+        inc = self._slot(worker).incarnation
+        if inc is not None:
+            inc.pause()
+
+    def resume(self, worker: int) -> None:
+        """Read a worker's stdout again."""
+        inc = self._slot(worker).incarnation
+        if inc is not None:
+            inc.resume()
+
+    # -- reports ------------------------------------------------------------------------------
+
+    def workers(self) -> list[WorkerInfo]:
+        """Report every slot."""
+        return [slot.info() for slot in self.slots.values()]
+
+    def statistics(self) -> KernelStatistics:
+        """Report the counters."""
+        alive = [slot.incarnation for slot in self.slots.values() if slot.incarnation is not None]
+        router = self.router
+        counts = self.counts
+        return KernelStatistics(
+            messages_in=counts.messages_in,
+            messages_out=counts.messages_out,
+            bytes_in=counts.bytes_in + sum(inc.bytes_in for inc in alive),
+            bytes_out=counts.bytes_out + sum(inc.bytes_out for inc in alive),
+            stderr_bytes=counts.stderr_bytes + sum(inc.stderr.total for inc in alive),
+            bad_lines=counts.bad_lines,
+            late_answers=router.late_answers,
+            stray_answers=router.stray_answers,
+            withdrawn=counts.withdrawn,
+            cancelled=counts.cancelled,
+            worker_restarts=counts.worker_restarts,
+            routing_errors=counts.routing_errors,
+            workers=len(alive),
+            live_requests=router.live,
+            queued_requests=sum(len(pool.queue) for pool in router.pools.values()),
+            sessions=router.sessions,
+        )
+
+
+def _unavailable(pool_id: str, failure: Failure | None) -> Failure:
+    """Every slot is parked: give the stored reason, as the class that it has."""
+    if failure is not None and failure.phase is not None:
+        return msgspec.structs.replace(failure, sent=False)
+    why = failure.reason if failure is not None else "it has no worker"
+    detail = f": {failure.message}" if failure is not None else ""
+    return Failure(
+        code=KernelCode.NO_WORKER,
+        message=f"pool {pool_id!r} is unavailable: {why}{detail}",
+        reason=why,
+        pool=pool_id,
+        sent=False,
+        stderr_tail=failure.stderr_tail if failure is not None else "",
+    )

@@ -1,0 +1,336 @@
+"""Own one worker slot: it keeps a process running there, by the lifecycle table, until retired."""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal as signals
+from functools import partial
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.abc
+import msgspec
+
+from anyio_bus._config import Pool
+from anyio_bus._errors import Failure, KernelCode
+from anyio_bus._io.loop import Bell
+from anyio_bus._io.process import Exit, SpawnError
+from anyio_bus._kernel.incarnation import Incarnation
+from anyio_bus._kernel.ladder import Ladder
+from anyio_bus._sansio.backoff import Death, Park, RestartPolicy
+from anyio_bus._sansio.events import WorkerChanged, WorkerInfo
+from anyio_bus._sansio.lifecycle import Action, Event, Lifecycle, State
+from anyio_bus._sansio.routing import Mode
+
+if TYPE_CHECKING:
+    from anyio_bus._kernel.kernel import Kernel
+
+__all__ = ("Slot",)
+
+logger = logging.getLogger("anyio_bus.kernel")
+
+HANG_UP_GRACE_S = 0.5  # a worker that closed a pipe has no answer to give
+DRAIN_GRACE_S = 5.0
+REAP_S = 0.5  # that SIGKILL may take
+LAST_OUTPUT_S = 0.25  # for outputs that outlive the group: whoever holds them escaped it
+ERROR_TAIL_BYTES = 4096  # of stderr, put into an error
+_RESTING = (State.BACKOFF, State.PARKED, State.VACANT)
+
+
+class Slot:
+    """The place of one worker in its pool.
+
+    Owns:
+        The incarnation that runs in it, if any.
+
+    Args:
+        kernel: Whose slot it is.
+        pool: The configuration of its pool.
+        worker: Its number.
+    """
+
+    def __init__(self, kernel: Kernel, pool: Pool, worker: int) -> None:  # noqa: D107
+        self.pool = pool
+        self.worker = worker
+        self.life = Lifecycle()
+        self.incarnation: Incarnation | None = None
+        self.generation = 0
+        self.failure: Failure | None = None  # why it is backing off or parked
+        self.held = False
+        self._kernel = kernel
+        self._bell = Bell()
+        self._policy = RestartPolicy(kernel.limits, random.random)
+        self._wake_at = 0.0
+        self._asked = False
+        self._ladder: Ladder | None = None
+        self._drain_until = 0.0
+        self._drain_retires = False
+
+    # -- commands, from any task --------------------------------------------------------------
+
+    def spawn(self) -> None:
+        """Start a process now, instead of waiting longer."""
+        self._policy.reset()
+        self._wake_at = self._kernel.loop.now()
+        self._bell.ring()
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it is to have no successor."""
+        return self.life.retired or self._drain_retires
+
+    def drain(self, drain_s: float, *, retire: bool = False) -> None:
+        """Let it finish what it has for at most ``drain_s``, then end it; no successor if ``retire``.
+
+        One that rests is started at once.
+        """
+        if not retire and self.life.state in _RESTING:
+            self.spawn()
+            return
+        self._drain_until = self._kernel.loop.now() + drain_s
+        self._drain_retires = retire
+        self._asked = True
+        if retire and self.life.state not in (State.READY, State.DRAINING):
+            self._fire(Event.RETIRE)
+        else:
+            self._fire(Event.DRAIN)
+
+    def kill(self) -> None:
+        """End it now."""
+        self._ladder = Ladder(self._kernel.loop.now(), 0.0)
+        self._asked = True
+        self._fire(Event.KILL)
+
+    def retire(self) -> None:
+        """End it for good, by the kernel's ladder."""
+        self._fire(Event.RETIRE)
+
+    def hold(self, *, held: bool) -> None:
+        """Take no work but what names it; or be as before."""
+        self.held = held
+        if self.incarnation is not None and self.life.state is State.READY:
+            self._admit(self.incarnation)
+
+    def wake(self) -> None:
+        """Look again: something that it waits for may have changed."""
+        self._bell.ring()
+
+    # -- its life -----------------------------------------------------------------------------
+
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Keep a worker here until retired; started when the first process is spawned."""
+        self._fire(Event.SPAWN)
+        while self.life.state is not State.STOPPED:
+            if self.life.state is State.STARTING:
+                await self._live(task_status)
+                task_status = anyio.TASK_STATUS_IGNORED
+            else:
+                await self._rest()
+        self._kernel.forget(self)
+
+    async def _rest(self) -> None:
+        now = self._kernel.loop.now
+        await self._bell.until(lambda: self.life.retired, lambda: self._wake_at, now)
+        if not self.life.retired:
+            if self.life.state is State.PARKED:
+                self._policy.reset()
+            self._fire(Event.SPAWN)
+
+    async def _live(self, task_status: anyio.abc.TaskStatus[None]) -> None:
+        kernel = self._kernel
+        self.generation += 1
+        kernel.counts.worker_restarts += self.generation > 1
+        self._asked = False
+        self._ladder = None
+        try:
+            child = await kernel.spawner.spawn(self.pool)
+        except SpawnError as exc:
+            task_status.started()
+            self._fire(Event.EXITED, error=exc)
+            return
+        lane = kernel.router.add_lane(self.worker, self.pool.id)
+        inc = Incarnation(child, lane, self._bell, kernel.receive, kernel.limits, kernel.loop)
+        self.incarnation = inc
+        try:
+            async with anyio.create_task_group() as tasks:
+                inc.start(tasks, self._came_up)
+                task_status.started()
+                await self._oversee(inc)
+                tasks.cancel_scope.cancel("worker ended")
+        except BaseException:  # cut short: an edge cancel, or a bug of ours
+            child.kill_now(0.5)
+            raise
+        finally:
+            self.incarnation = None
+        await child.aclose()
+
+    async def _oversee(self, inc: Incarnation) -> None:
+        """Wait for the end of the process, bring it about if it must be, and bury it."""
+        now = self._kernel.loop.now
+        await self._bell.until(lambda: self._over(inc), self._drain_deadline, now)
+        if not inc.exited:
+            if self.life.state is State.DRAINING:
+                self._fire(Event.RETIRE if self._drain_retires else Event.DRAINED)
+            elif self.life.state is not State.STOPPING:
+                self._ladder = Ladder(now(), HANG_UP_GRACE_S)
+                self._fire(Event.HUNG_UP)
+            await self._climb(inc)
+        inc.child.kill()  # its group may live on
+        last_output = now() + LAST_OUTPUT_S
+        await self._bell.until(lambda: inc.open_outputs <= 0, lambda: last_output, now)
+        inc.exit = inc.child.reap() or Exit()
+        if self._drain_retires:
+            self.life.fire(Event.RETIRE)
+        self._fire(Event.EXITED, inc=inc)
+
+    def _over(self, inc: Incarnation) -> bool:
+        if self.life.state is State.DRAINING and not inc.lane.entries:
+            return True
+        return not inc.running or self.life.state is State.STOPPING
+
+    def _drain_deadline(self) -> float:
+        return self._drain_until if self.life.state is State.DRAINING else float("inf")
+
+    async def _climb(self, inc: Incarnation) -> None:
+        """Climb the stop ladder: close stdin, SIGTERM, SIGKILL; outputs are read all the while."""
+        now = self._kernel.loop.now
+        stopping = self._kernel.stop_ladder is not None
+        own = self._ladder or Ladder(now(), float("inf") if stopping else DRAIN_GRACE_S)
+
+        def rung(fraction: float) -> float:
+            stop = self._kernel.stop_ladder
+            return min(own.at(fraction), stop.at(fraction) if stop is not None else float("inf"))
+
+        inc.flush_now()
+        with anyio.move_on_after(0.1):
+            await inc.child.aclose_stdin()
+        for fraction, act in ((0.4, inc.child.terminate), (0.8, inc.child.kill)):
+            if await self._bell.until(lambda: inc.exited, partial(rung, fraction), now):
+                return
+            act()
+        killed = now()
+        await self._bell.until(lambda: inc.exited, lambda: max(rung(1.0), killed + REAP_S), now)
+
+    def _came_up(self) -> None:
+        self._fire(Event.UP)
+
+    # -- the table's actions ------------------------------------------------------------------
+
+    def _fire(self, event: Event, *, inc: Incarnation | None = None, error: SpawnError | None = None) -> None:
+        before = self.life.state
+        action = self.life.fire(event)
+        if action in (Action.BURY, Action.FINISH):
+            self._bury(inc, error, final=action is Action.FINISH)
+        elif action is Action.ADMIT and self.incarnation is not None:
+            self.failure = None
+            self._admit(self.incarnation)
+        elif action in (Action.CLOSE, Action.CLIMB) and self.incarnation is not None:
+            self._kernel.router.set_mode(self.incarnation.lane, Mode.CLOSED)
+        if self.life.state is not before or action is not Action.NONE:
+            self._tell()
+        self._bell.ring()
+
+    def _admit(self, inc: Incarnation) -> None:
+        self._kernel.router.set_mode(inc.lane, Mode.HELD if self.held else Mode.OPEN)
+        self._kernel.pump(inc.lane.pool)
+
+    def _bury(self, inc: Incarnation | None, error: SpawnError | None, *, final: bool) -> None:
+        """Fail what it had in flight; decide what comes next."""
+        kernel = self._kernel
+        failure = self._describe(inc, error)
+        if inc is not None:
+            kernel.keep_counts(inc)
+            kernel.fail(kernel.router.drop_lane(inc.lane), failure)
+        if final:
+            kernel.fail_pool_if_dead(self.pool.id, failure)
+            return
+        now = kernel.loop.now()
+        decision = self._policy.on_death(self._death(inc, error, now), now)
+        self.failure = failure
+        if isinstance(decision, Park):
+            self.failure = msgspec.structs.replace(failure, reason=decision.reason, sent=False)
+            self._wake_at = float("inf") if decision.retry_s is None else now + decision.retry_s
+            self.life.fire(Event.GIVE_UP)
+            logger.error("worker %s/%s is parked: %s: %s", self.pool.id, self.worker, decision.reason, failure.message)
+            kernel.fail_pool_if_dead(self.pool.id, self.failure)
+        else:
+            self._wake_at = now + decision.delay_s
+            if not self._asked:
+                logger.warning("%s; starts again in %.2f s", failure.message, decision.delay_s)
+
+    def _death(self, inc: Incarnation | None, error: SpawnError | None, now: float) -> Death:
+        error = error or (inc.start_error if inc is not None else None)
+        if inc is None or error is not None:
+            return Death(0.0, started=False, permanent=error is not None and error.permanent)
+        uptime = now - inc.born
+        started = inc.spoke or uptime >= self._kernel.limits.start_window_s
+        if self.pool.ready != "spawn":
+            started = inc.up
+        return Death(uptime, started=started, asked=self._asked)
+
+    def _describe(self, inc: Incarnation | None, error: SpawnError | None) -> Failure:
+        """Say what happened, for the errors of everything that waited for it."""
+        error = error or (inc.start_error if inc is not None else None)
+        who = f"worker {self.worker} of pool {self.pool.id!r}"
+        base = Failure(code=KernelCode.WORKER_LOST, message="", pool=self.pool.id, worker=self.worker)
+        if error is not None:
+            text = f"{who} could not be started: {self.pool.argv[0]!r}: {error}"
+            return msgspec.structs.replace(
+                base, message=text, reason=text, phase="spawn", errno=error.errno, permanent=error.permanent
+            )
+        assert inc is not None  # noqa: S101  # no incarnation means that spawning failed
+        started = self._death(inc, None, self._kernel.loop.now()).started
+        phase = None if started or self._asked else "start"
+        if inc.handshake_error is not None:
+            phase = "handshake"
+        how = f"{inc.hung_up} and was ended" if inc.hung_up else _how(inc.exit)
+        tail = inc.stderr.tail(ERROR_TAIL_BYTES)
+        last = tail.strip().rsplit("\n", 1)[-1][-200:]
+        text = f"{who} (pid {inc.child.pid}) {how}" + (" before its first line" if phase == "start" else "")
+        return msgspec.structs.replace(
+            base,
+            message=text + (f"; last on stderr: {last}" if last else ""),
+            reason=how,
+            phase=phase,
+            pid=inc.child.pid,
+            exit_code=inc.exit.exit_code,
+            signal=inc.exit.signal,
+            stderr_tail=tail,
+        )
+
+    # -- reports ------------------------------------------------------------------------------
+
+    def _tell(self) -> None:
+        inc = self.incarnation
+        pid = inc.child.pid if inc is not None else None
+        event = WorkerChanged(
+            self.pool.id, self.worker, self.generation, self.life.state, pid, self.failure
+        )
+        self._kernel.deliver([event])
+
+    def info(self) -> WorkerInfo:
+        """Report how it stands."""
+        inc = self.incarnation
+        return WorkerInfo(
+            pool=self.pool.id,
+            worker=self.worker,
+            generation=self.generation,
+            pid=inc.child.pid if inc is not None else None,
+            state=self.life.state,
+            in_flight=len(inc.lane.entries) if inc is not None else 0,
+            queued_bytes=inc.lane.outbox.size if inc is not None else 0,
+            restarts=max(0, self.generation - 1),
+            uptime_s=self._kernel.loop.now() - inc.born if inc is not None else 0.0,
+            reason=self.failure.message if self.failure is not None else "",
+            stderr_tail=inc.stderr.tail() if inc is not None else "",
+        )
+
+
+def _how(exit_: Exit) -> str:
+    if exit_.signal is not None:
+        try:
+            return f"was killed by {signals.Signals(exit_.signal).name}"
+        except ValueError:
+            return f"was killed by signal {exit_.signal}"
+    return f"exited with code {exit_.exit_code}" if exit_.exit_code is not None else "is gone"

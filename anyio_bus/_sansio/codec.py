@@ -1,0 +1,212 @@
+"""Own the step between lines and messages: one decoder call for a block, one encoder for frames."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from anyio_bus._errors import InvalidArgumentError, RemoteError, RemoteProtocolError
+from anyio_bus._sansio.lines import Oversize
+from anyio_bus._sansio.messages import (
+    PREFIX_BYTES,
+    BadLine,
+    ErrorObject,
+    Message,
+    RequestId,
+    is_answer,
+)
+
+__all__ = (
+    "decode_block",
+    "decode_error",
+    "decode_items",
+    "decode_value",
+    "encode_error",
+    "encode_notification",
+    "encode_request",
+    "encode_result",
+    "encode_value",
+    "salvage_id",
+    "swap_id",
+)
+
+T = TypeVar("T")
+
+_messages = msgspec.json.Decoder(Message)
+_errors = msgspec.json.Decoder(ErrorObject)
+_members = msgspec.json.Decoder(dict[str, Raw])
+_encoder = msgspec.json.Encoder()
+_encode = _encoder.encode
+
+_BAD = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def decode_block(block: bytes) -> list[Message | BadLine]:
+    """Decode a block of whole lines; a line that is not a message costs that line alone."""
+    try:
+        messages: list[Message] = _messages.decode_lines(block)
+    except _BAD:
+        return [item for line in block.split(b"\n") for item in _decode_line(line)]
+    for message in messages:
+        if message.method is UNSET and not is_answer(message):
+            return [item for line in block.split(b"\n") for item in _decode_line(line)]
+    return messages  # type: ignore[return-value]  # list is invariant; nobody appends to it
+
+
+def _decode_line(line: bytes) -> list[Message | BadLine]:
+    if not line.strip(b" \t\r"):
+        return []
+    try:
+        message = _messages.decode(line)
+    except _BAD as exc:
+        return [BadLine(line[:PREFIX_BYTES], str(exc), len(line) + 1)]
+    if message.method is UNSET and not is_answer(message):
+        return [BadLine(line[:PREFIX_BYTES], "neither request, notification nor response", len(line) + 1)]
+    return [message]
+
+
+def decode_items(items: list[bytes | Oversize], limit_bytes: int) -> list[Message | BadLine]:
+    """Decode what a :class:`LineSplitter` returned, in order."""
+    if len(items) == 1 and isinstance(items[0], bytes):
+        return decode_block(items[0])
+    out: list[Message | BadLine] = []
+    for item in items:
+        if isinstance(item, bytes):
+            out += decode_block(item)
+        else:
+            reason = f"line of {item.size} bytes is over max_frame_bytes={limit_bytes}"
+            found = salvage_id(item.prefix, item.suffix)
+            out.append(BadLine(item.prefix[:PREFIX_BYTES], reason, item.size, found))
+    return out
+
+
+_SCALAR = rb'(?:"(?:[^"\\\x00-\x1f]|\\.)*"|-?[0-9][0-9.eE+-]*|true|false|null)'
+_LEADING = re.compile(rb'\s*[{,]\s*("(?:[^"\\]|\\.)*")\s*:\s*(' + _SCALAR + rb")(?=\s*,)")
+_TRAILING = re.compile(rb',\s*"id"\s*:\s*(' + _SCALAR + rb')\s*(?:,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?\}\s*$')
+
+
+def salvage_id(prefix: bytes, suffix: bytes) -> RequestId | UnsetType:
+    """Read the id of a line of which only both ends are there; UNSET where it cannot be known.
+
+    At the front only whole scalar members before the first nested value count; at the back only an
+    ``id`` that is followed by the end of the line's own object.
+    """
+    at = 0
+    while match := _LEADING.match(prefix, at):
+        if json.loads(match[1].decode("utf-8", "replace"), strict=False) == "id":
+            return _scalar(match[2])
+        at = match.end()
+    trailing = _TRAILING.search(suffix)
+    return _scalar(trailing[1]) if trailing else UNSET
+
+
+def _scalar(raw: bytes) -> RequestId | UnsetType:
+    try:
+        return msgspec.json.decode(raw, type=int | str | float | None)
+    except _BAD:
+        return UNSET
+
+
+def encode_value(value: object, what: str) -> bytes:
+    """Encode one JSON value on one line.
+
+    Raises:
+        InvalidArgumentError: It cannot be encoded; the message names ``what``.
+    """
+    try:
+        raw = _encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as exc:
+        msg = f"{what} cannot be encoded as JSON: {exc}"
+        raise InvalidArgumentError(msg, field=what) from exc
+    if b"\n" in raw:  # only prepared JSON can hold one, and only between tokens
+        raw = raw.replace(b"\n", b" ")
+    return raw
+
+
+def _tail(params: object, session: str | None) -> bytes:
+    tail = b"}\n"
+    if params is not UNSET and params is not None:
+        raw = encode_value(params, "params")
+        if raw[:1] not in b"{[":
+            if raw.lstrip()[:1] not in (b"{", b"["):
+                msg = f"params must be an object or an array, not {type(params).__name__}"
+                raise InvalidArgumentError(msg, field="params")
+        tail = b',"params":%b}\n' % raw
+    if session is not None:
+        tail = b',"sessionId":%b%b' % (_encode(session), tail)
+    return tail
+
+
+def encode_request(key: RequestId, method: str, params: object = UNSET, session: str | None = None) -> bytes:
+    """Make the frame of a request (JSON-RPC 2.0, section 4).
+
+    Args:
+        key: Its id.
+        method: Its method, as it is.
+        params: Anything that encodes to an object or an array; left out when UNSET or None.
+        session: The top-level ``sessionId``; left out when None.
+    """
+    head = b'{"jsonrpc":"2.0","id":%d,"method":%b' if type(key) is int else b'{"jsonrpc":"2.0","id":%b,"method":%b'
+    return head % (key if type(key) is int else _encode(key), _encode(method)) + _tail(params, session)
+
+
+def encode_notification(method: str, params: object = UNSET, session: str | None = None) -> bytes:
+    """Make the frame of a notification; arguments as :func:`encode_request`."""
+    return b'{"jsonrpc":"2.0","method":%b' % _encode(method) + _tail(params, session)
+
+
+def encode_result(key: RequestId, result: object) -> bytes:
+    """Make the frame of a successful response."""
+    return b'{"jsonrpc":"2.0","id":%b,"result":%b}\n' % (_encode(key), encode_value(result, "result"))
+
+
+def encode_error(key: RequestId, code: int, message: str, data: object = None) -> bytes:
+    """Make the frame of an error response."""
+    error = encode_value(ErrorObject(code, message, data), "error")
+    return b'{"jsonrpc":"2.0","id":%b,"error":%b}\n' % (_encode(key), error)
+
+
+def decode_value(raw: Raw | bytes, kind: type[T] | Any = Any, what: str = "result") -> T:
+    """Decode a raw member into the type that is asked for.
+
+    Raises:
+        RemoteProtocolError: It is not that type, or not JSON; the message holds the path.
+    """
+    try:
+        return msgspec.json.decode(raw, type=kind)  # type: ignore[no-any-return]
+    except _BAD as exc:
+        msg = f"{what} is not what was asked for: {exc}"
+        raise RemoteProtocolError(msg, line_prefix=bytes(raw)[:PREFIX_BYTES]) from exc
+
+
+def decode_error(raw: Raw) -> RemoteError | RemoteProtocolError:
+    """Turn the ``error`` member of a response into the exception that its caller gets."""
+    try:
+        error = _errors.decode(raw)
+    except _BAD as exc:
+        msg = f"error is not a JSON-RPC error object: {exc}"
+        return RemoteProtocolError(msg, line_prefix=bytes(raw)[:PREFIX_BYTES])
+    return RemoteError(error.code, error.message, error.data)
+
+
+def swap_id(line: bytes, key: RequestId | Raw) -> tuple[bytes, Raw | None, dict[str, Raw]]:
+    """Put another id into a prepared line; every other member keeps its bytes and its place.
+
+    Returns:
+        The frame, the id that stood there (None where there was none), and the members.
+
+    Raises:
+        InvalidArgumentError: It is not a JSON object.
+    """
+    try:
+        members = _members.decode(line)
+    except _BAD as exc:
+        msg = f"frame is not a JSON object: {exc}"
+        raise InvalidArgumentError(msg, field="frame") from exc
+    before = members.get("id")
+    swapped = {**members, "id": key}
+    return encode_value(swapped, "frame") + b"\n", before, members

@@ -1,0 +1,72 @@
+"""Own deadlines by timeout value: one ordered dict per distinct timeout, a heap over their heads.
+
+All calls with the same timeout expire in the order in which they were made, so adding and removing
+one costs O(1) and nothing dead is kept; the heap holds one entry per distinct timeout.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+__all__ = ("Deadlines",)
+
+K = TypeVar("K", bound=Hashable)
+
+
+class Deadlines(Generic[K]):
+    """When each key expires. Times are seconds of whatever clock the caller reads."""
+
+    __slots__ = ("_heads", "_lanes")
+
+    def __init__(self) -> None:  # noqa: D107
+        self._lanes: dict[float, OrderedDict[K, float]] = {}
+        self._heads: list[tuple[float, float]] = []  # (expiry of a lane's head, timeout), may be early
+
+    def __len__(self) -> int:
+        """Return the number of keys."""
+        return sum(map(len, self._lanes.values()))
+
+    def add(self, key: K, timeout_s: float, now: float) -> float:
+        """Let a key expire ``timeout_s`` from ``now``; return that time.
+
+        Adding a key again with the same timeout renews it.
+        """
+        lane = self._lanes.get(timeout_s)
+        if lane is None:
+            lane = self._lanes[timeout_s] = OrderedDict()
+            heapq.heappush(self._heads, (now + timeout_s, timeout_s))
+        at = lane[key] = now + timeout_s
+        lane.move_to_end(key)
+        return at
+
+    def discard(self, key: K, timeout_s: float) -> None:
+        """Forget a key that was added with this timeout, if it is still there."""
+        lane = self._lanes.get(timeout_s)
+        if lane is not None:
+            lane.pop(key, None)
+
+    def next(self) -> float | None:
+        """Return the time at which the earliest key expires, None when there is no key."""
+        while self._heads:
+            at, timeout_s = self._heads[0]
+            lane = self._lanes[timeout_s]
+            if not lane:
+                heapq.heappop(self._heads)
+                del self._lanes[timeout_s]
+                continue
+            head = next(iter(lane.values()))
+            if head == at:
+                return at
+            heapq.heapreplace(self._heads, (head, timeout_s))
+        return None
+
+    def expire(self, now: float) -> list[K]:
+        """Remove and return every key whose time has come, earliest first."""
+        expired: list[K] = []
+        while (at := self.next()) is not None and at <= now:
+            lane = self._lanes[self._heads[0][1]]
+            expired.append(lane.popitem(last=False)[0])
+        return expired

@@ -1,0 +1,111 @@
+"""Own what a kernel tells its client, as values: events in batches, and reports on request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import msgspec
+
+from anyio_bus._errors import Failure
+from anyio_bus._sansio.lifecycle import State
+from anyio_bus._sansio.messages import BadLine, Message, RequestId
+
+__all__ = (
+    "Deliver",
+    "Failed",
+    "KernelEvent",
+    "KernelStatistics",
+    "LineBad",
+    "Lines",
+    "WorkerChanged",
+    "WorkerInfo",
+)
+
+
+class Lines(msgspec.Struct, gc=False):
+    """A run of messages of one worker: answers to live requests, notifications and requests."""
+
+    worker: int
+    messages: list[Message]
+
+
+class LineBad(msgspec.Struct, frozen=True):
+    """A line of a worker that is no message."""
+
+    pool: str
+    worker: int
+    line: BadLine
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """A request that gets no answer, and why."""
+
+    key: RequestId
+    failure: Failure
+
+
+class WorkerChanged(msgspec.Struct, frozen=True):
+    """A slot went into another state. Information only: it never settles a call."""
+
+    pool: str
+    worker: int
+    generation: int
+    state: State
+    pid: int | None = None
+    failure: Failure | None = None
+
+
+KernelEvent: TypeAlias = Lines | LineBad | Failed | WorkerChanged
+Deliver: TypeAlias = Callable[[list[KernelEvent]], None]
+
+
+class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker slot, as it stands.
+
+    Args:
+        pool: Its pool.
+        worker: Its number, unique in the bus; it survives restarts.
+        generation: Counts the processes that the slot has had, from 1.
+        pid: The process id; None without a process.
+        state: State of the slot (``docs/design/kernel.md``).
+        in_flight: Requests without an answer, cancelled ones that still hold a slot included.
+        queued_bytes: Bytes that wait to be written to it.
+        restarts: Processes after the first.
+        uptime_s: Seconds since the process was spawned; 0 without one.
+        reason: Why it is backing off or parked; else empty.
+        stderr_tail: The last bytes of its stderr.
+    """
+
+    pool: str
+    worker: int
+    generation: int
+    pid: int | None
+    state: State
+    in_flight: int
+    queued_bytes: int
+    restarts: int
+    uptime_s: float
+    reason: str
+    stderr_tail: str
+
+
+class KernelStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """The counters of a kernel since its start; ``docs/design/kernel.md`` defines each."""
+
+    messages_in: int
+    messages_out: int
+    bytes_in: int
+    bytes_out: int
+    stderr_bytes: int
+    bad_lines: int
+    late_answers: int
+    stray_answers: int
+    withdrawn: int
+    cancelled: int
+    worker_restarts: int
+    routing_errors: int
+    workers: int
+    live_requests: int
+    queued_requests: int
+    sessions: int

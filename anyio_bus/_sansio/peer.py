@@ -1,0 +1,77 @@
+"""Own one end of a conversation: the ids of its own requests, which of them are open, and until when.
+
+The same machine serves a client (whose peer is a kernel) and a worker (whose peer is the client).
+What a request stands for is up to its owner: it is kept as an opaque call.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, Protocol, TypeVar
+
+from anyio_bus._sansio.deadlines import Deadlines
+from anyio_bus._sansio.messages import Message, RequestId
+
+__all__ = ("Call", "Peer")
+
+
+class Call(Protocol):
+    """What a peer keeps of an open request: its id and its timeout in seconds (None: no deadline)."""
+
+    key: int
+    timeout_s: float | None
+
+
+C = TypeVar("C", bound=Call)
+
+
+class Peer(Generic[C]):
+    """The open requests of one end, in the order in which they were made."""
+
+    __slots__ = ("_deadlines", "_last_key", "calls", "late_answers")
+
+    def __init__(self) -> None:  # noqa: D107
+        self.calls: dict[RequestId, C] = {}
+        self._deadlines: Deadlines[int] = Deadlines()
+        self._last_key = 0
+        self.late_answers = 0
+
+    def new_key(self) -> int:
+        """Return an id that this peer never used before."""
+        self._last_key += 1
+        return self._last_key
+
+    def open(self, call: C, now: float) -> float | None:
+        """Keep a call; return the time at which it expires, None where it has no deadline."""
+        self.calls[call.key] = call
+        if call.timeout_s is None:
+            return None
+        return self._deadlines.add(call.key, call.timeout_s, now)
+
+    def renew(self, call: C, now: float) -> None:
+        """Start the call's timeout anew: there was progress."""
+        if call.timeout_s is not None and call.key in self.calls:
+            self._deadlines.add(call.key, call.timeout_s, now)
+
+    def receive(self, answer: Message) -> C | None:
+        """Take an answer; return the call that it ends, None (and count it) where it comes too late."""
+        call = self.calls.pop(answer.id, None)  # type: ignore[arg-type]  # an answer has an id
+        if call is None:
+            self.late_answers += 1
+        elif call.timeout_s is not None:
+            self._deadlines.discard(call.key, call.timeout_s)
+        return call
+
+    def close(self, key: RequestId) -> C | None:
+        """Forget a call and its deadline; return it if it was open."""
+        call = self.calls.pop(key, None)
+        if call is not None and call.timeout_s is not None:
+            self._deadlines.discard(call.key, call.timeout_s)
+        return call
+
+    def next_deadline(self) -> float | None:
+        """Return when the next call expires, None when none does."""
+        return self._deadlines.next()
+
+    def expire(self, now: float) -> list[C]:
+        """Remove and return the calls whose time has come."""
+        return [self.calls.pop(key) for key in self._deadlines.expire(now)]
