@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
     from anyio_bus._backends.memory import Memory as Memory
     from anyio_bus._bus.bus import Bus as Bus
-    from anyio_bus._bus.bus import BusState as BusState
     from anyio_bus._bus.bus import BusStatistics as BusStatistics
-    from anyio_bus._bus.bus import open_bus as open_bus
     from anyio_bus._bus.calls import Scope as Scope
     from anyio_bus._bus.host import BusHost as BusHost
+    from anyio_bus._bus.lifetime import BusState as BusState
+    from anyio_bus._bus.opening import open_bus as open_bus
     from anyio_bus._config import BusConfig as BusConfig
     from anyio_bus._config import Handshake as Handshake
     from anyio_bus._config import Limits as Limits
@@ -57,8 +57,10 @@ __version__ = "0.1.0"
 _MODULES: dict[str, tuple[str, ...]] = {
     "msgspec": ("UNSET", "Raw"),
     "anyio_bus._backends.memory": ("Memory",),
-    "anyio_bus._bus.bus": ("Bus", "BusState", "BusStatistics", "open_bus"),
+    "anyio_bus._bus.bus": ("Bus", "BusStatistics"),
     "anyio_bus._bus.calls": ("Scope",),
+    "anyio_bus._bus.lifetime": ("BusState",),
+    "anyio_bus._bus.opening": ("open_bus",),
     "anyio_bus._bus.host": ("BusHost",),
     "anyio_bus._config": ("BusConfig", "Handshake", "Limits", "Pool", "find_config", "load_config"),
     "anyio_bus._errors": (
@@ -90,10 +92,12 @@ _MODULES: dict[str, tuple[str, ...]] = {
 }
 
 _TABLE: dict[str, tuple[str, str]] = {
-    entry.split("=")[-1]: (module, entry.split("=")[0]) for module, names in _MODULES.items() for entry in names
+    entry.split("=")[-1]: (module, entry.split("=")[0])
+    for module, names in _MODULES.items()
+    for entry in names
 }
 
-__all__ = ("__version__", *sorted(_TABLE))  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = ("__version__", *sorted(_TABLE), "WorkerState")  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
 import msgspec
 from msgspec.structs import force_setattr
@@ -41,21 +41,20 @@ def _fail(owner: object, field: str, problem: str) -> InvalidArgumentError:
 def _check_types(struct: msgspec.Struct) -> None:
     """Check every field against its annotation, as decoding from JSON would."""
     for name, (_, kind) in _hints(type(struct)).items():
-        value = getattr(struct, name)
-        if isinstance(value, msgspec.Struct):
-            continue
         try:
-            msgspec.convert(value, kind)
-        except msgspec.ValidationError as exc:
+            msgspec.convert(getattr(struct, name), kind)
+        except (msgspec.ValidationError, RecursionError) as exc:
             raise _fail(struct, name, str(exc)) from None
 
 
-def _check_range(struct: msgspec.Struct, *, positive: Sequence[str], natural: Sequence[str]) -> None:
+def _check_range(
+    struct: msgspec.Struct, *, positive: Sequence[str], natural: Sequence[str]
+) -> None:
     for name in positive:
         if not getattr(struct, name) > 0:
             raise _fail(struct, name, f"must be greater than 0, not {getattr(struct, name)!r}")
     for name in natural:
-        if getattr(struct, name) < 0:
+        if not getattr(struct, name) >= 0:  # neither is a NaN
             raise _fail(struct, name, f"must not be negative, not {getattr(struct, name)!r}")
 
 
@@ -80,6 +79,11 @@ class Handshake(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
         _check_range(self, positive=("timeout_s",), natural=())
         if not self.method:
             raise _fail(self, "method", "must not be empty")
+        for name in ("method", "params", "then_notify"):
+            try:
+                msgspec.json.encode(getattr(self, name))
+            except (TypeError, ValueError, OverflowError, RecursionError) as exc:
+                raise _fail(self, name, f"cannot be encoded as JSON: {exc}") from exc
 
 
 class Pool(msgspec.Struct, frozen=True):
@@ -87,12 +91,12 @@ class Pool(msgspec.Struct, frozen=True):
 
     Args:
         id: The name of the pool.
-        command: The argv list, or a program to be followed by ``args``. Never split as a shell would.
+        command: The argv list, or a program to be followed by ``args``. Never split as by a shell.
         args: Arguments after ``command``.
         instances: Number of workers, at least 1.
         env: Variables set on top of this process's environment; None removes one.
         cwd: Working directory of the workers; None for this process's.
-        balance: ``"least_busy"`` (ties in turn) or ``"round_robin"``, for requests without a session.
+        balance: ``"least_busy"`` (ties in turn) or ``"round_robin"``, for what has no session.
         max_in_flight: Unanswered requests per worker, cancelled ones included; 0 means no count.
         envelope: ``"strip"`` sends workers plain JSON-RPC; ``"keep"`` adds ``sessionId``.
         cancel: The notification that tells a worker that a request is cancelled: ``"lsp"``
@@ -117,11 +121,8 @@ class Pool(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Validate, and turn ``command`` with ``args`` into one argv tuple."""
-        if isinstance(self.cwd, os.PathLike):
-            force_setattr(self, "cwd", os.fspath(self.cwd))
-        if isinstance(self.command, Sequence) and not isinstance(self.command, str):
-            argv = [os.fspath(part) if isinstance(part, os.PathLike) else part for part in self.command]
-            force_setattr(self, "command", argv)
+        for name in ("cwd", "command", "args"):
+            force_setattr(self, name, _without_paths(getattr(self, name)))
         _check_types(self)
         if not self.id:
             raise _fail(self, "id", "must not be empty")
@@ -131,10 +132,10 @@ class Pool(msgspec.Struct, frozen=True):
         argv = [*head, *self.args]
         if not argv or not argv[0]:
             raise _fail(label, "command", "must not be empty")
-        if isinstance(self.command, str) and not self.args and len(shlex.split(self.command)) > 1:
-            if not os.path.exists(self.command):
-                hint = shlex.split(self.command)
-                raise _fail(label, "command", f"is not split as a shell would; write {hint!r}")
+        if len(argv) == 1 and isinstance(self.command, str) and not os.path.exists(self.command):
+            words = _shell_words(self.command)
+            if len(words) > 1:
+                raise _fail(label, "command", f"is not split as a shell would; write {words!r}")
         if any("\0" in part for part in argv):
             raise _fail(label, "command", "must not contain NUL")
         for name, value in self.env.items():
@@ -147,6 +148,22 @@ class Pool(msgspec.Struct, frozen=True):
     def argv(self) -> tuple[str, ...]:
         """The whole command line."""
         return tuple(self.command)
+
+
+def _without_paths(value: Any) -> Any:
+    """Turn a path, or the paths in a list, into strings."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_without_paths(part) for part in value]
+    return value
+
+
+def _shell_words(command: str) -> list[str]:
+    try:
+        return shlex.split(command)
+    except ValueError:  # a lone quote, so nobody took it for a shell's command line
+        return [command]
 
 
 _LIMIT_KEYS = {
@@ -236,6 +253,8 @@ class BusConfig(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Validate."""
+        if not isinstance(self.pools, Sequence):
+            raise _fail(self, "pools", f"expected a list of Pool, got {type(self.pools).__name__}")
         if not self.pools:
             raise _fail(self, "pools", "must name at least one pool")
         seen: set[str] = set()
@@ -250,7 +269,9 @@ class BusConfig(msgspec.Struct, frozen=True):
         force_setattr(self, "pools", tuple(self.pools))
 
     @classmethod
-    def from_json(cls, text: bytes | str, *, strict: bool = False, source: str = "config") -> BusConfig:
+    def from_json(
+        cls, text: bytes | str, *, strict: bool = False, source: str = "config"
+    ) -> BusConfig:
         """Read the JSON schema of a configuration file.
 
         Args:
@@ -263,13 +284,15 @@ class BusConfig(msgspec.Struct, frozen=True):
         """
         try:
             data = msgspec.json.decode(text)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
             msg = f"{source}: not valid JSON: {exc}"
             raise InvalidArgumentError(msg) from exc
         return cls.from_mapping(data, strict=strict, source=source)
 
     @classmethod
-    def from_mapping(cls, data: object, *, strict: bool = True, source: str = "config") -> BusConfig:
+    def from_mapping(
+        cls, data: object, *, strict: bool = True, source: str = "config"
+    ) -> BusConfig:
         """Read plain objects in the schema of a configuration file; see :meth:`from_json`."""
         if isinstance(data, dict):
             data = _without_transport(data, source)
@@ -283,10 +306,10 @@ class BusConfig(msgspec.Struct, frozen=True):
             return msgspec.convert(data, cls)
         except msgspec.ValidationError as exc:
             msg = f"{source}: {exc}"
-            raise InvalidArgumentError(msg) from exc
+            raise InvalidArgumentError(msg, field=getattr(exc.__cause__, "field", None)) from exc
 
 
-_TRANSPORT_KEPT = {"mode": {"stdio"}, "framing": {"ndjson"}, "protocol": {"json"}}
+_TRANSPORT_KEPT = {"mode": "stdio", "framing": "ndjson", "protocol": "json"}
 
 
 def _without_transport(data: dict[str, Any], source: str) -> dict[str, Any]:
@@ -298,8 +321,8 @@ def _without_transport(data: dict[str, Any], source: str) -> dict[str, Any]:
         msg = f"{source}: transport: expected an object"
         raise InvalidArgumentError(msg, field="transport")
     for key, value in transport.items():
-        if value not in _TRANSPORT_KEPT.get(key, ()):
-            kept = ", ".join(f"{k}={next(iter(v))}" for k, v in _TRANSPORT_KEPT.items())
+        if key not in _TRANSPORT_KEPT or value != _TRANSPORT_KEPT[key]:
+            kept = ", ".join(f"{k}={v}" for k, v in _TRANSPORT_KEPT.items())
             msg = f"{source}: transport.{key}={value!r} is not supported; use {kept}"
             raise InvalidArgumentError(msg, field=f"transport.{key}")
     return {key: value for key, value in data.items() if key != "transport"}
@@ -331,11 +354,7 @@ def load_config(path: str | os.PathLike[str], *, strict: bool = False) -> BusCon
         InvalidArgumentError: It cannot be read, or a field is wrong; the message names it.
     """
     source = os.fspath(path)
-    try:
-        raw = Path(path).read_bytes()
-    except OSError as exc:
-        msg = f"{source}: {exc.strerror or exc}"
-        raise InvalidArgumentError(msg) from exc
+    raw = _read(source)
     if not source.endswith(".toml"):
         return BusConfig.from_json(raw, strict=strict, source=source)
     table = _toml_table(raw, source)
@@ -345,9 +364,18 @@ def load_config(path: str | os.PathLike[str], *, strict: bool = False) -> BusCon
     return BusConfig.from_mapping(table, strict=strict, source=source)
 
 
+def _read(source: str) -> bytes:
+    try:
+        return Path(source).read_bytes()
+    except OSError as exc:
+        msg = f"{source}: {exc.strerror or exc}"
+        raise InvalidArgumentError(msg) from exc
+
+
 def _toml_table(raw: bytes, source: str) -> object:
     try:
-        return tomllib.loads(raw.decode()).get("tool", {}).get("anyio-bus")
+        tool = tomllib.loads(raw.decode()).get("tool")
+        return tool.get("anyio-bus") if isinstance(tool, dict) else None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         msg = f"{source}: not valid TOML: {exc}"
         raise InvalidArgumentError(msg) from exc
@@ -367,10 +395,12 @@ def find_config(start: str | os.PathLike[str] | None = None) -> BusConfig:
         return load_config(named)
     here = Path(start or Path.cwd()).resolve()
     for folder in (here, *here.parents):
-        if (folder / "anyio-bus.json").is_file():
-            return load_config(folder / "anyio-bus.json")
-        pyproject = folder / "pyproject.toml"
-        if pyproject.is_file() and _toml_table(pyproject.read_bytes(), str(pyproject)) is not None:
-            return load_config(pyproject)
-    msg = f"no configuration: no ANYIO_BUS_CONFIG, no anyio-bus.json, no [tool.anyio-bus]; {_EXAMPLE}"
+        own = os.path.join(folder, "anyio-bus.json")
+        if os.path.isfile(own):  # unlike Path.is_file() it takes "no access" for a no
+            return load_config(own)
+        project = os.path.join(folder, "pyproject.toml")
+        if os.path.isfile(project) and _toml_table(_read(project), project) is not None:
+            return load_config(project)
+    looked_for = "no ANYIO_BUS_CONFIG, no anyio-bus.json, no [tool.anyio-bus]"
+    msg = f"no configuration: {looked_for}; {_EXAMPLE}"
     raise InvalidArgumentError(msg)

@@ -6,6 +6,7 @@ sentence. All errors pickle and copy.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, ClassVar
 
 import anyio
@@ -59,7 +60,7 @@ class KernelCode:
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """A kernel's word on why a request has no answer: a value, the same in process and on the wire."""
+    """A kernel's word on why a request has no answer: the same value in process and on the wire."""
 
     code: int
     message: str
@@ -93,8 +94,9 @@ class BusError(Exception):
     def __init_subclass__(cls) -> None:
         """Collect the names of the facts that this class and its bases declare."""
         super().__init_subclass__()
-        own = {name for name in cls.__dict__.get("__annotations__", {}) if not name.startswith("_")}
-        cls._fact_names = cls._fact_names | own
+        own = {name for name in inspect.get_annotations(cls) if not name.startswith("_")}
+        inherited = (getattr(base, "_fact_names", ()) for base in cls.__bases__)
+        cls._fact_names = frozenset(own).union(*inherited)
 
     def __init__(self, message: str = "", /, **facts: object) -> None:
         """Store the sentence and the facts; an unknown fact is a :class:`TypeError`."""
@@ -157,7 +159,7 @@ class RemoteError(BusError):
     message: str
     data: Any
 
-    def __init__(self, code: int, message: str, data: object = None) -> None:  # noqa: D107
+    def __init__(self, code: int, message: str, data: object = None) -> None:
         super().__init__(f"{message} (code {code})", code=code, message=message, data=data)
 
 
@@ -259,6 +261,14 @@ class BusInternalError(BusError):
     """A bug of ours. Please report it, with the exception group it is raised from."""
 
 
+_PLAIN: dict[int, type[TransportError]] = {
+    KernelCode.PARSE_ERROR: LocalProtocolError,
+    KernelCode.INVALID_REQUEST: LocalProtocolError,
+    KernelCode.SHUTTING_DOWN: BusStoppedError,
+    KernelCode.SESSION_LOST: SessionLostError,
+}
+
+
 def error_from_failure(failure: Failure) -> BusError:
     """Translate a kernel's failure into the exception that its caller gets."""
     code, text = failure.code, failure.message
@@ -291,13 +301,11 @@ def error_from_failure(failure: Failure) -> BusError:
     if code == KernelCode.NO_WORKER:
         return PoolUnavailableError(text, pool=failure.pool, reason=failure.reason, sent=sent)
     if code == KernelCode.UNKNOWN_POOL:
-        return UnknownPoolError(text, pool=failure.pool)
+        return UnknownPoolError(text, pool=failure.pool, field="pool")
     if code == KernelCode.OVERLOADED:
         return OverloadedError(text, limit=failure.reason, sent=sent)
     if code == KernelCode.FRAME_TOO_LARGE:
         return FrameTooLargeError(text, limit_bytes=failure.limit_bytes, sent=sent)
-    if code == KernelCode.SESSION_LOST:
-        return SessionLostError(text, sent=sent)
     if code == KernelCode.CANCELLED:
         return ScopeCancelledError(text, reason=failure.reason, sent=sent)
-    return BusStoppedError(text, sent=sent)
+    return _PLAIN.get(code, TransportError)(text, sent=sent)

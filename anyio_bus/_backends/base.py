@@ -31,7 +31,9 @@ class Backend(Protocol):
 
     name: str
 
-    async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+    async def run(
+        self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    ) -> None:
         """Run until :meth:`stop` is done; started when the first workers are spawned."""
 
     def submit(self, frame: bytes, route: Route, key: RequestId) -> None:

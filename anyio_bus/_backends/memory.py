@@ -62,18 +62,18 @@ class _Pipe:
 
     def __init__(self) -> None:
         self._chunks: deque[bytes] = deque()
-        self._size = 0
+        self.size = 0
         self._bell = Bell()
         self.closed = False
 
     def try_write(self, data: bytes) -> int:
         if self.closed:
             raise BrokenPipeError(errno.EPIPE, "the pipe is closed")
-        room = PIPE_BYTES - self._size
+        room = PIPE_BYTES - self.size
         if room <= 0:
             return 0
         self._chunks.append(data[:room])
-        self._size += len(data[:room])
+        self.size += len(data[:room])
         self._bell.ring()
         return len(data[:room])
 
@@ -97,7 +97,7 @@ class _Pipe:
         if len(chunk) > max_bytes:
             self._chunks.appendleft(chunk[max_bytes:])
             chunk = chunk[:max_bytes]
-        self._size -= len(chunk)
+        self.size -= len(chunk)
         self._bell.ring()
         return chunk
 
@@ -133,7 +133,9 @@ class _MemoryChild:
             self._stderr.try_write(f"{type(exc).__name__}: {exc}\n".encode())
             code = 1
         finally:
-            self._end(Exit(signal=self._signal) if self._signal is not None else Exit(exit_code=code))
+            self._end(
+                Exit(signal=self._signal) if self._signal is not None else Exit(exit_code=code)
+            )
 
     def _end(self, exit_: Exit) -> None:
         self._exit = self._exit or exit_
@@ -152,6 +154,9 @@ class _MemoryChild:
 
     async def write(self, buffers: Sequence[bytes | memoryview]) -> int:
         return await self._stdin.write(b"".join(buffers))
+
+    def unread_bytes(self) -> int | None:
+        return self._stdin.size
 
     async def aclose_stdin(self) -> None:
         self._stdin.close()
@@ -176,7 +181,7 @@ class _MemoryChild:
     async def aclose(self) -> None:
         return
 
-    def kill_now(self, reap_s: float) -> None:  # noqa: ARG002
+    def kill_now(self, reap_s: float) -> None:
         self.kill()
 
     def abandon(self) -> None:

@@ -26,7 +26,7 @@ def open_backend(option: BackendOption, config: BusConfig, deliver: Deliver) -> 
         return open_memory(config, deliver, option)
     if option in ("auto", "python"):
         return open_python(config, deliver)
-    if option == "memory":
+    if str(option) == "memory":
         msg = "backend='memory' needs workers: Memory(workers={'pool': worker})"
     else:
         msg = f"backend={option!r}: there are 'auto', 'python' and Memory(...)"

@@ -1,58 +1,31 @@
-"""Own the session boundary: :func:`open_bus`, and the :class:`Bus` that lives inside its block."""
+"""Own what a program holds inside an ``async with open_bus(...)`` block: the :class:`Bus`."""
 
 from __future__ import annotations
 
-import enum
-import logging
-import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, final, overload
 
-import anyio
-import anyio.abc
 import anyio.lowlevel
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from anyio_bus._backends.base import Backend
 from anyio_bus._backends.select import BackendOption, open_backend
-from anyio_bus._bus.calls import Calls, Scope, check_timeout, raise_remote
-from anyio_bus._bus.forks import abandon_in_fork
-from anyio_bus._config import BusConfig, Limits, Pool, find_config, load_config
-from anyio_bus._errors import (
-    BusError,
-    BusInternalError,
-    BusStoppedError,
-    InvalidArgumentError,
-    InvalidStateError,
-    UnknownPoolError,
-    error_from_failure,
-)
-from anyio_bus._io.loop import Bell, current_loop
+from anyio_bus._bus.calls import Calls, Scope, check_seconds, check_timeout, result_of
+from anyio_bus._bus.lifetime import BusState, Lifetime
+from anyio_bus._config import BusConfig
+from anyio_bus._errors import InvalidArgumentError, UnknownPoolError, error_from_failure
+from anyio_bus._io.loop import current_loop
 from anyio_bus._sansio.codec import decode_value, encode_notification, encode_value, swap_id
 from anyio_bus._sansio.events import KernelStatistics, WorkerInfo
 from anyio_bus._sansio.lifecycle import State
-from anyio_bus._sansio.messages import Message
+from anyio_bus._sansio.messages import Message, is_error
 from anyio_bus._sansio.routing import Refused, Route
 
-__all__ = ("Bus", "BusState", "BusStatistics", "open_bus")
+__all__ = ("Bus", "BusStatistics")
 
 T = TypeVar("T")
-
-logger = logging.getLogger("anyio_bus")
-
-REAP_S = 0.5  # that the last, synchronous rung may block the loop
-
-
-class BusState(enum.StrEnum):
-    """Where a bus stands."""
-
-    STARTING = "starting"
-    RUNNING = "running"
-    STOPPING = "stopping"
-    STOPPED = "stopped"
-    FORKED = "forked"  # this process is a fork of the one that opened it
 
 
 class BusStatistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,30 +67,31 @@ class Bus:
         msg = "use `async with open_bus(...) as bus:`"
         raise TypeError(msg)
 
+    _config: BusConfig
+    _calls: Calls
+    _backend: Backend
+    _life: Lifetime
+    _routes: dict[str, Route]
+    _default: Route | None
+    _timeout: float | None
+
     @classmethod
     def _create(cls, config: BusConfig, option: BackendOption, timeout: float | None) -> Bus:
         self = object.__new__(cls)
+        loop = current_loop()
         self._config = config
-        self._loop = current_loop()
-        self._calls = Calls(config.limits, self._loop)
-        self._calls.on_worker_changed = self._worker_changed
-        self._backend: Backend = open_backend(option, config, self._calls.deliver)
-        self._calls.backend = self._backend
+        self._calls = Calls(config.limits, loop)
+        self._backend = self._calls.backend = open_backend(option, config, self._calls.deliver)
+        self._life = Lifetime(self._backend, self._calls, loop)
+        self._calls.on_worker_changed = self._life.bell.ring
         self._routes = {pool.id: Route(pool.id) for pool in config.pools}
         self._default = self._routes[config.pools[0].id] if len(config.pools) == 1 else None
         self._timeout = timeout
-        self._state = BusState.STARTING
-        self._bell = Bell()  # state, drain, workers
-        self._grace: float | None = None
-        self._drain_until = 0.0
-        self._tasks_scope = anyio.CancelScope(shield=True)
-        self._body_scope = anyio.CancelScope()
-        self.fault: BusError | None = None
         return self
 
     def __repr__(self) -> str:
         """Show the state and the pools."""
-        return f"<Bus {self._state}: pools {', '.join(self._routes)}>"
+        return f"<Bus {self.state}: pools {', '.join(self._routes)}>"
 
     # -- requests -----------------------------------------------------------------------------
 
@@ -129,7 +103,7 @@ class Bus:
         *,
         reply: type[T],
         pool: str | None = ...,
-        timeout: float | None | UnsetType = ...,
+        timeout: float | UnsetType | None = ...,
         scope: Scope | None = ...,
     ) -> T: ...
 
@@ -141,18 +115,18 @@ class Bus:
         *,
         reply: Any = ...,
         pool: str | None = ...,
-        timeout: float | None | UnsetType = ...,
+        timeout: float | UnsetType | None = ...,
         scope: Scope | None = ...,
     ) -> Any: ...
 
-    async def request(  # noqa: PLR0913
+    async def request(
         self,
         method: str,
         params: object = UNSET,
         *,
         reply: Any = Any,
         pool: str | None = None,
-        timeout: float | None | UnsetType = UNSET,  # noqa: ASYNC109  # data of the call
+        timeout: float | UnsetType | None = UNSET,  # data of the call
         scope: Scope | None = None,
     ) -> Any:
         """Send one request to a worker of a pool and return its result.
@@ -189,17 +163,18 @@ class Bus:
             timeout = self._timeout
         else:
             check_timeout(timeout)
-        message = await self._calls.request(method, params, route, timeout, scope)
-        if message.error is not UNSET or message.result is UNSET:
-            raise_remote(message)
-        return decode_value(message.result, reply)  # type: ignore[arg-type]  # raise_remote saw to it
+        calls = self._calls
+        if calls.full:
+            await calls.wait_for_room(method, timeout)
+        message = await calls.outcome(calls.begin(method, params, route, timeout, scope))
+        return decode_value(result_of(message), reply)
 
     async def request_raw(
         self,
         frame: bytes | str,
         *,
         pool: str | None = None,
-        timeout: float | None | UnsetType = UNSET,  # noqa: ASYNC109  # data of the call
+        timeout: float | UnsetType | None = UNSET,  # data of the call
         scope: Scope | None = None,
     ) -> bytes:
         """Send a prepared JSON-RPC request and return its response line, error responses too.
@@ -225,10 +200,14 @@ class Bus:
         if before is None or "method" not in members:
             msg = "frame is not a request: it needs both id and method; send() takes the others"
             raise InvalidArgumentError(msg, field="frame")
-        method = decode_value(members["method"], str, "method")
+        method: str = decode_value(members["method"], str, "method")
         check_timeout(None if timeout is UNSET else timeout)
         seconds = self._timeout if timeout is UNSET else timeout
-        message = await self._calls.request_members(method, members, self._route(pool), seconds, scope)
+        route = self._route(pool)
+        calls = self._calls
+        if calls.full:
+            await calls.wait_for_room(method, seconds)
+        message = await calls.outcome(calls.begin_members(method, members, route, seconds, scope))
         return _response_line(message, before)
 
     async def notify(self, method: str, params: object = UNSET, *, pool: str | None = None) -> None:
@@ -251,7 +230,9 @@ class Bus:
         await anyio.lowlevel.checkpoint()
         self._submit(frame, route)
 
-    async def send(self, frame: bytes | str, *, pool: str | None = None, worker: int | None = None) -> None:
+    async def send(
+        self, frame: bytes | str, *, pool: str | None = None, worker: int | None = None
+    ) -> None:
         """Send a prepared notification or response as it is.
 
         Args:
@@ -277,15 +258,15 @@ class Bus:
         self._submit(encode_value(Raw(line.rstrip(b"\r\n")), "frame") + b"\n", route)
 
     def _submit(self, frame: bytes, route: Route) -> None:
-        self._check_running()
+        self._life.check_running()
         try:
             self._backend.submit(frame, route, None)
         except Refused as exc:
             raise error_from_failure(exc.failure) from None
 
     def _route(self, pool: str | None) -> Route:
-        if self._state is not BusState.RUNNING:
-            self._check_running()
+        if self._life.state is not BusState.RUNNING:
+            self._life.check_running()
         route = self._default if pool is None else self._routes.get(pool)
         if route is not None:
             return route
@@ -295,18 +276,6 @@ class Bus:
             raise InvalidArgumentError(msg, field="pool")
         msg = f"there is no pool {pool!r}: this bus has {names}"
         raise UnknownPoolError(msg, pool=pool, field="pool")
-
-    def _check_running(self) -> None:
-        if self._state is BusState.RUNNING:
-            return
-        if self._state is BusState.FORKED:
-            msg = "this process is a fork of the one that opened the bus; open another one here"
-            raise InvalidStateError(msg)
-        if self._state is BusState.STARTING:
-            msg = "the bus is not running yet"
-            raise InvalidStateError(msg)
-        msg = f"bus is {'shutting down' if self._state is BusState.STOPPING else 'stopped'}"
-        raise BusStoppedError(msg, sent=False)
 
     # -- scopes -------------------------------------------------------------------------------
 
@@ -331,7 +300,7 @@ class Bus:
         Cancellation:
             Calls in it are withdrawn.
         """
-        self._check_running()
+        self._life.check_running()
         scope = Scope(self._calls, name, parent or self._calls.root)
         if scope.parent is not None and scope.parent.cancelled:
             scope.cancel(scope.parent.cancel_reason or "cancelled")
@@ -348,7 +317,7 @@ class Bus:
     @property
     def state(self) -> BusState:
         """Where the bus stands."""
-        return self._state
+        return self._life.state
 
     @property
     def backend(self) -> str:
@@ -364,7 +333,7 @@ class Bus:
         calls = self._calls
         return BusStatistics(
             backend=self._backend.name,
-            state=self._state,
+            state=self._life.state,
             pending=len(calls.peer.calls),
             pending_bytes=calls.pending_bytes,
             waiting=calls.waiting,
@@ -372,9 +341,6 @@ class Bus:
             unhandled=calls.unhandled,
             kernel=self._backend.statistics(),
         )
-
-    def _worker_changed(self) -> None:
-        self._bell.ring()
 
     async def wait_ready(self, pool: str | None = None) -> None:
         """Wait until the workers of a pool, or of all pools, are ready.
@@ -393,8 +359,8 @@ class Bus:
         await anyio.lowlevel.checkpoint()
         names = [self._route(pool).pool] if pool is not None else list(self._routes)
         while not all([self._pool_ready(name) for name in names]):
-            await self._bell.wait()
-            self._check_running()
+            await self._life.bell.wait()
+            self._life.check_running()
 
     def _pool_ready(self, pool: str) -> bool:
         states = [info.state for info in self.workers() if info.pool == pool]
@@ -416,7 +382,7 @@ class Bus:
             A checkpoint, before anything is done. It does not wait for the successor.
         """
         await anyio.lowlevel.checkpoint()
-        self._check_running()
+        self._life.check_running()
         seconds = self._config.limits.drain_timeout_s if drain_s is None else drain_s
         self._primitive(lambda: self._backend.drain(worker, seconds))
 
@@ -445,7 +411,7 @@ class Bus:
         except Refused as exc:
             raise error_from_failure(exc.failure) from None
 
-    # -- start and stop -----------------------------------------------------------------------
+    # -- the end ------------------------------------------------------------------------------
 
     async def stop(self, *, drain_s: float = 0.0, grace_s: float = 5.0) -> None:
         """Stop the bus, from any task; return when no worker is left.
@@ -462,86 +428,10 @@ class Bus:
         Cancellation:
             The wait ends; the stop goes on.
         """
-        await anyio.lowlevel.checkpoint()
-        self._begin_stop(drain_s, grace_s)
-        await self._bell.until(self._is_over, lambda: float("inf"), self._loop.now)
-
-    def _is_over(self) -> bool:
-        return self._state in (BusState.STOPPED, BusState.FORKED)
-
-    def _begin_stop(self, drain_s: float, grace_s: float) -> None:
         check_seconds("drain_s", drain_s)
         check_seconds("grace_s", grace_s)
-        until = self._loop.now() + drain_s
-        if self._state in (BusState.RUNNING, BusState.STARTING):
-            self._state = BusState.STOPPING
-            self._grace, self._drain_until = grace_s, until
-        elif self._state is BusState.STOPPING:
-            self._grace = min(grace_s, grace_s if self._grace is None else self._grace)
-            self._drain_until = min(until, self._drain_until)
-        self._bell.ring()
-
-    async def _run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Run everything of the bus, until it is stopped; cancelled by nothing but its own scope."""
-        now = self._loop.now
-        try:
-            with self._tasks_scope:
-                async with anyio.create_task_group() as tasks:
-                    await tasks.start(self._backend.run)
-                    tasks.start_soon(self._calls.alarm.run)
-                    if self._state is BusState.STARTING:
-                        self._state = BusState.RUNNING
-                    logger.info("bus is running: backend %s, pools %s", self._backend.name, ", ".join(self._routes))
-                    task_status.started()
-                    await self._bell.until(lambda: self._state is not BusState.RUNNING, lambda: float("inf"), now)
-                    await self._bell.until(self._is_idle, lambda: self._drain_until, now)
-                    self._calls.fail_all("bus is shutting down")
-                    tasks.start_soon(self._stop_backend, tasks.cancel_scope)
-                    await self._follow_stops()
-        finally:
-            if self._state is not BusState.FORKED:
-                self._state = BusState.STOPPED
-            self._calls.fail_all("bus is stopped")
-            self._bell.ring()
-
-    def _is_idle(self) -> bool:
-        return not self._calls.peer.calls
-
-    async def _stop_backend(self, tasks: anyio.CancelScope) -> None:
-        await self._backend.stop(self._grace or 0.0)
-        tasks.cancel("bus stopped")
-
-    async def _follow_stops(self) -> None:
-        """Hand every later, shorter grace to the backend, which takes the shortest."""
-        while True:
-            grace = self._grace
-            await self._bell.wait()
-            if self._grace != grace:
-                with anyio.move_on_after(0):
-                    await self._backend.stop(self._grace or 0.0)
-
-    async def _stop_at_exit(self, drain_s: float, grace_s: float) -> None:
-        if not self._is_over():
-            self._begin_stop(drain_s, grace_s)
-            await self._bell.until(self._is_over, lambda: float("inf"), self._loop.now)
-
-    def _kill_now(self) -> None:
-        """Make sure, without the loop, that no process and no fd is left."""
-        if self._state is not BusState.FORKED:
-            self._backend.kill_now(REAP_S)
-
-    def _abandon(self) -> None:
-        """In a forked process: close what was inherited and refuse every use."""
-        if not self._is_over():
-            self._state = BusState.FORKED
-            self._backend.abandon()
-
-
-def check_seconds(name: str, value: object) -> None:
-    """Refuse what is no duration in seconds."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        msg = f"{name} must be seconds, 0 or more, not {value!r}"
-        raise InvalidArgumentError(msg, field=name)
+        await anyio.lowlevel.checkpoint()
+        await self._life.stop(drain_s, grace_s)
 
 
 def _response_line(message: Message, key: Raw) -> bytes:
@@ -550,116 +440,6 @@ def _response_line(message: Message, key: Raw) -> bytes:
         members["sessionId"] = message.session
     if message.result is not UNSET:
         members["result"] = message.result
-    if message.error is not UNSET and (message.result is UNSET or bytes(message.error) != b"null"):  # type: ignore[arg-type]
+    if is_error(message):
         members["error"] = message.error
     return encode_value(members, "response")
-
-
-def _config(
-    pools: tuple[Pool | BusConfig, ...], config: BusConfig | Mapping[str, Any] | str | os.PathLike[str] | None,
-    limits: Limits | None,
-) -> BusConfig:
-    """Make one configuration of what :func:`open_bus` was given."""
-    if len(pools) == 1 and isinstance(pools[0], BusConfig) and config is None:
-        pools, config = (), pools[0]
-    for pool in pools:
-        if not isinstance(pool, Pool):
-            msg = f"open_bus() takes Pool objects, not {type(pool).__name__}"
-            raise InvalidArgumentError(msg, field="pools")
-    if pools and config is not None:
-        msg = "open_bus() takes pools or config=, not both"
-        raise InvalidArgumentError(msg, field="config")
-    if pools:
-        return BusConfig(pools, limits or Limits())  # type: ignore[arg-type]  # checked above
-    if isinstance(config, str | os.PathLike):
-        config = load_config(config)
-    elif isinstance(config, Mapping):
-        config = BusConfig.from_mapping(dict(config))
-    elif config is None:
-        config = find_config()
-    if not isinstance(config, BusConfig):
-        msg = f"config= takes a BusConfig, a mapping or a path, not {type(config).__name__}"
-        raise InvalidArgumentError(msg, field="config")
-    return config if limits is None else msgspec.structs.replace(config, limits=limits)
-
-
-@asynccontextmanager
-async def open_bus(  # noqa: C901, PLR0913
-    *pools: Pool | BusConfig,
-    config: BusConfig | Mapping[str, Any] | str | os.PathLike[str] | None = None,
-    limits: Limits | None = None,
-    backend: BackendOption = "auto",
-    timeout: float | None = 60.0,
-    drain_s: float = 0.0,
-    grace_s: float = 5.0,
-) -> AsyncIterator[Bus]:
-    """Open a bus: start its workers, and end all of them when the block is left.
-
-    Args:
-        *pools: The pools. Without any, and without ``config``, the configuration is found as
-            :func:`~anyio_bus.find_config` says.
-        config: A :class:`BusConfig`, a mapping in the schema of a configuration file, or its path.
-        limits: The bounds; default those of ``config``, else :class:`Limits`.
-        backend: Where the kernel runs: ``"auto"``, ``"python"`` or ``Memory(...)``.
-        timeout: Default timeout of requests in seconds; None for no limit.
-        drain_s: Seconds for what is in flight when the block is left.
-        grace_s: Seconds for the workers to end then; see :meth:`Bus.stop`.
-
-    Yields:
-        The running bus. The first workers are spawned; :meth:`Bus.wait_ready` waits for them.
-
-    Raises:
-        InvalidArgumentError: The configuration is wrong; the message names the field.
-        BusInternalError: A bug of ours; please report it.
-
-    The body's own exception comes out bare.
-
-    Cancellation:
-        Leaves the block by the same stop, within ``grace_s`` and a second.
-    """
-    check_timeout(timeout)
-    check_seconds("drain_s", drain_s)
-    check_seconds("grace_s", grace_s)
-    bus = Bus._create(_config(pools, config, limits), backend, timeout)
-    body_error: Exception | None = None
-    try:
-        async with anyio.create_task_group() as tasks:
-            try:
-                with abandon_in_fork(bus):
-                    await tasks.start(bus._run)
-                    with bus._body_scope:
-                        yield bus
-            except Exception as exc:  # noqa: BLE001  # the body's own; raised bare after the join
-                body_error = exc
-            finally:
-                try:
-                    with anyio.move_on_after(drain_s + grace_s + 1, shield=True):
-                        await bus._stop_at_exit(drain_s, grace_s)
-                finally:
-                    bus._kill_now()
-                    bus._tasks_scope.cancel("bus closed")
-    except anyio.get_cancelled_exc_class():
-        if body_error is None:
-            raise
-        raise body_error from None  # noqa: ASYNC104  # on trio it would be lost here
-    except BaseExceptionGroup as group:
-        raise _internal_error(group, body_error) from group
-    if body_error is not None:
-        raise body_error
-    if bus.fault is not None:
-        raise bus.fault
-
-
-def _internal_error(group: BaseExceptionGroup[BaseException], body_error: Exception | None) -> BaseException:
-    """Tell a bug of ours from what merely passes through: Ctrl-C and exits keep their class."""
-    passing = group.subgroup((KeyboardInterrupt, SystemExit))
-    while passing is not None:
-        first = passing.exceptions[0]
-        if not isinstance(first, BaseExceptionGroup):
-            return first
-        passing = first
-    msg = "a bug of anyio_bus; please report it with the traceback below"
-    error = BusInternalError(msg)
-    if body_error is not None:
-        error.add_note(f"the body of the block raised {body_error!r}")
-    return error

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import anyio
-import anyio.lowlevel
 from msgspec import UNSET, Raw
 
 from anyio_bus._backends.base import Backend
@@ -18,7 +17,6 @@ from anyio_bus._errors import (
     BusStoppedError,
     InvalidArgumentError,
     KernelCode,
-    RemoteProtocolError,
     RequestTimeoutError,
     ScopeCancelledError,
     error_from_failure,
@@ -27,7 +25,7 @@ from anyio_bus._io.loop import Alarm, Loop
 from anyio_bus._sansio.codec import decode_error, encode_error, encode_request, encode_value
 from anyio_bus._sansio.deadlines import Deadlines
 from anyio_bus._sansio.events import Failed, KernelEvent, LineBad, Lines
-from anyio_bus._sansio.messages import Message
+from anyio_bus._sansio.messages import Message, is_error
 from anyio_bus._sansio.peer import Peer
 from anyio_bus._sansio.routing import Refused, Route, Withdrawal
 
@@ -41,8 +39,8 @@ class Call:
 
     __slots__ = ("key", "method", "scope", "size", "timeout_s", "waiter")
 
-    def __init__(  # noqa: D107, PLR0913
-        self, key: int, method: str, size: int, timeout_s: float | None, scope: Scope | None, waiter: Any
+    def __init__(
+        self, key: int, method: str, size: int, timeout_s: float | None, scope: Scope, waiter: Any
     ) -> None:
         self.key = key
         self.method = method
@@ -62,7 +60,7 @@ class Scope:
 
     __slots__ = ("_calls", "_children", "_owner", "cancel_reason", "name", "parent", "timeout_s")
 
-    def __init__(self, owner: Calls, name: str, parent: Scope | None) -> None:  # noqa: D107
+    def __init__(self, owner: Calls, name: str, parent: Scope | None) -> None:
         self._owner = owner
         self._calls: dict[Call, None] = {}
         self._children: dict[Scope, None] = {}
@@ -87,7 +85,7 @@ class Scope:
             self.cancel_reason = reason
         for child in list(self._children):
             child.cancel(reason)
-        for call in list(self._calls):
+        for call in self._owner.calls_of(self):
             sent = self._owner.withdraw(call, reason)
             text = f"request {call.method!r} was cancelled with scope {self.name!r}: {reason}"
             self._owner.end(call, ScopeCancelledError(text, reason=reason, sent=sent))
@@ -99,7 +97,8 @@ class Scope:
 
     def __repr__(self) -> str:
         """Show the name and what is in it."""
-        return f"<Scope {self.name!r}: {len(self._calls)} calls, {len(self._children)} scopes>"
+        calls = len(self._owner.calls_of(self))
+        return f"<Scope {self.name!r}: {calls} calls, {len(self._children)} scopes>"
 
 
 class Calls:
@@ -110,90 +109,120 @@ class Calls:
         loop: The running event loop.
     """
 
-    def __init__(self, limits: Limits, loop: Loop) -> None:  # noqa: D107
+    def __init__(self, limits: Limits, loop: Loop) -> None:
         self.peer: Peer[Call] = Peer()
         self.root = Scope(self, "bus", None)
         self.backend: Backend = None  # type: ignore[assignment]  # set before anything can call
         self.pending_bytes = 0
         self.timeouts = 0
         self.unhandled = 0
-        self.on_worker_changed: Callable[[], None] = lambda: None
-        self._limits = limits
+        self.on_worker_changed: Callable[[], None] = _nothing
+        self.on_idle: Callable[[], None] | None = None
+        self._max_pending = limits.max_pending
+        self._max_bytes = limits.max_output_bytes
         self._loop = loop
         self._scope_deadlines: Deadlines[Scope] = Deadlines()
         self._queue: deque[Any] = deque()  # waiters of callers that wait for room
+        self._admitted = 0  # callers that were let in and have not yet run
         self.alarm = Alarm(loop, self._next_deadline, self._expire)
 
     # -- a call's life ------------------------------------------------------------------------
 
-    async def request(
-        self, method: str, params: object, route: Route, timeout_s: float | None, scope: Scope | None
-    ) -> Message:
-        """Send one request and wait for the worker's response to it."""
-        if self._queue or self._full:
-            await self._wait_for_room(method, timeout_s)
-        key = self.peer.new_key()
-        frame = encode_request(key, method, params, route.session)
-        return await self._converse(key, frame, method, route, timeout_s, scope)
-
-    async def request_members(
-        self, method: str, members: dict[str, Raw], route: Route, timeout_s: float | None, scope: Scope | None
-    ) -> Message:
-        """Send a prepared request, given as its members, under an id of ours."""
-        if self._queue or self._full:
-            await self._wait_for_room(method, timeout_s)
-        key = self.peer.new_key()
-        frame = encode_value({"jsonrpc": "2.0", **members, "id": key}, "frame") + b"\n"
-        return await self._converse(key, frame, method, route, timeout_s, scope)
-
-    async def _converse(  # noqa: PLR0913
-        self, key: int, frame: bytes, method: str, route: Route, timeout_s: float | None, scope: Scope | None
-    ) -> Message:
-        call = Call(key, method, len(frame), timeout_s, scope or self.root, self._loop.waiter())
-        self.open(call, frame, route)
-        try:
-            outcome = await call.waiter.wait()
-        finally:
-            if key in self.peer.calls:
-                self.withdraw(call, "cancelled by the caller")
-                self._forget(call)
-        if isinstance(outcome, BusError):
-            raise outcome
-        return outcome  # type: ignore[no-any-return]
-
     @property
-    def _full(self) -> bool:
-        limits = self._limits
-        return len(self.peer.calls) >= limits.max_pending or self.pending_bytes > limits.max_output_bytes
+    def full(self) -> bool:
+        """Whether the next caller has to wait before it makes a frame."""
+        return (
+            len(self.peer.calls) + self._admitted >= self._max_pending
+            or self.pending_bytes > self._max_bytes
+            or bool(self._queue)
+        )
 
     @property
     def waiting(self) -> int:
         """Number of callers that wait for room."""
         return len(self._queue)
 
-    def open(self, call: Call, frame: bytes, route: Route) -> None:
-        """Keep a call and hand its frame to the kernel.
+    def begin(
+        self,
+        method: str,
+        params: object,
+        route: Route,
+        timeout_s: float | None,
+        scope: Scope | None,
+    ) -> Call:
+        """Hand one request to the kernel.
 
         Raises:
-            BusError: It cannot be taken; nothing of it was sent, and it is not kept.
+            BusError: It cannot be taken; nothing of it was sent.
         """
-        scope: Scope = call.scope  # type: ignore[assignment]  # every call has one
+        key = self.peer.new_key()
+        frame = encode_request(key, method, params, route.session)
+        return self._submit(key, frame, method, route, timeout_s, scope)
+
+    def begin_members(
+        self,
+        method: str,
+        members: dict[str, Raw],
+        route: Route,
+        timeout_s: float | None,
+        scope: Scope | None,
+    ) -> Call:
+        """Hand a prepared request, given as its members, to the kernel, under an id of ours."""
+        key = self.peer.new_key()
+        frame = encode_value({"jsonrpc": "2.0", **members, "id": key}, "frame") + b"\n"
+        return self._submit(key, frame, method, route, timeout_s, scope)
+
+    def _submit(
+        self,
+        key: int,
+        frame: bytes,
+        method: str,
+        route: Route,
+        timeout_s: float | None,
+        scope: Scope | None,
+    ) -> Call:
+        scope = scope or self.root
         if scope.cancel_reason is not None:
-            raise self._scope_error(call, scope)
+            raise self._scope_error(method, scope)
+        call = Call(key, method, len(frame), timeout_s, scope, self._loop.waiter())
         try:
-            self.backend.submit(frame, route, call.key)
+            self.backend.submit(frame, route, key)
         except Refused as exc:
             raise error_from_failure(exc.failure) from None
         at = self.peer.open(call, self._loop.now())
-        scope._calls[call] = None
+        if scope is not self.root:  # which holds what is in no other
+            scope._calls[call] = None
         self.pending_bytes += call.size
         if at is not None:
             self.alarm.nudge(at)
+        return call
+
+    async def outcome(self, call: Call) -> Message:
+        """Wait for the worker's response; a caller that is cancelled meanwhile withdraws its request.
+
+        Raises:
+            BusError: There is no response, and this is why.
+        """
+        try:
+            outcome = await call.waiter.wait()
+        finally:
+            if call.key in self.peer.calls:
+                self.withdraw(call, "cancelled by the caller")
+                self._forget(call)
+        if type(outcome) is Message:
+            return outcome
+        raise outcome
 
     @staticmethod
-    def _scope_error(call: Call, scope: Scope) -> BusError:
-        text = f"request {call.method!r} was not sent: scope {scope.name!r} is cancelled: {scope.cancel_reason}"
+    def _scope_error(method: str, scope: Scope) -> BusError:
+        text = f"request {method!r} was not sent: scope {scope.name!r} is cancelled: {scope.cancel_reason}"
         return ScopeCancelledError(text, reason=scope.cancel_reason, sent=False)
+
+    def calls_of(self, scope: Scope) -> list[Call]:
+        """Return the calls that are in a scope, and in none of its children."""
+        if scope is self.root:
+            return [call for call in self.peer.calls.values() if call.scope is scope]
+        return list(scope._calls)
 
     def withdraw(self, call: Call, reason: str) -> bool:
         """Take a call back from the kernel; return whether any of it may have been sent."""
@@ -206,33 +235,51 @@ class Calls:
 
     def _forget(self, call: Call) -> None:
         self.peer.close(call.key)
-        call.scope._calls.pop(call, None)  # type: ignore[union-attr]  # every call has one
+        self._leave(call)
+
+    def _leave(self, call: Call) -> None:
+        """Give back what a call that is over has held."""
+        if call.scope is not self.root:
+            del call.scope._calls[call]
         self.pending_bytes -= call.size
         if self._queue:
             self._let_in()
+        if self.on_idle is not None and not self.peer.calls:
+            self.on_idle()
 
-    async def _wait_for_room(self, method: str, timeout_s: float | None) -> None:
+    async def wait_for_room(self, method: str, timeout_s: float | None) -> None:
+        """Wait until this caller's turn has come, at most for its timeout.
+
+        Raises:
+            RequestTimeoutError: It has not.
+            BusStoppedError: The bus stops.
+        """
         waiter = self._loop.waiter()
         self._queue.append(waiter)
-        error: BusError | None = None
+        admitted = False
         try:
-            with anyio.move_on_after(timeout_s) as limit:
-                error = await waiter.wait()
+            with anyio.move_on_after(timeout_s):
+                error: BusError | None = await waiter.wait()
+                if error is not None:
+                    raise error
+                admitted = True
         finally:
             if waiter in self._queue:
                 self._queue.remove(waiter)
-        if limit.cancelled_caught:
+            elif self._admitted:  # its place was given to it
+                self._admitted -= 1
+                if not admitted:
+                    self._let_in()
+        if not admitted:
             self.timeouts += 1
             raise self._timeout_error(method, timeout_s, sent=False)
-        if error is not None:
-            raise error
 
     def _let_in(self) -> None:
-        limits = self._limits
-        room = limits.max_pending - len(self.peer.calls)
-        if self.pending_bytes <= limits.max_output_bytes:
+        room = self._max_pending - len(self.peer.calls) - self._admitted
+        if self.pending_bytes <= self._max_bytes:
             while self._queue and room > 0:
                 self._queue.popleft().set(None)
+                self._admitted += 1
                 room -= 1
 
     def fail_all(self, reason: str) -> None:
@@ -258,7 +305,9 @@ class Calls:
             self._scope_deadlines.discard(scope, timeout_s)
 
     def _next_deadline(self) -> float | None:
-        times = [at for at in (self.peer.next_deadline(), self._scope_deadlines.next()) if at is not None]
+        times = [
+            at for at in (self.peer.next_deadline(), self._scope_deadlines.next()) if at is not None
+        ]
         return min(times, default=None)
 
     def _expire(self, now: float) -> None:
@@ -287,7 +336,9 @@ class Calls:
                     self.end(call, error_from_failure(event.failure))
             elif type(event) is LineBad:
                 prefix = event.line.prefix
-                logger.warning("%s/%s: bad line (%s): %r", event.pool, event.worker, event.line.reason, prefix)
+                logger.warning(
+                    "%s/%s: bad line (%s): %r", event.pool, event.worker, event.line.reason, prefix
+                )
             else:
                 self.on_worker_changed()
 
@@ -297,7 +348,8 @@ class Calls:
             if message.method is UNSET:
                 call = receive(message)
                 if call is not None:
-                    self.end(call, message)
+                    self._leave(call)
+                    call.waiter.set(message)
             else:
                 self._take_inbound(event.worker, message)
 
@@ -307,13 +359,19 @@ class Calls:
         if message.id is UNSET:
             return
         text = f"no handler for method {message.method!r}"
-        frame = encode_error(message.id, KernelCode.METHOD_NOT_FOUND, text)  # type: ignore[arg-type]
+        frame = encode_error(message.id, KernelCode.METHOD_NOT_FOUND, text)
         info = next((w for w in self.backend.workers() if w.worker == worker), None)
         if info is not None:
             try:
                 self.backend.submit(frame, Route(info.pool, worker=worker), None)
             except Refused as exc:
-                logger.warning("an answer to worker %s was dropped: %s", worker, exc.failure.message)
+                logger.warning(
+                    "an answer to worker %s was dropped: %s", worker, exc.failure.message
+                )
+
+
+def _nothing() -> None:
+    return
 
 
 def check_timeout(timeout: object) -> None:
@@ -325,10 +383,24 @@ def check_timeout(timeout: object) -> None:
         raise InvalidArgumentError(msg, field="timeout")
 
 
-def raise_remote(message: Message) -> None:
-    """Raise what a response says if it is an error."""
-    if message.error is not UNSET and (message.result is UNSET or bytes(message.error) != b"null"):  # type: ignore[arg-type]
-        raise decode_error(message.error)  # type: ignore[arg-type]
-    if message.result is UNSET:
-        msg = "the response has neither result nor error"
-        raise RemoteProtocolError(msg)
+def check_seconds(name: str, value: object) -> None:
+    """Refuse what is no duration in seconds."""
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not 0 <= value < float("inf")
+    ):
+        msg = f"{name} must be seconds, 0 or more, not {value!r}"
+        raise InvalidArgumentError(msg, field=name)
+
+
+def result_of(response: Message) -> Raw:
+    """Return the raw result of a response.
+
+    Raises:
+        RemoteError: It is an error.
+        RemoteProtocolError: It is an error that is no JSON-RPC error object.
+    """
+    if response.error is not UNSET and is_error(response):
+        raise decode_error(response.error)
+    return response.result  # type: ignore[return-value]  # what is no error has a result

@@ -12,7 +12,7 @@ __all__ = ("abandon_in_fork",)
 
 
 class _Forkable(Protocol):
-    def _abandon(self) -> None: ...
+    def abandon(self) -> None: ...
 
 
 _open: weakref.WeakSet[_Forkable] = weakref.WeakSet()
@@ -30,7 +30,7 @@ def abandon_in_fork(bus: _Forkable) -> Iterator[None]:
 
 def _after_fork() -> None:
     for bus in list(_open):
-        bus._abandon()
+        bus.abandon()
 
 
 if hasattr(os, "register_at_fork"):

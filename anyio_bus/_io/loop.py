@@ -6,7 +6,8 @@ This is the one seam that knows asyncio from trio; everything else is written ag
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
@@ -22,19 +23,17 @@ class Waiter(Protocol[T]):
     def set(self, value: T) -> None:
         """Hand over the value; the second and later calls do nothing."""
 
-    async def wait(self) -> T:
+    def wait(self) -> Awaitable[T]:
         """Wait for the value. Cancelling the wait leaves the waiter unset."""
 
 
 class Loop(Protocol):
     """The running event loop."""
 
-    @staticmethod
-    def now() -> float:
+    def now(self) -> float:
         """Return its clock, in seconds."""
 
-    @staticmethod
-    def waiter() -> Waiter[Any]:
+    def waiter(self) -> Waiter[Any]:
         """Make a waiter."""
 
 
@@ -48,14 +47,15 @@ class _AsyncioWaiter(Generic[T]):
         if not self._future.done():
             self._future.set_result(value)
 
-    async def wait(self) -> T:
-        return await self._future  # type: ignore[no-any-return]
+    def wait(self) -> Awaitable[T]:
+        return self._future  # type: ignore[no-any-return]
 
 
 class _TrioWaiter(Generic[T]):
-    __slots__ = ("_is_set", "_task", "_value")
+    __slots__ = ("_is_set", "_lowlevel", "_task", "_value")
 
-    def __init__(self) -> None:
+    def __init__(self, lowlevel: Any) -> None:
+        self._lowlevel = lowlevel
         self._task: Any = None
         self._is_set = False
         self._value: T | None = None
@@ -67,20 +67,19 @@ class _TrioWaiter(Generic[T]):
         self._value = value
         if self._task is not None:
             task, self._task = self._task, None
-            sys.modules["trio"].lowlevel.reschedule(task)
+            self._lowlevel.reschedule(task)
 
     async def wait(self) -> T:
-        lowlevel = sys.modules["trio"].lowlevel
         if self._is_set:
-            await lowlevel.checkpoint()
+            await self._lowlevel.checkpoint()
         else:
-            self._task = lowlevel.current_task()
-            await lowlevel.wait_task_rescheduled(self._abort)
+            self._task = self._lowlevel.current_task()
+            await self._lowlevel.wait_task_rescheduled(self._abort)
         return self._value  # type: ignore[return-value]
 
     def _abort(self, _raise_cancel: object) -> Any:
         self._task = None
-        return sys.modules["trio"].lowlevel.Abort.SUCCEEDED
+        return self._lowlevel.Abort.SUCCEEDED
 
 
 class _AsyncioLoop:
@@ -95,7 +94,7 @@ class _AsyncioLoop:
 class _TrioLoop:
     def __init__(self, lowlevel: Any) -> None:
         self.now: Callable[[], float] = lowlevel.current_clock().current_time
-        self.waiter: Callable[[], Waiter[Any]] = _TrioWaiter
+        self.waiter: Callable[[], Waiter[Any]] = partial(_TrioWaiter, lowlevel)
 
 
 def current_loop() -> Loop:
@@ -116,7 +115,7 @@ class Bell:
 
     __slots__ = ("_event",)
 
-    def __init__(self) -> None:  # noqa: D107
+    def __init__(self) -> None:
         self._event = anyio.Event()
 
     def ring(self) -> None:
@@ -155,7 +154,7 @@ class Alarm:
 
     __slots__ = ("_bell", "_fire", "_loop", "_next_at", "_until")
 
-    def __init__(  # noqa: D107
+    def __init__(
         self, loop: Loop, next_at: Callable[[], float | None], fire: Callable[[float], None]
     ) -> None:
         self._loop = loop

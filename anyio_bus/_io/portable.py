@@ -21,15 +21,15 @@ _CLOSED = (anyio.ClosedResourceError, anyio.BrokenResourceError, OSError)
 class PortableChild:
     """A child process behind AnyIO's process object."""
 
-    def __init__(self, process: anyio.abc.Process) -> None:  # noqa: D107
+    def __init__(self, process: anyio.abc.Process) -> None:
         self._process = process
         self._stdin_open = True
         self.pid: int = process.pid
 
-    async def started(self) -> None:  # noqa: D102
+    async def started(self) -> None:
         return
 
-    async def run(self) -> None:  # noqa: D102
+    async def run(self) -> None:
         return
 
     @staticmethod
@@ -41,16 +41,16 @@ class PortableChild:
         except (anyio.EndOfStream, *_CLOSED):
             return b""
 
-    async def read_stdout(self, max_bytes: int) -> bytes:  # noqa: D102
+    async def read_stdout(self, max_bytes: int) -> bytes:
         return await self._read(self._process.stdout, max_bytes)
 
-    async def read_stderr(self, max_bytes: int) -> bytes:  # noqa: D102
+    async def read_stderr(self, max_bytes: int) -> bytes:
         return await self._read(self._process.stderr, max_bytes)
 
-    def try_write(self, _buffers: Sequence[bytes | memoryview]) -> int:  # noqa: D102
+    def try_write(self, _buffers: Sequence[bytes | memoryview]) -> int:
         return 0
 
-    async def write(self, buffers: Sequence[bytes | memoryview]) -> int:  # noqa: D102
+    async def write(self, buffers: Sequence[bytes | memoryview]) -> int:
         if self._process.stdin is None or not self._stdin_open:
             raise BrokenPipeError(errno.EPIPE, "stdin is closed")
         data = b"".join(buffers)
@@ -60,39 +60,42 @@ class PortableChild:
             raise BrokenPipeError(errno.EPIPE, "stdin is closed") from exc
         return len(data)
 
-    async def aclose_stdin(self) -> None:  # noqa: D102
+    def unread_bytes(self) -> int | None:
+        return None
+
+    async def aclose_stdin(self) -> None:
         self._stdin_open = False
         if self._process.stdin is not None:
             with suppress(*_CLOSED):
                 await self._process.stdin.aclose()
 
-    async def wait(self) -> None:  # noqa: D102
+    async def wait(self) -> None:
         await self._process.wait()
 
-    def terminate(self) -> None:  # noqa: D102
+    def terminate(self) -> None:
         if self._process.returncode is None:
             with suppress(ProcessLookupError):
                 self._process.terminate()
 
-    def kill(self) -> None:  # noqa: D102
+    def kill(self) -> None:
         if self._process.returncode is None:
             with suppress(ProcessLookupError):
                 self._process.kill()
 
-    def reap(self) -> Exit | None:  # noqa: D102
+    def reap(self) -> Exit | None:
         code = self._process.returncode
         if code is None:
             return None
         return Exit(signal=-code) if code < 0 else Exit(exit_code=code)
 
-    async def aclose(self) -> None:  # noqa: D102
+    async def aclose(self) -> None:
         with anyio.move_on_after(1, shield=True):
             await self._process.aclose()
 
-    def kill_now(self, reap_s: float) -> None:  # noqa: ARG002, D102
+    def kill_now(self, reap_s: float) -> None:
         self.kill()
 
-    def abandon(self) -> None:  # noqa: D102
+    def abandon(self) -> None:
         return
 
 
@@ -101,7 +104,7 @@ class PortableSpawner:
 
     name = "portable"
 
-    async def spawn(self, pool: Pool) -> PortableChild:  # noqa: D102
+    async def spawn(self, pool: Pool) -> PortableChild:
         merged: dict[str, str | None] = {**os.environ, **pool.env}
         env = {name: value for name, value in merged.items() if value is not None}
         try:
@@ -111,5 +114,5 @@ class PortableSpawner:
             raise SpawnError(exc, permanent=permanent) from exc
         return PortableChild(process)
 
-    def close(self) -> None:  # noqa: D102
+    def close(self) -> None:
         return

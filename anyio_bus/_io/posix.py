@@ -11,6 +11,7 @@ import math
 import os
 import select
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -24,7 +25,7 @@ import anyio.to_thread
 from anyio_bus._config import Pool
 from anyio_bus._io.process import Exit, SpawnError
 
-assert sys.platform != "win32"  # noqa: S101  # also tells the type checkers
+assert sys.platform != "win32"  # also tells the type checkers
 
 __all__ = ("PosixChild", "PosixSpawner")
 
@@ -64,13 +65,15 @@ class PosixChild:
         Its pipes, its pidfd, and the process until it is reaped.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], fds: dict[str, int], spawner: PosixSpawner) -> None:  # noqa: D107
+    def __init__(
+        self, process: subprocess.Popen[bytes], fds: dict[str, int], spawner: PosixSpawner
+    ) -> None:
         self._process = process
         self._fds = fds
         self._spawner = spawner
         self.pid: int = process.pid
 
-    async def started(self) -> None:  # noqa: D102
+    async def started(self) -> None:
         fd = self._fds.get("exec")
         if fd is None:
             return
@@ -80,7 +83,7 @@ class PosixChild:
             code = int(raw)
             raise SpawnError(OSError(code, os.strerror(code)), permanent=code in _PERMANENT)
 
-    async def run(self) -> None:  # noqa: D102
+    async def run(self) -> None:
         return
 
     async def _read(self, name: str, max_bytes: int) -> bytes:
@@ -97,13 +100,13 @@ class PosixChild:
                 return b""
         return b""
 
-    async def read_stdout(self, max_bytes: int) -> bytes:  # noqa: D102
+    async def read_stdout(self, max_bytes: int) -> bytes:
         return await self._read("stdout", max_bytes)
 
-    async def read_stderr(self, max_bytes: int) -> bytes:  # noqa: D102
+    async def read_stderr(self, max_bytes: int) -> bytes:
         return await self._read("stderr", max_bytes)
 
-    def try_write(self, buffers: Sequence[bytes | memoryview]) -> int:  # noqa: D102
+    def try_write(self, buffers: Sequence[bytes | memoryview]) -> int:
         fd = self._fds.get("stdin")
         if fd is None:
             raise BrokenPipeError(errno.EPIPE, "stdin is closed")
@@ -112,7 +115,7 @@ class PosixChild:
         except BlockingIOError:
             return 0
 
-    async def write(self, buffers: Sequence[bytes | memoryview]) -> int:  # noqa: D102
+    async def write(self, buffers: Sequence[bytes | memoryview]) -> int:
         while not (written := self.try_write(buffers)):
             try:
                 await anyio.wait_writable(self._fds["stdin"])
@@ -120,43 +123,62 @@ class PosixChild:
                 raise BrokenPipeError(errno.EPIPE, "stdin is closed") from None
         return written
 
-    async def aclose_stdin(self) -> None:  # noqa: D102
+    def unread_bytes(self) -> int | None:
+        import fcntl  # noqa: PLC0415  # Unix only
+        import termios  # noqa: PLC0415
+
+        fd = self._fds.get("stdin")
+        if fd is None:
+            return None
+        count = bytearray(struct.calcsize("i"))
+        try:
+            fcntl.ioctl(fd, termios.FIONREAD, count)
+        except OSError:
+            return None
+        (unread,) = struct.unpack("i", count)
+        return int(unread)
+
+    async def aclose_stdin(self) -> None:
         self._close("stdin")
 
-    async def wait(self) -> None:  # noqa: D102
+    async def wait(self) -> None:
         fd = self._fds.get("pidfd")
         if fd is not None:
             with suppress(anyio.ClosedResourceError):
                 await anyio.wait_readable(fd)
         elif self._process.returncode is None:
             await anyio.to_thread.run_sync(
-                _wait_in_thread, self.pid, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(math.inf)
+                _wait_in_thread,
+                self._process,
+                abandon_on_cancel=True,
+                limiter=anyio.CapacityLimiter(math.inf),
             )
 
     def _signal_group(self, number: int) -> None:
-        if self._process.returncode is None:  # not reaped: nobody else can have this pid
+        # Not reaped: nobody else can have this pid. Darwin reaps in _wait_in_thread.
+        if self._process.returncode is None or sys.platform == "darwin":
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGCONT)
 
-    def terminate(self) -> None:  # noqa: D102
+    def terminate(self) -> None:
         self._signal_group(signal.SIGTERM)
 
-    def kill(self) -> None:  # noqa: D102
+    def kill(self) -> None:
         self._signal_group(signal.SIGKILL)
 
-    def reap(self) -> Exit | None:  # noqa: D102
+    def reap(self) -> Exit | None:
         code = self._process.poll()
         if code is None:
             return None
         self._spawner.unguard(self.pid)
         return Exit(signal=-code) if code < 0 else Exit(exit_code=code)
 
-    async def aclose(self) -> None:  # noqa: D102
+    async def aclose(self) -> None:
         self._close_all()
 
-    def kill_now(self, reap_s: float) -> None:  # noqa: D102
+    def kill_now(self, reap_s: float) -> None:
         self.kill()
         limit = time.monotonic() + reap_s
         while self.reap() is None and time.monotonic() < limit:
@@ -164,10 +186,10 @@ class PosixChild:
             if fd is not None:
                 select.select([fd], [], [], max(0.0, limit - time.monotonic()))
             else:
-                time.sleep(0.001)  # noqa: ASYNC251  # the last rung is synchronous, and bounded
+                time.sleep(0.001)  # the last rung is synchronous, and bounded
         self._close_all()
 
-    def abandon(self) -> None:  # noqa: D102
+    def abandon(self) -> None:
         for fd in self._fds.values():
             os.close(fd)
         self._fds.clear()
@@ -184,9 +206,12 @@ class PosixChild:
             self._close(name)
 
 
-def _wait_in_thread(pid: int) -> None:
-    with suppress(ChildProcessError):
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+def _wait_in_thread(process: subprocess.Popen[bytes]) -> None:
+    if sys.platform == "darwin":  # cannot wait without reaping
+        process.wait()
+    else:
+        with suppress(ChildProcessError):
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
 
 
 class PosixSpawner:
@@ -198,10 +223,10 @@ class PosixSpawner:
 
     name = "posix"
 
-    def __init__(self) -> None:  # noqa: D107
+    def __init__(self) -> None:
         self._guard: subprocess.Popen[bytes] | None = None
 
-    async def spawn(self, pool: Pool) -> PosixChild:  # noqa: D102
+    async def spawn(self, pool: Pool) -> PosixChild:
         if pool.guard and self._guard is None:
             self._guard = _open_guard()
         with ExitStack() as ours_on_failure, ExitStack() as theirs:
@@ -239,7 +264,15 @@ class PosixSpawner:
             fds["exec"], its_exec = pipe(child_reads=False)
             pass_fds = (its_exec,)
             drop = "0" if "LC_CTYPE" in env else "1"
-            shim = (sys.executable, "-I", "-S", str(_HERE / "_shim.py"), str(its_exec), str(os.getpid()), drop)
+            shim = (
+                sys.executable,
+                "-I",
+                "-S",
+                str(_HERE / "_shim.py"),
+                str(its_exec),
+                str(os.getpid()),
+                drop,
+            )
             argv = [*shim, *argv]
         process = subprocess.Popen(
             argv,
@@ -262,7 +295,7 @@ class PosixSpawner:
         """Take a group that is gone from the watchdog's list."""
         self._tell_guard(b"-", pid)
 
-    def close(self) -> None:  # noqa: D102
+    def close(self) -> None:
         guard, self._guard = self._guard, None
         if guard is not None and guard.stdin is not None:
             guard.stdin.close()

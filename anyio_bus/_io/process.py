@@ -25,7 +25,7 @@ class Exit(msgspec.Struct, frozen=True):
 class SpawnError(Exception):
     """A process could not be started; a value inside the kernel, never seen by users."""
 
-    def __init__(self, exc: OSError, *, permanent: bool) -> None:  # noqa: D107
+    def __init__(self, exc: OSError, *, permanent: bool) -> None:
         super().__init__(exc.strerror or str(exc))
         self.errno = exc.errno
         self.permanent = permanent
@@ -71,6 +71,9 @@ class Child(Protocol):
         Raises:
             OSError: Its stdin is closed.
         """
+
+    def unread_bytes(self) -> int | None:
+        """Return how much of what was written it has not read yet; None where that is unknown."""
 
     async def aclose_stdin(self) -> None:
         """Let it read the end of its input; does not wait for it."""
@@ -124,7 +127,7 @@ class StderrRing:
 
     __slots__ = ("_max", "_open", "_ring", "total")
 
-    def __init__(self, max_bytes: int) -> None:  # noqa: D107
+    def __init__(self, max_bytes: int) -> None:
         self._max = max_bytes
         self._ring = bytearray()
         self._open = b""
@@ -164,7 +167,9 @@ def open_spawner() -> Spawner:
         from anyio_bus._io.portable import PortableSpawner  # noqa: PLC0415  # loads asyncio's subprocess parts
 
         return PortableSpawner()
-    msg = f"ANYIO_BUS_SPAWNER={name!r}: this system has posix or portable" if default == "posix" else (
-        f"ANYIO_BUS_SPAWNER={name!r}: this system has portable"
+    msg = (
+        f"ANYIO_BUS_SPAWNER={name!r}: this system has posix or portable"
+        if default == "posix"
+        else (f"ANYIO_BUS_SPAWNER={name!r}: this system has portable")
     )
     raise InvalidArgumentError(msg, field="ANYIO_BUS_SPAWNER")

@@ -50,13 +50,14 @@ class Incarnation:
         loop: The running event loop.
     """
 
-    def __init__(  # noqa: D107, PLR0913
+    def __init__(
         self, child: Child, lane: Lane, bell: Bell, receive: Receive, limits: Limits, loop: Loop
     ) -> None:
         self.child = child
         self.lane = lane
         self.stderr = StderrRing(limits.stderr_tail_bytes)
         self.spoke = False  # it wrote a line that is a message
+        self.has_read = False  # some of its input; known from its end on
         self.up = False  # its exec succeeded and its handshake was answered
         self.start_error: SpawnError | None = None
         self.handshake_error: str | None = None
@@ -107,6 +108,11 @@ class Incarnation:
                 buffers = self.lane.outbox.buffers(WRITE_BUFFERS, WRITE_BYTES)
         except OSError:
             return
+
+    def look_at_input(self) -> None:
+        """Find out whether it has read any of its input, while that is still open."""
+        unread = self.child.unread_bytes()
+        self.has_read = unread is not None and unread < self.bytes_out
 
     def _advance(self, written: int) -> None:
         self.bytes_out += written

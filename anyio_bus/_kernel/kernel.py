@@ -32,28 +32,24 @@ from anyio_bus._sansio.routing import Entry, Lane, PoolTable, Refused, Route, Ro
 
 __all__ = ("Kernel",)
 
-_ALIVE = frozenset({State.STARTING, State.READY, State.DRAINING, State.STOPPING, State.BACKOFF, State.VACANT})
+_ALIVE = frozenset(
+    {State.STARTING, State.READY, State.DRAINING, State.STOPPING, State.BACKOFF, State.VACANT}
+)
 
 
-class _Counts:
+class _Counts(msgspec.Struct):
     """Counters that only grow."""
 
-    __slots__ = (
-        "bad_lines",
-        "bytes_in",
-        "bytes_out",
-        "cancelled",
-        "messages_in",
-        "messages_out",
-        "routing_errors",
-        "stderr_bytes",
-        "withdrawn",
-        "worker_restarts",
-    )
-
-    def __init__(self) -> None:
-        for name in self.__slots__:
-            setattr(self, name, 0)
+    bad_lines: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    cancelled: int = 0
+    messages_in: int = 0
+    messages_out: int = 0
+    routing_errors: int = 0
+    stderr_bytes: int = 0
+    withdrawn: int = 0
+    worker_restarts: int = 0
 
 
 class Kernel:
@@ -71,7 +67,7 @@ class Kernel:
         name: What the backend that uses it is called.
     """
 
-    def __init__(  # noqa: D107
+    def __init__(
         self, config: BusConfig, spawner: Spawner, deliver: Deliver, name: str = "python"
     ) -> None:
         self.name = name
@@ -96,7 +92,9 @@ class Kernel:
 
     # -- running ------------------------------------------------------------------------------
 
-    async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+    async def run(
+        self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    ) -> None:
         """Run until stopped; started when every slot has spawned its first process."""
         try:
             async with anyio.create_task_group() as self._tasks:
@@ -125,7 +123,9 @@ class Kernel:
             The wait ends; the stop goes on.
         """
         ladder = Ladder(self.loop.now(), grace_s)
-        self.stop_ladder = ladder if self.stop_ladder is None else self.stop_ladder.shortened(ladder)
+        self.stop_ladder = (
+            ladder if self.stop_ladder is None else self.stop_ladder.shortened(ladder)
+        )
         for slot in self.slots.values():
             slot.retire()
         self._stopped.ring()
@@ -133,7 +133,9 @@ class Kernel:
 
     def kill_now(self, reap_s: float) -> None:
         """Without the loop: kill and reap what is left, within ``reap_s`` for all of it."""
-        left = [slot.incarnation.child for slot in self.slots.values() if slot.incarnation is not None]
+        left = [
+            slot.incarnation.child for slot in self.slots.values() if slot.incarnation is not None
+        ]
         for child in left:
             child.kill()
         limit = self.loop.now() + reap_s
@@ -184,7 +186,9 @@ class Kernel:
             return outcome
         if outcome is Withdrawal.CANCELLED:
             self.counts.cancelled += 1
-            self._alarm.nudge(self._tombstones.add((lane, key), self.limits.cancel_grace_s, self.loop.now()))
+            self._alarm.nudge(
+                self._tombstones.add((lane, key), self.limits.cancel_grace_s, self.loop.now())
+            )
             self._wake_writer(lane)
         else:
             self.pump(lane.pool)
@@ -222,17 +226,18 @@ class Kernel:
         wanted: list[Message] = []
         events: list[KernelEvent] = []
         for message in messages:
-            if type(message) is BadLine:
+            if isinstance(message, BadLine):
                 if wanted:
                     events.append(Lines(lane.worker, wanted))
                     wanted = []
                 self._take_bad_line(lane, message, events)
                 continue
             inc.spoke = True
-            if message.method is not UNSET or settle(lane, message.id):
+            key: RequestId = message.id  # type: ignore[assignment]  # an answer has an id
+            if message.method is not UNSET or settle(lane, key):
                 wanted.append(message)
             else:
-                self._tombstones.discard((lane, message.id), self.limits.cancel_grace_s)
+                self._tombstones.discard((lane, key), self.limits.cancel_grace_s)
         if wanted:
             events.append(Lines(lane.worker, wanted))
         self.counts.messages_in += len(messages)
@@ -302,7 +307,9 @@ class Kernel:
         slot = self.slots.get(worker)
         if slot is None:
             text = f"there is no worker {worker}"
-            raise Refused(Failure(code=KernelCode.NO_WORKER, message=text, reason="worker_gone", sent=False))
+            raise Refused(
+                Failure(code=KernelCode.NO_WORKER, message=text, reason="worker_gone", sent=False)
+            )
         return slot
 
     def spawn(self, pool_id: str) -> int:

@@ -35,6 +35,8 @@ DRAIN_GRACE_S = 5.0
 REAP_S = 0.5  # that SIGKILL may take
 LAST_OUTPUT_S = 0.25  # for outputs that outlive the group: whoever holds them escaped it
 ERROR_TAIL_BYTES = 4096  # of stderr, put into an error
+_SENT_BY_OTHERS = (1, 2, 9, 15)  # SIGHUP, SIGINT, SIGKILL, SIGTERM: no program's own crash
+_FROM_OUTSIDE = {1, 2, 9, 15}  # SIGHUP, SIGINT, SIGKILL, SIGTERM: no program starts by these
 _RESTING = (State.BACKOFF, State.PARKED, State.VACANT)
 
 
@@ -50,7 +52,7 @@ class Slot:
         worker: Its number.
     """
 
-    def __init__(self, kernel: Kernel, pool: Pool, worker: int) -> None:  # noqa: D107
+    def __init__(self, kernel: Kernel, pool: Pool, worker: int) -> None:
         self.pool = pool
         self.worker = worker
         self.life = Lifecycle()
@@ -118,7 +120,9 @@ class Slot:
 
     # -- its life -----------------------------------------------------------------------------
 
-    async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+    async def run(
+        self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    ) -> None:
         """Keep a worker here until retired; started when the first process is spawned."""
         self._fire(Event.SPAWN)
         while self.life.state is not State.STOPPED:
@@ -169,6 +173,7 @@ class Slot:
         """Wait for the end of the process, bring it about if it must be, and bury it."""
         now = self._kernel.loop.now
         await self._bell.until(lambda: self._over(inc), self._drain_deadline, now)
+        inc.look_at_input()
         if not inc.exited:
             if self.life.state is State.DRAINING:
                 self._fire(Event.RETIRE if self._drain_retires else Event.DRAINED)
@@ -217,7 +222,9 @@ class Slot:
 
     # -- the table's actions ------------------------------------------------------------------
 
-    def _fire(self, event: Event, *, inc: Incarnation | None = None, error: SpawnError | None = None) -> None:
+    def _fire(
+        self, event: Event, *, inc: Incarnation | None = None, error: SpawnError | None = None
+    ) -> None:
         before = self.life.state
         action = self.life.fire(event)
         if action in (Action.BURY, Action.FINISH):
@@ -252,7 +259,13 @@ class Slot:
             self.failure = msgspec.structs.replace(failure, reason=decision.reason, sent=False)
             self._wake_at = float("inf") if decision.retry_s is None else now + decision.retry_s
             self.life.fire(Event.GIVE_UP)
-            logger.error("worker %s/%s is parked: %s: %s", self.pool.id, self.worker, decision.reason, failure.message)
+            logger.error(
+                "worker %s/%s is parked: %s: %s",
+                self.pool.id,
+                self.worker,
+                decision.reason,
+                failure.message,
+            )
             kernel.fail_pool_if_dead(self.pool.id, self.failure)
         else:
             self._wake_at = now + decision.delay_s
@@ -264,7 +277,9 @@ class Slot:
         if inc is None or error is not None:
             return Death(0.0, started=False, permanent=error is not None and error.permanent)
         uptime = now - inc.born
-        started = inc.spoke or uptime >= self._kernel.limits.start_window_s
+        started = inc.spoke or inc.has_read or uptime >= self._kernel.limits.start_window_s
+        if inc.hung_up is None and inc.exit.signal in _SENT_BY_OTHERS:
+            started = True
         if self.pool.ready != "spawn":
             started = inc.up
         return Death(uptime, started=started, asked=self._asked)
@@ -273,13 +288,20 @@ class Slot:
         """Say what happened, for the errors of everything that waited for it."""
         error = error or (inc.start_error if inc is not None else None)
         who = f"worker {self.worker} of pool {self.pool.id!r}"
-        base = Failure(code=KernelCode.WORKER_LOST, message="", pool=self.pool.id, worker=self.worker)
+        base = Failure(
+            code=KernelCode.WORKER_LOST, message="", pool=self.pool.id, worker=self.worker
+        )
         if error is not None:
             text = f"{who} could not be started: {self.pool.argv[0]!r}: {error}"
             return msgspec.structs.replace(
-                base, message=text, reason=text, phase="spawn", errno=error.errno, permanent=error.permanent
+                base,
+                message=text,
+                reason=text,
+                phase="spawn",
+                errno=error.errno,
+                permanent=error.permanent,
             )
-        assert inc is not None  # noqa: S101  # no incarnation means that spawning failed
+        assert inc is not None  # no incarnation means that spawning failed
         started = self._death(inc, None, self._kernel.loop.now()).started
         phase = None if started or self._asked else "start"
         if inc.handshake_error is not None:
@@ -287,7 +309,9 @@ class Slot:
         how = f"{inc.hung_up} and was ended" if inc.hung_up else _how(inc.exit)
         tail = inc.stderr.tail(ERROR_TAIL_BYTES)
         last = tail.strip().rsplit("\n", 1)[-1][-200:]
-        text = f"{who} (pid {inc.child.pid}) {how}" + (" before its first line" if phase == "start" else "")
+        text = f"{who} (pid {inc.child.pid}) {how}" + (
+            " before its first line" if phase == "start" else ""
+        )
         return msgspec.structs.replace(
             base,
             message=text + (f"; last on stderr: {last}" if last else ""),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from anyio_bus._config import Limits
+if TYPE_CHECKING:
+    from anyio_bus._config import Limits
 
 __all__ = ("Death", "Park", "RestartPolicy", "Retry")
 
@@ -17,8 +19,8 @@ class Death(msgspec.Struct, frozen=True):
 
     Args:
         uptime_s: Seconds that it lived.
-        started: It came up: its handshake was answered, or it wrote a line, or it outlived
-            ``start_window_s``.
+        started: It came up: its handshake was answered; without one, it read or wrote something,
+            it outlived ``start_window_s``, or somebody else killed it.
         permanent: Starting it again cannot help: its command is missing or cannot be executed.
         asked: We ended it on purpose; neither a failure nor a restart to count.
     """
@@ -55,7 +57,7 @@ class RestartPolicy:
 
     __slots__ = ("_deaths", "_failed_starts", "_limits", "_random", "_steps")
 
-    def __init__(self, limits: Limits, random: Callable[[], float]) -> None:  # noqa: D107
+    def __init__(self, limits: Limits, random: Callable[[], float]) -> None:
         self._limits = limits
         self._random = random
         self._deaths: deque[float] = deque(maxlen=limits.max_restarts + 1)
@@ -75,9 +77,9 @@ class RestartPolicy:
         if death.started and death.uptime_s >= limits.stable_after_s:
             self._steps = 0
         self._deaths.append(now)
-        if len(self._deaths) > limits.max_restarts and now - self._deaths[0] <= limits.restart_window_s:
-            text = f"more than max_restarts={limits.max_restarts} within {limits.restart_window_s:g} s"
-            return self._park(text)
+        window_s = limits.restart_window_s
+        if len(self._deaths) > limits.max_restarts and now - self._deaths[0] <= window_s:
+            return self._park(f"more than max_restarts={limits.max_restarts} within {window_s:g} s")
         full = min(limits.restart_delay_s * 2.0 ** min(self._steps, 32), limits.restart_delay_max_s)
         self._steps += 1
         return Retry(full * (0.5 + 0.5 * self._random()))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from anyio_bus._errors import InvalidArgumentError, RemoteError, RemoteProtocolError
-from anyio_bus._sansio.lines import Oversize
 from anyio_bus._sansio.messages import (
     PREFIX_BYTES,
     BadLine,
@@ -19,6 +17,9 @@ from anyio_bus._sansio.messages import (
     RequestId,
     is_answer,
 )
+
+if TYPE_CHECKING:
+    from anyio_bus._sansio.lines import Oversize
 
 __all__ = (
     "decode_block",
@@ -42,6 +43,7 @@ _members = msgspec.json.Decoder(dict[str, Raw])
 _encoder = msgspec.json.Encoder()
 _encode = _encoder.encode
 
+_SHORT_LINE_BYTES = 256  # on average; then two passes over a block beat a search per line
 _BAD = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -50,11 +52,34 @@ def decode_block(block: bytes) -> list[Message | BadLine]:
     try:
         messages: list[Message] = _messages.decode_lines(block)
     except _BAD:
-        return [item for line in block.split(b"\n") for item in _decode_line(line)]
+        return _decode_each(block)
     for message in messages:
         if message.method is UNSET and not is_answer(message):
-            return [item for line in block.split(b"\n") for item in _decode_line(line)]
+            return _decode_each(block)
+    if not _one_per_line(block, len(messages)):
+        return _decode_each(block)
     return messages  # type: ignore[return-value]  # list is invariant; nobody appends to it
+
+
+def _one_per_line(block: bytes, count: int) -> bool:
+    """Tell whether each line holds one of the block's ``count`` messages.
+
+    To the decoder a newline is white space, so it finds messages that share a line or go over
+    several. A closing and an opening brace with nothing between them but a newline are never inside
+    a value.
+    """
+    if count > 1 and len(block) < _SHORT_LINE_BYTES * count:
+        return block.count(b"\n") == count and block.count(b"}\n{") == count - 1
+    end = -1
+    for _ in range(count - 1):
+        end = block.find(b"\n", end + 1)
+        if block[end - 1 : end + 2] != b"}\n{":
+            return False
+    return block.find(b"\n", end + 1) == len(block) - 1
+
+
+def _decode_each(block: bytes) -> list[Message | BadLine]:
+    return [item for line in block.split(b"\n") for item in _decode_line(line)]
 
 
 def _decode_line(line: bytes) -> list[Message | BadLine]:
@@ -65,7 +90,8 @@ def _decode_line(line: bytes) -> list[Message | BadLine]:
     except _BAD as exc:
         return [BadLine(line[:PREFIX_BYTES], str(exc), len(line) + 1)]
     if message.method is UNSET and not is_answer(message):
-        return [BadLine(line[:PREFIX_BYTES], "neither request, notification nor response", len(line) + 1)]
+        reason = "neither request, notification nor response"
+        return [BadLine(line[:PREFIX_BYTES], reason, len(line) + 1)]
     return [message]
 
 
@@ -86,22 +112,28 @@ def decode_items(items: list[bytes | Oversize], limit_bytes: int) -> list[Messag
 
 _SCALAR = rb'(?:"(?:[^"\\\x00-\x1f]|\\.)*"|-?[0-9][0-9.eE+-]*|true|false|null)'
 _LEADING = re.compile(rb'\s*[{,]\s*("(?:[^"\\]|\\.)*")\s*:\s*(' + _SCALAR + rb")(?=\s*,)")
-_TRAILING = re.compile(rb',\s*"id"\s*:\s*(' + _SCALAR + rb')\s*(?:,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?\}\s*$')
+_VERSION = rb'(?:,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?'
+_TRAILING = re.compile(rb',\s*"id"\s*:\s*(' + _SCALAR + rb")\s*" + _VERSION + rb"\}\s*$")
 
 
 def salvage_id(prefix: bytes, suffix: bytes) -> RequestId | UnsetType:
     """Read the id of a line of which only both ends are there; UNSET where it cannot be known.
 
     At the front only whole scalar members before the first nested value count; at the back only an
-    ``id`` that is followed by the end of the line's own object.
+    ``id`` that is followed by the end of the line's own object. The id of what is seen to be no
+    answer is none of ours.
     """
     at = 0
+    found: RequestId | UnsetType = UNSET
     while match := _LEADING.match(prefix, at):
-        if json.loads(match[1].decode("utf-8", "replace"), strict=False) == "id":
-            return _scalar(match[2])
+        name = _scalar(match[1])
+        if name == "method":
+            return UNSET
+        if name == "id":
+            found = _scalar(match[2])
         at = match.end()
-    trailing = _TRAILING.search(suffix)
-    return _scalar(trailing[1]) if trailing else UNSET
+    trailing = _TRAILING.search(suffix) if found is UNSET else None
+    return _scalar(trailing[1]) if trailing else found
 
 
 def _scalar(raw: bytes) -> RequestId | UnsetType:
@@ -127,21 +159,28 @@ def encode_value(value: object, what: str) -> bytes:
     return raw
 
 
-def _tail(params: object, session: str | None) -> bytes:
+def _call(method: str, params: object, session: str | None) -> bytes:
+    """Encode the members that a request and a notification share, up to the end of the frame."""
     tail = b"}\n"
     if params is not UNSET and params is not None:
         raw = encode_value(params, "params")
-        if raw[:1] not in b"{[":
-            if raw.lstrip()[:1] not in (b"{", b"["):
-                msg = f"params must be an object or an array, not {type(params).__name__}"
-                raise InvalidArgumentError(msg, field="params")
+        if raw.lstrip()[:1] not in {b"{", b"["}:
+            msg = f"params must be an object or an array, not {type(params).__name__}"
+            raise InvalidArgumentError(msg, field="params")
         tail = b',"params":%b}\n' % raw
-    if session is not None:
-        tail = b',"sessionId":%b%b' % (_encode(session), tail)
-    return tail
+    try:
+        if session is not None:
+            tail = b',"sessionId":%b%b' % (_encode(session), tail)
+        return b'"method":%b%b' % (_encode(method), tail)
+    except UnicodeEncodeError as exc:  # a lone surrogate
+        field = "method" if exc.object == method else "session"
+        msg = f"{field} cannot be encoded as JSON: {exc}"
+        raise InvalidArgumentError(msg, field=field) from exc
 
 
-def encode_request(key: RequestId, method: str, params: object = UNSET, session: str | None = None) -> bytes:
+def encode_request(
+    key: RequestId, method: str, params: object = UNSET, session: str | None = None
+) -> bytes:
     """Make the frame of a request (JSON-RPC 2.0, section 4).
 
     Args:
@@ -150,23 +189,29 @@ def encode_request(key: RequestId, method: str, params: object = UNSET, session:
         params: Anything that encodes to an object or an array; left out when UNSET or None.
         session: The top-level ``sessionId``; left out when None.
     """
-    head = b'{"jsonrpc":"2.0","id":%d,"method":%b' if type(key) is int else b'{"jsonrpc":"2.0","id":%b,"method":%b'
-    return head % (key if type(key) is int else _encode(key), _encode(method)) + _tail(params, session)
+    call = _call(method, params, session)
+    if type(key) is int:
+        return b'{"jsonrpc":"2.0","id":%d,%b' % (key, call)
+    return b'{"jsonrpc":"2.0","id":%b,%b' % (_encode(key), call)
 
 
 def encode_notification(method: str, params: object = UNSET, session: str | None = None) -> bytes:
     """Make the frame of a notification; arguments as :func:`encode_request`."""
-    return b'{"jsonrpc":"2.0","method":%b' % _encode(method) + _tail(params, session)
+    return b'{"jsonrpc":"2.0",%b' % _call(method, params, session)
 
 
 def encode_result(key: RequestId, result: object) -> bytes:
     """Make the frame of a successful response."""
-    return b'{"jsonrpc":"2.0","id":%b,"result":%b}\n' % (_encode(key), encode_value(result, "result"))
+    return b'{"jsonrpc":"2.0","id":%b,"result":%b}\n' % (
+        _encode(key),
+        encode_value(result, "result"),
+    )
 
 
 def encode_error(key: RequestId, code: int, message: str, data: object = None) -> bytes:
-    """Make the frame of an error response."""
-    error = encode_value(ErrorObject(code, message, data), "error")
+    """Make the frame of an error response; what cannot be encoded in the message is escaped."""
+    text = message.encode(errors="backslashreplace").decode()
+    error = encode_value(ErrorObject(code, text, UNSET if data is None else data), "error")
     return b'{"jsonrpc":"2.0","id":%b,"error":%b}\n' % (_encode(key), error)
 
 
@@ -177,7 +222,7 @@ def decode_value(raw: Raw | bytes, kind: type[T] | Any = Any, what: str = "resul
         RemoteProtocolError: It is not that type, or not JSON; the message holds the path.
     """
     try:
-        return msgspec.json.decode(raw, type=kind)  # type: ignore[no-any-return]
+        return msgspec.json.decode(raw, type=kind)
     except _BAD as exc:
         msg = f"{what} is not what was asked for: {exc}"
         raise RemoteProtocolError(msg, line_prefix=bytes(raw)[:PREFIX_BYTES]) from exc
@@ -190,7 +235,7 @@ def decode_error(raw: Raw) -> RemoteError | RemoteProtocolError:
     except _BAD as exc:
         msg = f"error is not a JSON-RPC error object: {exc}"
         return RemoteProtocolError(msg, line_prefix=bytes(raw)[:PREFIX_BYTES])
-    return RemoteError(error.code, error.message, error.data)
+    return RemoteError(error.code, error.message, None if error.data is UNSET else error.data)
 
 
 def swap_id(line: bytes, key: RequestId | Raw) -> tuple[bytes, Raw | None, dict[str, Raw]]:

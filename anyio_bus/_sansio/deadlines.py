@@ -1,7 +1,8 @@
 """Own deadlines by timeout value: one ordered dict per distinct timeout, a heap over their heads.
 
 All calls with the same timeout expire in the order in which they were made, so adding and removing
-one costs O(1) and nothing dead is kept; the heap holds one entry per distinct timeout.
+one costs O(1) and nothing dead is kept; the heap holds one entry per distinct timeout. An empty
+dict is kept for the next call with its timeout, until there are too many of them.
 """
 
 from __future__ import annotations
@@ -15,15 +16,18 @@ __all__ = ("Deadlines",)
 
 K = TypeVar("K", bound=Hashable)
 
+_FEW = 64  # distinct timeouts that are not worth tidying up
+
 
 class Deadlines(Generic[K]):
     """When each key expires. Times are seconds of whatever clock the caller reads."""
 
-    __slots__ = ("_heads", "_lanes")
+    __slots__ = ("_heads", "_lanes", "_tidy_at")
 
-    def __init__(self) -> None:  # noqa: D107
+    def __init__(self) -> None:
         self._lanes: dict[float, OrderedDict[K, float]] = {}
-        self._heads: list[tuple[float, float]] = []  # (expiry of a lane's head, timeout), may be early
+        self._heads: list[tuple[float, float]] = []  # (expiry of a lane's head or earlier, timeout)
+        self._tidy_at = _FEW
 
     def __len__(self) -> int:
         """Return the number of keys."""
@@ -32,10 +36,12 @@ class Deadlines(Generic[K]):
     def add(self, key: K, timeout_s: float, now: float) -> float:
         """Let a key expire ``timeout_s`` from ``now``; return that time.
 
-        Adding a key again with the same timeout renews it.
+        Adding a key again with the same timeout renews it; with another one it is another deadline.
         """
         lane = self._lanes.get(timeout_s)
         if lane is None:
+            if len(self._lanes) >= self._tidy_at:
+                self._tidy()
             lane = self._lanes[timeout_s] = OrderedDict()
             heapq.heappush(self._heads, (now + timeout_s, timeout_s))
         at = lane[key] = now + timeout_s
@@ -47,6 +53,13 @@ class Deadlines(Generic[K]):
         lane = self._lanes.get(timeout_s)
         if lane is not None:
             lane.pop(key, None)
+
+    def _tidy(self) -> None:
+        """Drop the empty dicts."""
+        self._lanes = {of: lane for of, lane in self._lanes.items() if lane}
+        self._heads = [(next(iter(lane.values())), of) for of, lane in self._lanes.items()]
+        heapq.heapify(self._heads)
+        self._tidy_at = max(_FEW, 2 * len(self._lanes))
 
     def next(self) -> float | None:
         """Return the time at which the earliest key expires, None when there is no key."""

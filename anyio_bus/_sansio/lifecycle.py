@@ -93,7 +93,7 @@ class Lifecycle:
 
     __slots__ = ("_retired", "state")
 
-    def __init__(self) -> None:  # noqa: D107
+    def __init__(self) -> None:
         self.state = State.VACANT
         self._retired = False
 
@@ -103,7 +103,7 @@ class Lifecycle:
         return self._retired
 
     def fire(self, event: Event) -> Action:
-        """Take an event; return what is to be done. An event without meaning here changes nothing."""
+        """Take an event; return what is to be done. One without meaning here changes nothing."""
         if event is Event.RETIRE:
             self._retired = True
         state, action = TABLE[self.state].get(event, (self.state, Action.NONE))

@@ -11,6 +11,7 @@ import msgspec
 __all__ = ("EDGE_BYTES", "LineSplitter", "Oversize")
 
 EDGE_BYTES = 4096  # of an oversize line, kept from both ends: enough to find the id in either
+_PIECE_BYTES = 1024  # smaller pieces of an open line are put together, for each costs its overhead
 
 
 class Oversize(msgspec.Struct, frozen=True):
@@ -36,7 +37,7 @@ class LineSplitter:
 
     __slots__ = ("_max", "_oversize", "_parts", "_size")
 
-    def __init__(self, max_line_bytes: int) -> None:  # noqa: D107
+    def __init__(self, max_line_bytes: int) -> None:
         self._max = max_line_bytes
         self._parts: list[bytes] = []
         self._size = 0
@@ -80,7 +81,10 @@ class LineSplitter:
         return rest[:EDGE_BYTES]
 
     def _hold(self, tail: bytes) -> None:
-        self._parts.append(tail)
+        if self._parts and len(self._parts[-1]) < _PIECE_BYTES:
+            self._parts[-1] += tail
+        else:
+            self._parts.append(tail)
         self._size += len(tail)
         if self._size >= self._max:  # no room is left for its newline
             line = b"".join(self._parts)
@@ -92,8 +96,9 @@ class LineSplitter:
         """Go on with an oversize line; return what follows its end."""
         end = data.find(b"\n") + 1
         piece = data[:end] if end else data
+        prefix = open_line.prefix + piece[: EDGE_BYTES - len(open_line.prefix)]
         suffix = (open_line.suffix + piece[-EDGE_BYTES:])[-EDGE_BYTES:]
-        open_line = Oversize(open_line.prefix, suffix, open_line.size + len(piece))
+        open_line = Oversize(prefix, suffix, open_line.size + len(piece))
         if not end:
             self._oversize = open_line
             return b""

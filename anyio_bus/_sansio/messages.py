@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-__all__ = ("PREFIX_BYTES", "BadLine", "ErrorObject", "Message", "RequestId", "is_answer")
+__all__ = ("PREFIX_BYTES", "BadLine", "ErrorObject", "Message", "RequestId", "is_answer", "is_error")
 
 PREFIX_BYTES = 200  # of a bad line, kept for logs and errors
 
@@ -18,7 +18,7 @@ class Message(msgspec.Struct, gc=False):
     """The members of a message that are read at top level; all others are ignored.
 
     ``params``, ``result`` and ``error`` stay raw bytes, to be decoded once into the type that is
-    asked for. The ``jsonrpc`` member is not required, so that a worker of ten lines may leave it out.
+    asked for. The ``jsonrpc`` member is not required: a worker of ten lines may leave it out.
     """
 
     id: RequestId | UnsetType = UNSET
@@ -45,14 +45,20 @@ class BadLine(msgspec.Struct, frozen=True):
     id: RequestId | UnsetType = UNSET
 
 
-class ErrorObject(msgspec.Struct, omit_defaults=True):
+class ErrorObject(msgspec.Struct):
     """The ``error`` member of a response."""
 
     code: int
     message: str = ""
-    data: Any = None
+    data: Any = UNSET
 
 
 def is_answer(message: Message) -> bool:
     """Tell whether a message without a method is a response (JSON-RPC 2.0, section 5)."""
     return message.id is not UNSET and (message.result is not UNSET or message.error is not UNSET)
+
+
+def is_error(response: Message) -> bool:
+    """Tell whether a response is an error; a null error beside a result does not make it one."""
+    error = response.error
+    return isinstance(error, Raw) and (response.result is UNSET or bytes(error) != b"null")

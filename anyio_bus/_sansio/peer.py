@@ -1,4 +1,4 @@
-"""Own one end of a conversation: the ids of its own requests, which of them are open, and until when.
+"""Own one end of a conversation: the ids of its own requests, which are open, and until when.
 
 The same machine serves a client (whose peer is a kernel) and a worker (whose peer is the client).
 What a request stands for is up to its owner: it is kept as an opaque call.
@@ -6,16 +6,21 @@ What a request stands for is up to its owner: it is kept as an opaque call.
 
 from __future__ import annotations
 
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from anyio_bus._sansio.deadlines import Deadlines
-from anyio_bus._sansio.messages import Message, RequestId
+
+if TYPE_CHECKING:
+    from anyio_bus._sansio.messages import Message, RequestId
 
 __all__ = ("Call", "Peer")
 
 
 class Call(Protocol):
-    """What a peer keeps of an open request: its id and its timeout in seconds (None: no deadline)."""
+    """What a peer keeps of an open request: its id and its timeout (None: no deadline).
+
+    Neither changes while it is open.
+    """
 
     key: int
     timeout_s: float | None
@@ -29,7 +34,7 @@ class Peer(Generic[C]):
 
     __slots__ = ("_deadlines", "_last_key", "calls", "late_answers")
 
-    def __init__(self) -> None:  # noqa: D107
+    def __init__(self) -> None:
         self.calls: dict[RequestId, C] = {}
         self._deadlines: Deadlines[int] = Deadlines()
         self._last_key = 0
@@ -53,7 +58,7 @@ class Peer(Generic[C]):
             self._deadlines.add(call.key, call.timeout_s, now)
 
     def receive(self, answer: Message) -> C | None:
-        """Take an answer; return the call that it ends, None (and count it) where it comes too late."""
+        """Take an answer; return the call that it ends, None (and count it) if it is late."""
         call = self.calls.pop(answer.id, None)  # type: ignore[arg-type]  # an answer has an id
         if call is None:
             self.late_answers += 1

@@ -6,8 +6,12 @@ answer follows, and ``initialize`` is never cancelled); ACP ``$/cancel_request {
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from anyio_bus._sansio.codec import encode_notification
-from anyio_bus._sansio.messages import RequestId
+
+if TYPE_CHECKING:
+    from anyio_bus._sansio.messages import RequestId
 
 __all__ = ("CANCEL_METHODS", "answers_cancelled", "cancel_frame")
 
@@ -23,7 +27,7 @@ CANCEL_METHODS: dict[str, str] = {method: param for method, param, _ in _CANCEL.
 
 
 def cancel_frame(profile: str, key: RequestId, reason: str = "") -> bytes | None:
-    """Return the frame that tells a worker that request ``key`` is cancelled; None for ``"none"``."""
+    """Return the frame that tells a worker that a request is cancelled; None for ``"none"``."""
     if profile not in _CANCEL:
         return None
     method, param, _ = _CANCEL[profile]

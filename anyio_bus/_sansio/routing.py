@@ -1,8 +1,8 @@
 """Own the fate of every request inside a kernel: queued, handed to a worker, answered or failed.
 
-A :class:`Router` holds the pools' queues, each worker's out-queue with its write offset, the entries
-in flight and the sessions. It decides where a frame goes and what has been sent; whoever does the
-I/O asks it for bytes and tells it what was written, what came back and who died.
+A :class:`Router` holds the pools' queues, each worker's out-queue with its write offset, the
+entries in flight and the sessions. It decides where a frame goes and what has been sent; whoever
+does the I/O asks it for bytes and tells it what was written, what came back and who died.
 """
 
 from __future__ import annotations
@@ -10,15 +10,29 @@ from __future__ import annotations
 import enum
 from collections import OrderedDict, deque
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from anyio_bus._config import Limits, Pool
 from anyio_bus._errors import Failure, KernelCode
-from anyio_bus._sansio.messages import RequestId
 from anyio_bus._sansio.profiles import cancel_frame
 
-__all__ = ("Entry", "Lane", "Mode", "Outbox", "PoolTable", "Refused", "Route", "Router", "Step", "Withdrawal")
+if TYPE_CHECKING:
+    from anyio_bus._config import Limits, Pool
+    from anyio_bus._sansio.messages import RequestId
+
+__all__ = (
+    "Entry",
+    "Lane",
+    "Mode",
+    "Outbox",
+    "PoolTable",
+    "Refused",
+    "Route",
+    "Router",
+    "Step",
+    "Withdrawal",
+)
 
 _FREE = b""
 CONTROL_RESERVE_BYTES = 1024 * 1024  # of an out-queue, for cancels, notifications and answers alone
@@ -49,27 +63,27 @@ class Step(enum.IntEnum):
 
 
 class Entry:
-    """One frame on its way; a request has a key, everything else has None."""
+    """One frame on its way; a request has a key, everything else has None.
 
-    __slots__ = ("frame", "key", "lane", "route", "step")
+    While it waits, ``lane`` is the one that it is bound to; None: any of its pool. ``sent`` is
+    False as long as no byte of it was written.
+    """
 
-    def __init__(self, frame: bytes, route: Route, key: RequestId) -> None:  # noqa: D107
+    __slots__ = ("frame", "key", "lane", "route", "sent", "step")
+
+    def __init__(self, frame: bytes, route: Route, key: RequestId) -> None:
         self.frame = frame
         self.route = route
         self.key = key
         self.step = Step.QUEUED
         self.lane: Lane | None = None
-
-    @property
-    def sent(self) -> bool:
-        """False guarantees that no byte of it reached a worker."""
-        return self.step >= Step.SENT
+        self.sent = False
 
 
-class Refused(Exception):  # noqa: N818
+class Refused(Exception):
     """The router takes no such frame; a value inside the kernel, never seen by users."""
 
-    def __init__(self, failure: Failure) -> None:  # noqa: D107
+    def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
         self.failure = failure
 
@@ -87,7 +101,7 @@ class Outbox:
 
     __slots__ = ("_dead", "_entries", "_offset", "size")
 
-    def __init__(self) -> None:  # noqa: D107
+    def __init__(self) -> None:
         self._entries: deque[Entry] = deque()
         self._offset = 0  # bytes of the first entry that are written
         self._dead = 0  # entries that were withdrawn where they stand
@@ -110,7 +124,11 @@ class Outbox:
             self._dead = 0
 
     def buffers(self, max_buffers: int, max_bytes: int) -> list[bytes | memoryview]:
-        """Return what is to be written next, without removing it."""
+        """Return what is to be written next, without removing it.
+
+        It is out of date as soon as anything is appended, withdrawn or cleared: whoever waits for
+        room in the pipe asks again afterwards.
+        """
         out: list[bytes | memoryview] = []
         total = 0
         offset = self._offset
@@ -153,12 +171,13 @@ class Outbox:
 
 
 def _mark_sent(entry: Entry) -> None:
+    entry.sent = True
     if entry.step is Step.OUTBOX:
         entry.step = Step.SENT
 
 
 class Mode(enum.Enum):
-    """What work a lane takes."""
+    """What work a lane takes: which requests. What is none may always be sent to a worker."""
 
     CLOSED = "closed"  # none
     OPEN = "open"  # any of its pool
@@ -170,46 +189,74 @@ class Lane:
 
     __slots__ = ("entries", "mode", "outbox", "pool", "sessions", "waiting", "worker")
 
-    def __init__(self, worker: int, pool: PoolTable) -> None:  # noqa: D107
+    def __init__(self, worker: int, pool: PoolTable) -> None:
         self.worker = worker
         self.pool = pool
         self.mode = Mode.CLOSED
         self.outbox = Outbox()
         self.entries: dict[RequestId, Entry] = {}  # in flight, tombstones included
-        self.waiting: OrderedDict[Entry, None] = OrderedDict()  # must come here, and it is full
+        self.waiting: OrderedDict[Entry, None] = OrderedDict()  # bound to come here, once it can
         self.sessions: set[str] = set()
 
     @property
     def full(self) -> bool:
         """Whether another request has to wait."""
         limit = self.pool.config.max_in_flight
-        return (0 < limit <= len(self.entries)) or self.outbox.size > self.pool.limits.max_output_bytes
+        return (
+            0 < limit <= len(self.entries)
+        ) or self.outbox.size > self.pool.limits.max_output_bytes
+
+    def takes(self, entry: Entry) -> bool:
+        """Tell whether a frame may go into the out-queue now.
+
+        Notifications and answers have a reserve there and wait for no request: what is in flight
+        may need them to come to its end.
+        """
+        if entry.key is None:
+            room = self.pool.limits.max_output_bytes + CONTROL_RESERVE_BYTES
+            return self.outbox.size <= room
+        return self.mode is not Mode.CLOSED and not self.full
 
 
 class PoolTable:
-    """One pool: its lanes by worker, and the queue of what none of them has taken."""
+    """One pool: its lanes by worker, and the queue of what none of them has taken.
 
-    __slots__ = ("config", "cursor", "lanes", "limits", "open", "queue", "queued_bytes")
+    Where entries of a session wait that no lane has yet, ``unbound`` finds them.
+    """
 
-    def __init__(self, config: Pool, limits: Limits) -> None:  # noqa: D107
+    __slots__ = (
+        "config",
+        "cursor",
+        "lanes",
+        "limits",
+        "open",
+        "queue",
+        "queued",
+        "queued_bytes",
+        "unbound",
+    )
+
+    def __init__(self, config: Pool, limits: Limits) -> None:
         self.config = config
         self.limits = limits
         self.lanes: dict[int, Lane] = {}
         self.open: list[Lane] = []  # those with Mode.OPEN
-        self.queue: OrderedDict[Entry, None] = OrderedDict()
+        self.queue: OrderedDict[Entry, None] = OrderedDict()  # bound to no lane
+        self.unbound: dict[str, dict[Entry, None]] = {}  # session -> its entries in the queue
+        self.queued = 0  # what waits here and in the lanes
         self.queued_bytes = 0
         self.cursor = 0
 
-    def choose(self) -> Lane | None:
-        """Return the open lane that takes the next request without a session, None if all are full."""
+    def choose(self, entry: Entry) -> Lane | None:
+        """Return the open lane for a frame that any may have, None if none takes it now."""
         lanes = self.open
         count = len(lanes)
         if count == 1:
-            return None if lanes[0].full else lanes[0]
+            return lanes[0] if lanes[0].takes(entry) else None
         best: Lane | None = None
         for step in range(count):
             lane = lanes[(self.cursor + step) % count]
-            if lane.full:
+            if not lane.takes(entry):
                 continue
             if best is None or len(lane.entries) < len(best.entries):
                 best = lane
@@ -218,6 +265,39 @@ class PoolTable:
         if best is not None:
             self.cursor = (lanes.index(best) + 1) % count
         return best
+
+    def put(self, entry: Entry, lane: Lane | None) -> None:
+        """Let an entry wait for a lane, or for any."""
+        self.queued += 1
+        self.queued_bytes += len(entry.frame)
+        entry.lane = lane
+        if lane is not None:
+            lane.waiting[entry] = None
+            return
+        self.queue[entry] = None
+        if entry.route.session is not None:
+            self.unbound.setdefault(entry.route.session, {})[entry] = None
+
+    def take(self, entry: Entry) -> None:
+        """End the wait of an entry."""
+        self.queued -= 1
+        self.queued_bytes -= len(entry.frame)
+        if entry.lane is not None:
+            del entry.lane.waiting[entry]
+            return
+        del self.queue[entry]
+        if entry.route.session is not None:
+            same = self.unbound[entry.route.session]
+            del same[entry]
+            if not same:
+                del self.unbound[entry.route.session]
+
+    def bind(self, session: str, lane: Lane) -> None:
+        """Let what waits in the queue for this session wait for the lane that has it now."""
+        for entry in self.unbound.pop(session, ()):
+            del self.queue[entry]
+            entry.lane = lane
+            lane.waiting[entry] = None
 
 
 class Router:
@@ -228,10 +308,11 @@ class Router:
         limits: The bounds.
     """
 
-    def __init__(self, pools: Iterable[Pool], limits: Limits) -> None:  # noqa: D107
+    def __init__(self, pools: Iterable[Pool], limits: Limits) -> None:
         self._limits = limits
         self.pools = {pool.id: PoolTable(pool, limits) for pool in pools}
         self._live: dict[RequestId, Entry] = {}  # every request that has neither answer nor failure
+        self._tombstones: set[RequestId] = set()  # ids of cancelled ones that still hold a slot
         self._sessions: dict[str, Lane | None] = {}  # None: its worker died and nobody was told yet
         self.late_answers = 0
         self.stray_answers = 0
@@ -246,62 +327,66 @@ class Router:
         """
         pool = self.pools.get(route.pool)
         if pool is None:
-            raise self._refuse(KernelCode.UNKNOWN_POOL, f"there is no pool {route.pool!r}", route, "unknown_pool")
-        if len(frame) > self._limits.max_frame_bytes:
-            text = f"a frame of {len(frame)} bytes is over max_frame_bytes={self._limits.max_frame_bytes}"
-            raise self._refuse(
-                KernelCode.FRAME_TOO_LARGE, text, route, "max_frame_bytes", self._limits.max_frame_bytes
-            )
+            text = f"there is no pool {route.pool!r}"
+            raise self._refuse(KernelCode.UNKNOWN_POOL, text, route, "unknown_pool")
+        most = self._limits.max_frame_bytes
+        if len(frame) > most:
+            text = f"a frame of {len(frame)} bytes is over max_frame_bytes={most}"
+            raise self._refuse(KernelCode.FRAME_TOO_LARGE, text, route, "max_frame_bytes", most)
+        if key is not None and (key in self._live or key in self._tombstones):
+            text = f"the id {key!r} is in use"
+            raise self._refuse(KernelCode.INVALID_REQUEST, text, route, "duplicate_id")
         entry = Entry(frame, route, key)
-        lane, bound = self._target(pool, entry)
-        if lane is not None and (not lane.full if key is not None else _has_reserve(lane)):
+        bound = self._bound(pool, route)
+        lane = self._lane_now(pool, entry, bound)
+        if lane is not None:
             self._hand_over(entry, lane)
-            if key is not None:
-                self._live[key] = entry
-            return lane
-        self._queue(pool, entry, bound)
+        else:
+            self._queue(pool, entry, bound)
         if key is not None:
             self._live[key] = entry
-        return None
+        return lane
 
-    def _target(self, pool: PoolTable, entry: Entry) -> tuple[Lane | None, Lane | None]:
-        """Return (the lane for it now, the lane that it is bound to)."""
-        route = entry.route
+    def _bound(self, pool: PoolTable, route: Route) -> Lane | None:
+        """Return the only lane that a frame may go to, None where any of its pool will do."""
         if route.worker is not None:
             lane = pool.lanes.get(route.worker)
             if lane is None:
                 text = f"worker {route.worker} of pool {route.pool!r} is not there"
                 raise self._refuse(KernelCode.NO_WORKER, text, route, "worker_gone")
-            return lane, lane
-        if route.session is not None and route.session in self._sessions:
-            lane = self._sessions[route.session]
-            if lane is None:
-                del self._sessions[route.session]
-                text = f"the worker that held session {route.session!r} is gone"
-                raise self._refuse(KernelCode.SESSION_LOST, text, route, "session_lost")
-            return lane, lane
-        if pool.queue and entry.key is not None:
-            return None, None
-        return pool.choose() if entry.key is not None else self._any_open(pool), None
+            return lane
+        if route.session is None or route.session not in self._sessions:
+            return None
+        lane = self._sessions[route.session]
+        if lane is None:
+            del self._sessions[route.session]
+            text = f"the worker that held session {route.session!r} is gone"
+            raise self._refuse(KernelCode.SESSION_LOST, text, route, "session_lost")
+        if lane.pool is not pool:
+            text = f"session {route.session!r} is in pool {lane.pool.config.id!r}"
+            raise self._refuse(KernelCode.INVALID_REQUEST, text, route, "session_elsewhere")
+        return lane
 
     @staticmethod
-    def _any_open(pool: PoolTable) -> Lane | None:
-        lane = pool.choose()
-        return lane if lane is not None or not pool.open else pool.open[pool.cursor % len(pool.open)]
+    def _lane_now(pool: PoolTable, entry: Entry, bound: Lane | None) -> Lane | None:
+        """Return the lane that takes a frame at once; no request overtakes one that waits."""
+        ahead = pool.queue if bound is None else bound.waiting
+        if ahead and entry.key is not None:
+            return None
+        if bound is None:
+            return pool.choose(entry)
+        return bound if bound.takes(entry) else None
 
     def _queue(self, pool: PoolTable, entry: Entry, bound: Lane | None) -> None:
-        if len(pool.queue) >= self._limits.max_queued:
-            text = f"pool {pool.config.id!r} has max_queued={self._limits.max_queued} requests waiting"
+        limits = self._limits
+        if pool.queued >= limits.max_queued:
+            text = f"pool {pool.config.id!r} has max_queued={limits.max_queued} requests waiting"
             raise self._refuse(KernelCode.OVERLOADED, text, entry.route, "max_queued")
-        if pool.queued_bytes > self._limits.max_output_bytes:
-            text = f"pool {pool.config.id!r} has more than max_output_bytes={self._limits.max_output_bytes} waiting"
+        if pool.queued_bytes > limits.max_output_bytes:
+            most = limits.max_output_bytes
+            text = f"pool {pool.config.id!r} has more than max_output_bytes={most} waiting"
             raise self._refuse(KernelCode.OVERLOADED, text, entry.route, "max_output_bytes")
-        pool.queued_bytes += len(entry.frame)
-        if bound is not None:
-            entry.lane = bound
-            bound.waiting[entry] = None
-        else:
-            pool.queue[entry] = None
+        pool.put(entry, bound)
 
     def _hand_over(self, entry: Entry, lane: Lane) -> None:
         entry.lane = lane
@@ -311,35 +396,36 @@ class Router:
         if session is not None and session not in self._sessions:
             self._sessions[session] = lane
             lane.sessions.add(session)
+            lane.pool.bind(session, lane)
         lane.outbox.append(entry)
 
     def pump(self, pool: PoolTable) -> list[Lane]:
-        """Hand queued requests to lanes that have room; return the lanes that got any."""
+        """Hand queued frames to lanes that have room; return the lanes that got any.
+
+        Call it whenever there is more room: after an answer, a write, a new mode.
+        """
         fed: dict[Lane, None] = {}
         for lane in pool.lanes.values():
-            while lane.waiting and not lane.full and lane.mode is not Mode.CLOSED:
-                self._dequeue(pool, lane.waiting, lane)
-                fed[lane] = None
+            self._feed(lane, fed)
         while pool.queue:
             entry = next(iter(pool.queue))
-            session = entry.route.session
-            bound = self._sessions.get(session) if session is not None else None
-            if bound is not None and bound.full:  # its session began while it waited
-                pool.queue.popitem(last=False)
-                entry.lane = bound
-                bound.waiting[entry] = None
-                continue
-            target = bound or (pool.choose() if entry.key is not None else self._any_open(pool))
+            target = pool.choose(entry)
             if target is None:
                 break
-            self._dequeue(pool, pool.queue, target)
+            pool.take(entry)
+            self._hand_over(entry, target)
             fed[target] = None
+            self._feed(target, fed)  # what waited for the same session is bound to it now
         return list(fed)
 
-    def _dequeue(self, pool: PoolTable, queue: OrderedDict[Entry, None], lane: Lane) -> None:
-        entry, _ = queue.popitem(last=False)
-        pool.queued_bytes -= len(entry.frame)
-        self._hand_over(entry, lane)
+    def _feed(self, lane: Lane, fed: dict[Lane, None]) -> None:
+        while lane.waiting:
+            entry = next(iter(lane.waiting))
+            if not lane.takes(entry):
+                return
+            lane.pool.take(entry)
+            self._hand_over(entry, lane)
+            fed[lane] = None
 
     # -- answers and the end of requests ------------------------------------------------------
 
@@ -352,18 +438,17 @@ class Router:
         late = entry.step is Step.TOMBSTONE
         entry.step = Step.GONE
         if late:
+            self._tombstones.discard(key)
             self.late_answers += 1
             return False
         del self._live[key]
         return True
 
     def blame(self, lane: Lane, key: RequestId | None) -> RequestId | None:
-        """Find the live request that an unreadable answer belongs to: by its id, or the only one."""
-        if key is None or key not in lane.entries:
-            if len(lane.entries) != 1:
-                return None
-            key = next(iter(lane.entries))
-        return key
+        """Find the request that an unreadable answer belongs to: by its id, else the only one."""
+        if key is not None:
+            return key if key in lane.entries else None
+        return next(iter(lane.entries)) if len(lane.entries) == 1 else None
 
     def withdraw(self, key: RequestId, reason: str = "") -> tuple[Withdrawal, Lane | None]:
         """Give up a request: remove it if no byte was written, else tell its worker.
@@ -375,26 +460,22 @@ class Router:
         if entry is None:
             return Withdrawal.UNKNOWN, None
         lane = entry.lane
-        if entry.step is Step.QUEUED:
+        if lane is None or entry.step is Step.QUEUED:
             self._unqueue(entry)
             return Withdrawal.REMOVED, None
-        if lane is None:  # pragma: no cover - an entry past QUEUED has a lane
-            return Withdrawal.UNKNOWN, None
         if entry.step is Step.OUTBOX:
             lane.outbox.withdraw(entry)
             del lane.entries[key]
             return Withdrawal.REMOVED, lane
         entry.step = Step.TOMBSTONE
+        self._tombstones.add(key)
         frame = cancel_frame(lane.pool.config.cancel, key, reason)
-        if frame is not None and lane.mode is not Mode.CLOSED:
+        if frame is not None:
             lane.outbox.append(Entry(frame, entry.route, None))
         return Withdrawal.CANCELLED, lane
 
     def _unqueue(self, entry: Entry) -> None:
-        pool = self.pools[entry.route.pool]
-        queue = entry.lane.waiting if entry.lane is not None else pool.queue
-        del queue[entry]
-        pool.queued_bytes -= len(entry.frame)
+        self.pools[entry.route.pool].take(entry)
         entry.frame = _FREE
         entry.step = Step.GONE
 
@@ -404,9 +485,10 @@ class Router:
         if entry is not None and entry.step is Step.TOMBSTONE:
             entry.step = Step.GONE
             del lane.entries[key]
+            self._tombstones.discard(key)
 
     def fail_queue(self, pool: PoolTable) -> list[Entry]:
-        """Take out every request of the pool that no worker has; return them."""
+        """Take out every frame of the pool that no worker has; return the requests among them."""
         entries = list(pool.queue)
         for lane in pool.lanes.values():
             entries += lane.waiting
@@ -441,14 +523,15 @@ class Router:
         for session in lane.sessions:
             self._sessions[session] = None
         lane.sessions.clear()
-        dead = [entry for entry in lane.entries.values() if entry.step is not Step.TOMBSTONE]
-        for entry in lane.waiting:
-            lane.pool.queued_bytes -= len(entry.frame)
-            if entry.key is not None:
-                dead.append(entry)
-        lane.waiting.clear()
+        waiting = list(lane.waiting)
+        for entry in waiting:
+            lane.pool.take(entry)
+        in_flight = list(lane.entries.values())
         lane.entries.clear()
         lane.outbox.clear()
+        self._tombstones.difference_update(e.key for e in in_flight if e.step is Step.TOMBSTONE)
+        dead = [e for e in in_flight if e.step is not Step.TOMBSTONE]
+        dead += [e for e in waiting if e.key is not None]
         for entry in dead:
             del self._live[entry.key]
         return dead
@@ -476,7 +559,9 @@ class Router:
         return len(self._live)
 
     @staticmethod
-    def _refuse(code: int, text: str, route: Route, reason: str, limit_bytes: int | None = None) -> Refused:
+    def _refuse(
+        code: int, text: str, route: Route, reason: str, limit_bytes: int | None = None
+    ) -> Refused:
         return Refused(
             Failure(
                 code=code,
@@ -488,8 +573,3 @@ class Router:
                 limit_bytes=limit_bytes,
             )
         )
-
-
-def _has_reserve(lane: Lane) -> bool:
-    """Whether a notification or an answer still fits: they do not count as requests."""
-    return lane.outbox.size <= lane.pool.limits.max_output_bytes + CONTROL_RESERVE_BYTES

@@ -1,0 +1,145 @@
+"""Own the life of a bus: the state that it is in, and the tasks that it runs until it is stopped."""
+
+from __future__ import annotations
+
+import enum
+import logging
+
+import anyio
+import anyio.abc
+
+from anyio_bus._backends.base import Backend
+from anyio_bus._bus.calls import Calls
+from anyio_bus._errors import BusError, BusStoppedError, InvalidStateError
+from anyio_bus._io.loop import Bell, Loop
+
+__all__ = ("BusState", "Lifetime")
+
+logger = logging.getLogger("anyio_bus")
+
+REAP_S = 0.5  # that the last, synchronous rung may block the loop
+
+
+class BusState(enum.StrEnum):
+    """Where a bus stands."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    FORKED = "forked"  # this process is a fork of the one that opened it
+
+
+class Lifetime:
+    """Runs a backend and the deadlines of the calls, from the first spawn to the last reaped worker.
+
+    Its tasks are shielded: nothing cancels them but :meth:`kill_now`, so that a cancelled block still
+    stops in order. Commands are posted, from any task, and carried out by the bus's own.
+
+    Owns:
+        The task group of the bus.
+
+    Args:
+        backend: The kernel.
+        calls: The calls, failed when the bus stops.
+        loop: The running event loop.
+    """
+
+    def __init__(self, backend: Backend, calls: Calls, loop: Loop) -> None:
+        self.state = BusState.STARTING
+        self.bell = Bell()  # rings when the state, a worker or a call that a stop waits for changes
+        self.body_scope = anyio.CancelScope()
+        self.fault: BusError | None = None
+        self._backend = backend
+        self._calls = calls
+        self._now = loop.now
+        self._grace_s = float("inf")
+        self._drain_until = float("inf")
+        self._tasks_scope = anyio.CancelScope(shield=True)
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing left to stop."""
+        return self.state in (BusState.STOPPED, BusState.FORKED)
+
+    def check_running(self) -> None:
+        """Refuse use before the start, after a stop was asked for, and in a forked process.
+
+        Raises:
+            InvalidStateError: It is not running yet, or this is a fork.
+            BusStoppedError: It stops or has stopped.
+        """
+        if self.state is BusState.RUNNING:
+            return
+        if self.state is BusState.FORKED:
+            msg = "this process is a fork of the one that opened the bus; open another one here"
+            raise InvalidStateError(msg)
+        if self.state is BusState.STARTING:
+            msg = "the bus is not running yet"
+            raise InvalidStateError(msg)
+        msg = f"bus is {'shutting down' if self.state is BusState.STOPPING else 'stopped'}"
+        raise BusStoppedError(msg, sent=False)
+
+    async def run(
+        self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Run everything of the bus until it is stopped."""
+        try:
+            with self._tasks_scope:
+                async with anyio.create_task_group() as tasks:
+                    await tasks.start(self._backend.run)
+                    tasks.start_soon(self._calls.alarm.run)
+                    if self.state is BusState.STARTING:
+                        self.state = BusState.RUNNING
+                    logger.info("bus is running: backend %s", self._backend.name)
+                    task_status.started()
+                    await self._wind_up(tasks)
+                    tasks.cancel_scope.cancel("bus stopped")
+        finally:
+            if self.state is not BusState.FORKED:
+                self.state = BusState.STOPPED
+            self._calls.fail_all("bus is stopped")
+            self.bell.ring()
+
+    async def _wind_up(self, tasks: anyio.abc.TaskGroup) -> None:
+        """Wait until a stop is asked for; let calls finish; end the workers."""
+        await self.bell.until(lambda: self.state is not BusState.RUNNING, _never, self._now)
+        calls = self._calls
+        calls.on_idle = self.bell.ring
+        await self.bell.until(lambda: not calls.peer.calls, lambda: self._drain_until, self._now)
+        calls.fail_all("bus is shutting down")
+        tasks.start_soon(self._follow_shorter_stops)
+        await self._backend.stop(self._grace_s)
+
+    async def _follow_shorter_stops(self) -> None:
+        grace_s = self._grace_s
+        while True:
+            await self.bell.until(lambda: self._grace_s < grace_s, _never, self._now)  # noqa: B023
+            grace_s = self._grace_s
+            with anyio.move_on_after(0):  # the backend takes note at once; the first stop waits
+                await self._backend.stop(grace_s)
+
+    async def stop(self, drain_s: float, grace_s: float) -> None:
+        """Ask for a stop, or for a shorter one, and wait until it is over."""
+        if self.state in (BusState.STARTING, BusState.RUNNING):
+            self.state = BusState.STOPPING
+        self._grace_s = min(grace_s, self._grace_s)
+        self._drain_until = min(self._now() + drain_s, self._drain_until)
+        self.bell.ring()
+        await self.bell.until(lambda: self.over, _never, self._now)
+
+    def kill_now(self) -> None:
+        """Make sure, without the loop, that no process and no fd is left; end the tasks."""
+        if self.state is not BusState.FORKED:
+            self._backend.kill_now(REAP_S)
+        self._tasks_scope.cancel("bus closed")
+
+    def abandon(self) -> None:
+        """In a forked process: close what was inherited and refuse every use."""
+        if not self.over:
+            self.state = BusState.FORKED
+            self._backend.abandon()
+
+
+def _never() -> float:
+    return float("inf")

@@ -1,0 +1,133 @@
+"""Own the session boundary: :func:`open_bus`, where everything of a bus begins and ends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import msgspec
+
+from anyio_bus._backends.select import BackendOption
+from anyio_bus._bus.bus import Bus
+from anyio_bus._bus.calls import check_seconds, check_timeout
+from anyio_bus._bus.forks import abandon_in_fork
+from anyio_bus._config import BusConfig, Limits, Pool, find_config, load_config
+from anyio_bus._errors import BusInternalError, InvalidArgumentError
+
+__all__ = ("open_bus",)
+
+
+def _config(
+    pools: tuple[Pool | BusConfig, ...],
+    config: BusConfig | Mapping[str, Any] | str | os.PathLike[str] | None,
+    limits: Limits | None,
+) -> BusConfig:
+    """Make one configuration of what :func:`open_bus` was given."""
+    if pools and isinstance(pools[0], BusConfig) and len(pools) == 1 and config is None:
+        config = pools[0]
+        pools = ()
+    for pool in pools:
+        if not isinstance(pool, Pool):
+            msg = f"open_bus() takes Pool objects, not {type(pool).__name__}"
+            raise InvalidArgumentError(msg, field="pools")
+    if pools and config is not None:
+        msg = "open_bus() takes pools or config=, not both"
+        raise InvalidArgumentError(msg, field="config")
+    if pools:
+        return BusConfig(pools, limits or Limits())  # type: ignore[arg-type]  # checked above
+    if isinstance(config, str | os.PathLike):
+        config = load_config(config)
+    elif isinstance(config, Mapping):
+        config = BusConfig.from_mapping(dict(config))
+    elif config is None:
+        config = find_config()
+    if not isinstance(config, BusConfig):
+        msg = f"config= takes a BusConfig, a mapping or a path, not {type(config).__name__}"
+        raise InvalidArgumentError(msg, field="config")
+    return config if limits is None else msgspec.structs.replace(config, limits=limits)
+
+
+@asynccontextmanager
+async def open_bus(
+    *pools: Pool | BusConfig,
+    config: BusConfig | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    limits: Limits | None = None,
+    backend: BackendOption = "auto",
+    timeout: float | None = 60.0,
+    drain_s: float = 0.0,
+    grace_s: float = 5.0,
+) -> AsyncIterator[Bus]:
+    """Open a bus: start its workers, and end all of them when the block is left.
+
+    Args:
+        *pools: The pools. Without any, and without ``config``, the configuration is found as
+            :func:`~anyio_bus.find_config` says.
+        config: A :class:`BusConfig`, a mapping in the schema of a configuration file, or its path.
+        limits: The bounds; default those of ``config``, else :class:`Limits`.
+        backend: Where the kernel runs: ``"auto"``, ``"python"`` or ``Memory(...)``.
+        timeout: Default timeout of requests in seconds; None for no limit.
+        drain_s: Seconds for what is in flight when the block is left.
+        grace_s: Seconds for the workers to end then; see :meth:`Bus.stop`.
+
+    Yields:
+        The running bus. The first workers are spawned; :meth:`Bus.wait_ready` waits for them.
+
+    Raises:
+        InvalidArgumentError: The configuration is wrong; the message names the field.
+        BusInternalError: A bug of ours; please report it.
+
+    The body's own exception comes out bare.
+
+    Cancellation:
+        Leaves the block by the same stop, within ``grace_s`` and a second.
+    """
+    check_timeout(timeout)
+    check_seconds("drain_s", drain_s)
+    check_seconds("grace_s", grace_s)
+    bus = Bus._create(_config(pools, config, limits), backend, timeout)
+    body_error: Exception | None = None
+    try:
+        async with anyio.create_task_group() as tasks:
+            try:
+                with abandon_in_fork(bus._life):
+                    await tasks.start(bus._life.run)
+                    with bus._life.body_scope:
+                        yield bus
+            except Exception as exc:  # noqa: BLE001  # the body's own; raised bare after the join
+                body_error = exc
+            finally:
+                try:
+                    with anyio.move_on_after(drain_s + grace_s + 1, shield=True):
+                        await bus._life.stop(drain_s, grace_s)
+                finally:
+                    bus._life.kill_now()
+    except anyio.get_cancelled_exc_class():
+        if body_error is None:
+            raise
+        raise body_error from None  # on trio it would be lost here
+    except BaseExceptionGroup as group:
+        raise _internal_error(group, body_error) from group
+    if body_error is not None:
+        raise body_error
+    if bus._life.fault is not None:
+        raise bus._life.fault
+
+
+def _internal_error(
+    group: BaseExceptionGroup[BaseException], body_error: Exception | None
+) -> BaseException:
+    """Tell a bug of ours from what merely passes through: Ctrl-C and exits keep their class."""
+    passing = group.subgroup((KeyboardInterrupt, SystemExit))
+    while passing is not None:
+        first = passing.exceptions[0]
+        if not isinstance(first, BaseExceptionGroup):
+            return first
+        passing = first
+    msg = "a bug of anyio_bus; please report it with the traceback below"
+    error = BusInternalError(msg)
+    if body_error is not None:
+        error.add_note(f"the body of the block raised {body_error!r}")
+    return error
