@@ -111,7 +111,7 @@ class PortableSpawner:
             process = await anyio.open_process(pool.argv, env=env, cwd=pool.cwd)
         except OSError as exc:
             permanent = exc.errno in (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR)
-            raise SpawnError(exc, permanent=permanent) from exc
+            raise SpawnError(exc, permanent=permanent, cwd=pool.cwd) from exc
         return PortableChild(process)
 
     def close(self) -> None:

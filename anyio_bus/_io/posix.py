@@ -233,7 +233,7 @@ class PosixSpawner:
             try:
                 fds, process = self._popen(pool, ours_on_failure, theirs)
             except OSError as exc:
-                raise SpawnError(exc, permanent=exc.errno in _PERMANENT) from exc
+                raise SpawnError(exc, permanent=exc.errno in _PERMANENT, cwd=pool.cwd) from exc
             ours_on_failure.pop_all()
         if pool.guard:
             self._tell_guard(b"+", process.pid)

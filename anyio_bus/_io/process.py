@@ -25,8 +25,9 @@ class Exit(msgspec.Struct, frozen=True):
 class SpawnError(Exception):
     """A process could not be started; a value inside the kernel, never seen by users."""
 
-    def __init__(self, exc: OSError, *, permanent: bool) -> None:
-        super().__init__(exc.strerror or str(exc))
+    def __init__(self, exc: OSError, *, permanent: bool, cwd: str | None = None) -> None:
+        text = exc.strerror or str(exc)
+        super().__init__(f"cwd {cwd!r}: {text}" if cwd and exc.filename == cwd else text)
         self.errno = exc.errno
         self.permanent = permanent
 

@@ -83,6 +83,8 @@ class Kernel:
         for pool in config.pools:
             for _ in range(pool.instances):
                 self._add_slot(pool.id)
+        self._running: dict[Lane, Incarnation] = {}
+        self._unavailable: dict[str, Failure] = {}  # pools of which every slot is parked, and why
         self._tombstones: Deadlines[tuple[Lane, RequestId]] = Deadlines()
         self._alarm = Alarm(self.loop, self._tombstones.next, self._free_tombstones)
         self._tasks: anyio.abc.TaskGroup | None = None
@@ -157,9 +159,8 @@ class Kernel:
         Raises:
             Refused: It cannot be taken; nothing of it was sent.
         """
-        pool = self.router.pools.get(route.pool)
         try:
-            if pool is not None and not pool.open:
+            if self._unavailable:
                 self.check_pool(route.pool)
             lane = self.router.submit(frame, route, key)
         except Refused:
@@ -168,13 +169,6 @@ class Kernel:
         self.counts.messages_out += 1
         if lane is not None:
             self._wake_writer(lane)
-
-    def _alive(self, pool_id: str) -> bool:
-        return any(s.life.state in _ALIVE for s in self.slots.values() if s.pool.id == pool_id)
-
-    def _stored_failure(self, pool_id: str) -> Failure | None:
-        failures = [s.failure for s in self.slots.values() if s.pool.id == pool_id and s.failure]
-        return failures[-1] if failures else None
 
     def withdraw(self, key: RequestId, reason: str = "") -> Withdrawal:
         """Give up a request: it never runs, or its worker is told."""
@@ -201,9 +195,9 @@ class Kernel:
             self._wake_writer(lane)
 
     def _wake_writer(self, lane: Lane) -> None:
-        slot = self.slots.get(lane.worker)
-        if slot is not None and slot.incarnation is not None and slot.incarnation.lane is lane:
-            slot.incarnation.wake_writer()
+        inc = self._running.get(lane)
+        if inc is not None:
+            inc.wake_writer()
 
     def _free_tombstones(self, now: float) -> None:
         for lane, key in self._tombstones.expire(now):
@@ -276,18 +270,28 @@ class Kernel:
         if events:
             self.deliver(events)
 
-    def fail_pool_if_dead(self, pool_id: str, failure: Failure) -> None:
-        """Fail what waits in a pool of which no slot will take it."""
-        if not self._alive(pool_id):
-            pool = self.router.pools[pool_id]
-            self.fail(self.router.fail_queue(pool), _unavailable(pool_id, failure))
-        self._stopped.ring()
+    def begin(self, inc: Incarnation) -> None:
+        """Let what the router hands to this incarnation's lane wake its writer."""
+        self._running[inc.lane] = inc
 
-    def keep_counts(self, inc: Incarnation) -> None:
-        """Keep the counters of an incarnation that ends."""
+    def end(self, inc: Incarnation, failure: Failure) -> None:
+        """Fail what an incarnation takes along, and keep its counters."""
+        del self._running[inc.lane]
         self.counts.bytes_in += inc.bytes_in
         self.counts.bytes_out += inc.bytes_out
         self.counts.stderr_bytes += inc.stderr.total
+        self.fail(self.router.drop_lane(inc.lane), failure)
+
+    def lost_hope(self, pool_id: str, failure: Failure) -> None:
+        """A slot is parked or gone: if none of its pool is left, fail what waits there."""
+        if not any(s.life.state in _ALIVE for s in self.slots.values() if s.pool.id == pool_id):
+            reason = self._unavailable[pool_id] = _unavailable(pool_id, failure)
+            self.fail(self.router.fail_queue(self.router.pools[pool_id]), reason)
+        self._stopped.ring()
+
+    def regained_hope(self, pool_id: str) -> None:
+        """A slot of this pool starts a process."""
+        self._unavailable.pop(pool_id, None)
 
     def forget(self, slot: Slot) -> None:
         """Drop a slot that was retired and is gone."""
@@ -329,8 +333,9 @@ class Kernel:
 
     def check_pool(self, pool_id: str) -> None:
         """Refuse, with the stored reason, if every slot of the pool is parked."""
-        if not self._alive(pool_id):
-            raise Refused(_unavailable(pool_id, self._stored_failure(pool_id)))
+        failure = self._unavailable.get(pool_id)
+        if failure is not None:
+            raise Refused(failure)
 
     def drain(self, worker: int, drain_s: float, *, retire: bool = False) -> None:
         """Let a worker finish what it has, then end it; its successor starts unless ``retire``."""
@@ -402,17 +407,15 @@ class Kernel:
         )
 
 
-def _unavailable(pool_id: str, failure: Failure | None) -> Failure:
+def _unavailable(pool_id: str, failure: Failure) -> Failure:
     """Every slot is parked: give the stored reason, as the class that it has."""
-    if failure is not None and failure.phase is not None:
+    if failure.phase is not None:
         return msgspec.structs.replace(failure, sent=False)
-    why = failure.reason if failure is not None else "it has no worker"
-    detail = f": {failure.message}" if failure is not None else ""
     return Failure(
         code=KernelCode.NO_WORKER,
-        message=f"pool {pool_id!r} is unavailable: {why}{detail}",
-        reason=why,
+        message=f"pool {pool_id!r} is unavailable: {failure.reason}: {failure.message}",
+        reason=failure.reason,
         pool=pool_id,
         sent=False,
-        stderr_tail=failure.stderr_tail if failure is not None else "",
+        stderr_tail=failure.stderr_tail,
     )

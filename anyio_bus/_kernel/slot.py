@@ -36,7 +36,6 @@ REAP_S = 0.5  # that SIGKILL may take
 LAST_OUTPUT_S = 0.25  # for outputs that outlive the group: whoever holds them escaped it
 ERROR_TAIL_BYTES = 4096  # of stderr, put into an error
 _SENT_BY_OTHERS = (1, 2, 9, 15)  # SIGHUP, SIGINT, SIGKILL, SIGTERM: no program's own crash
-_FROM_OUTSIDE = {1, 2, 9, 15}  # SIGHUP, SIGINT, SIGKILL, SIGTERM: no program starts by these
 _RESTING = (State.BACKOFF, State.PARKED, State.VACANT)
 
 
@@ -74,8 +73,7 @@ class Slot:
     def spawn(self) -> None:
         """Start a process now, instead of waiting longer."""
         self._policy.reset()
-        self._wake_at = self._kernel.loop.now()
-        self._bell.ring()
+        self._fire(Event.SPAWN)
 
     @property
     def leaving(self) -> bool:
@@ -126,17 +124,19 @@ class Slot:
         """Keep a worker here until retired; started when the first process is spawned."""
         self._fire(Event.SPAWN)
         while self.life.state is not State.STOPPED:
-            if self.life.state is State.STARTING:
+            if self.life.state in _RESTING:
+                await self._rest()
+            else:
                 await self._live(task_status)
                 task_status = anyio.TASK_STATUS_IGNORED
-            else:
-                await self._rest()
         self._kernel.forget(self)
 
     async def _rest(self) -> None:
         now = self._kernel.loop.now
-        await self._bell.until(lambda: self.life.retired, lambda: self._wake_at, now)
-        if not self.life.retired:
+        awake = await self._bell.until(
+            lambda: self.life.state not in _RESTING, lambda: self._wake_at, now
+        )
+        if not awake:
             if self.life.state is State.PARKED:
                 self._policy.reset()
             self._fire(Event.SPAWN)
@@ -145,8 +145,6 @@ class Slot:
         kernel = self._kernel
         self.generation += 1
         kernel.counts.worker_restarts += self.generation > 1
-        self._asked = False
-        self._ladder = None
         try:
             child = await kernel.spawner.spawn(self.pool)
         except SpawnError as exc:
@@ -156,6 +154,7 @@ class Slot:
         lane = kernel.router.add_lane(self.worker, self.pool.id)
         inc = Incarnation(child, lane, self._bell, kernel.receive, kernel.limits, kernel.loop)
         self.incarnation = inc
+        kernel.begin(inc)
         try:
             async with anyio.create_task_group() as tasks:
                 inc.start(tasks, self._came_up)
@@ -229,6 +228,10 @@ class Slot:
         action = self.life.fire(event)
         if action in (Action.BURY, Action.FINISH):
             self._bury(inc, error, final=action is Action.FINISH)
+        elif action is Action.START:
+            self._kernel.regained_hope(self.pool.id)
+            self._asked = False
+            self._ladder = None
         elif action is Action.ADMIT and self.incarnation is not None:
             self.failure = None
             self._admit(self.incarnation)
@@ -246,11 +249,11 @@ class Slot:
         """Fail what it had in flight; decide what comes next."""
         kernel = self._kernel
         failure = self._describe(inc, error)
+        self.incarnation = None
         if inc is not None:
-            kernel.keep_counts(inc)
-            kernel.fail(kernel.router.drop_lane(inc.lane), failure)
+            kernel.end(inc, failure)
         if final:
-            kernel.fail_pool_if_dead(self.pool.id, failure)
+            kernel.lost_hope(self.pool.id, failure)
             return
         now = kernel.loop.now()
         decision = self._policy.on_death(self._death(inc, error, now), now)
@@ -266,7 +269,7 @@ class Slot:
                 decision.reason,
                 failure.message,
             )
-            kernel.fail_pool_if_dead(self.pool.id, self.failure)
+            kernel.lost_hope(self.pool.id, self.failure)
         else:
             self._wake_at = now + decision.delay_s
             if not self._asked:
@@ -336,6 +339,8 @@ class Slot:
     def info(self) -> WorkerInfo:
         """Report how it stands."""
         inc = self.incarnation
+        failure = self.failure or Failure(code=0, message="")
+        parked = self.life.state is State.PARKED
         return WorkerInfo(
             pool=self.pool.id,
             worker=self.worker,
@@ -346,8 +351,8 @@ class Slot:
             queued_bytes=inc.lane.outbox.size if inc is not None else 0,
             restarts=max(0, self.generation - 1),
             uptime_s=self._kernel.loop.now() - inc.born if inc is not None else 0.0,
-            reason=self.failure.message if self.failure is not None else "",
-            stderr_tail=inc.stderr.tail() if inc is not None else "",
+            reason=f"{failure.reason}: {failure.message}" if parked else failure.message,
+            stderr_tail=inc.stderr.tail() if inc is not None else failure.stderr_tail,
         )
 
 

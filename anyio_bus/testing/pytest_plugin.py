@@ -130,9 +130,10 @@ def _marked(request: pytest.FixtureRequest) -> tuple[tuple[Any, ...], dict[str, 
 def _with_config(config: Any, options: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Add what the ``bus_config`` fixture returned to the arguments of ``open_bus()``."""
     from anyio_bus import Memory, Pool  # noqa: PLC0415  # a plugin that is not used must cost nothing
-    from anyio_bus.testing import memory_pools  # noqa: PLC0415
 
     if config is None and isinstance(options.get("backend"), Memory):
+        from anyio_bus.testing import memory_pools  # noqa: PLC0415
+
         return memory_pools(options["backend"]), options
     if isinstance(config, Pool):
         return (config,), options
