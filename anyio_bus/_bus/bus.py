@@ -166,8 +166,15 @@ class Bus:
         calls = self._calls
         if calls.full:
             await calls.wait_for_room(method, timeout)
-        message = await calls.outcome(calls.begin(method, params, route, timeout, scope))
-        return decode_value(result_of(message), reply)
+        call = calls.begin(method, params, route, timeout, scope)
+        try:
+            message = await call.waiter
+        finally:
+            calls.abandon(call)
+        if type(message) is not Message:
+            raise message
+        raw = result_of(message) if message.error is not UNSET else message.result
+        return decode_value(raw, reply)  # type: ignore[arg-type]  # what is no error has a result
 
     async def request_raw(
         self,
@@ -207,7 +214,13 @@ class Bus:
         calls = self._calls
         if calls.full:
             await calls.wait_for_room(method, seconds)
-        message = await calls.outcome(calls.begin_members(method, members, route, seconds, scope))
+        call = calls.begin(method, None, route, seconds, scope, members)
+        try:
+            message = await call.waiter
+        finally:
+            calls.abandon(call)
+        if type(message) is not Message:
+            raise message
         return _response_line(message, before)
 
     async def notify(self, method: str, params: object = UNSET, *, pool: str | None = None) -> None:
@@ -326,10 +339,12 @@ class Bus:
 
     def workers(self) -> list[WorkerInfo]:
         """Return every worker slot, as it stands."""
+        self._life.check_process()
         return self._backend.workers()
 
     def statistics(self) -> BusStatistics:
         """Return the counters."""
+        self._life.check_process()
         calls = self._calls
         return BusStatistics(
             backend=self._backend.name,
@@ -356,8 +371,10 @@ class Bus:
         Cancellation:
             The wait ends; bound it with ``anyio.fail_after``.
         """
-        await anyio.lowlevel.checkpoint()
         names = [self._route(pool).pool] if pool is not None else list(self._routes)
+        self._life.check_running()
+        await anyio.lowlevel.checkpoint()
+        self._life.check_running()
         while not all([self._pool_ready(name) for name in names]):
             await self._life.bell.wait()
             self._life.check_running()
@@ -381,9 +398,11 @@ class Bus:
         Cancellation:
             A checkpoint, before anything is done. It does not wait for the successor.
         """
+        seconds = self._config.limits.drain_timeout_s if drain_s is None else drain_s
+        check_seconds("drain_s", seconds)
+        self._life.check_running()
         await anyio.lowlevel.checkpoint()
         self._life.check_running()
-        seconds = self._config.limits.drain_timeout_s if drain_s is None else drain_s
         self._primitive(lambda: self._backend.drain(worker, seconds))
 
     async def resize(self, pool: str, instances: int) -> None:
@@ -399,8 +418,9 @@ class Bus:
         if isinstance(instances, bool) or not isinstance(instances, int) or instances < 1:
             msg = f"instances must be at least 1, not {instances!r}"
             raise InvalidArgumentError(msg, field="instances")
-        await anyio.lowlevel.checkpoint()
         name = self._route(pool).pool
+        await anyio.lowlevel.checkpoint()
+        self._life.check_running()
         drain_s = self._config.limits.drain_timeout_s
         self._primitive(lambda: self._backend.resize(name, instances, drain_s))
 
@@ -430,6 +450,7 @@ class Bus:
         """
         check_seconds("drain_s", drain_s)
         check_seconds("grace_s", grace_s)
+        self._life.check_process()
         await anyio.lowlevel.checkpoint()
         await self._life.stop(drain_s, grace_s)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import anyio
+import msgspec
 from msgspec import UNSET, Raw
 
 from anyio_bus._backends.base import Backend
@@ -34,20 +35,15 @@ __all__ = ("Call", "Calls", "Scope")
 logger = logging.getLogger("anyio_bus")
 
 
-class Call:
+class Call(msgspec.Struct, eq=False):
     """One request that waits for its answer."""
 
-    __slots__ = ("key", "method", "scope", "size", "timeout_s", "waiter")
-
-    def __init__(
-        self, key: int, method: str, size: int, timeout_s: float | None, scope: Scope, waiter: Any
-    ) -> None:
-        self.key = key
-        self.method = method
-        self.size = size
-        self.timeout_s = timeout_s
-        self.scope = scope
-        self.waiter = waiter
+    key: int
+    method: str
+    size: int
+    timeout_s: float | None
+    scope: Scope
+    waiter: Any
 
 
 class Scope:
@@ -129,89 +125,70 @@ class Calls:
     # -- a call's life ------------------------------------------------------------------------
 
     @property
+    def waiting(self) -> int:
+        """Number of callers that wait for room."""
+        return len(self._queue)
+
+    @property
     def full(self) -> bool:
-        """Whether the next caller has to wait before it makes a frame."""
+        """Whether the next caller has to wait for room before it makes a frame."""
         return (
             len(self.peer.calls) + self._admitted >= self._max_pending
             or self.pending_bytes > self._max_bytes
             or bool(self._queue)
         )
 
-    @property
-    def waiting(self) -> int:
-        """Number of callers that wait for room."""
-        return len(self._queue)
-
-    def begin(
+    def begin(  # noqa: PLR0913, PLR0917
         self,
         method: str,
         params: object,
         route: Route,
         timeout_s: float | None,
         scope: Scope | None,
+        members: dict[str, Raw] | None = None,
     ) -> Call:
-        """Hand one request to the kernel.
+        """Hand one request to the kernel; its caller then awaits ``call.waiter``.
+
+        Args:
+            method: Its method.
+            params: Its params.
+            route: Where it goes.
+            timeout_s: Seconds to its answer.
+            scope: The scope that it is in; None for the root.
+            members: The members of a prepared request, sent instead under an id of ours.
 
         Raises:
             BusError: It cannot be taken; nothing of it was sent.
         """
-        key = self.peer.new_key()
-        frame = encode_request(key, method, params, route.session)
-        return self._submit(key, frame, method, route, timeout_s, scope)
-
-    def begin_members(
-        self,
-        method: str,
-        members: dict[str, Raw],
-        route: Route,
-        timeout_s: float | None,
-        scope: Scope | None,
-    ) -> Call:
-        """Hand a prepared request, given as its members, to the kernel, under an id of ours."""
-        key = self.peer.new_key()
-        frame = encode_value({"jsonrpc": "2.0", **members, "id": key}, "frame") + b"\n"
-        return self._submit(key, frame, method, route, timeout_s, scope)
-
-    def _submit(
-        self,
-        key: int,
-        frame: bytes,
-        method: str,
-        route: Route,
-        timeout_s: float | None,
-        scope: Scope | None,
-    ) -> Call:
-        scope = scope or self.root
+        root = self.root
+        if scope is None:
+            scope = root
         if scope.cancel_reason is not None:
             raise self._scope_error(method, scope)
-        call = Call(key, method, len(frame), timeout_s, scope, self._loop.waiter())
+        loop = self._loop
+        key = self.peer.new_key()
+        if members is None:
+            frame = encode_request(key, method, params, route.session)
+        else:
+            frame = encode_value({"jsonrpc": "2.0", **members, "id": key}, "frame") + b"\n"
         try:
             self.backend.submit(frame, route, key)
         except Refused as exc:
             raise error_from_failure(exc.failure) from None
-        at = self.peer.open(call, self._loop.now())
-        if scope is not self.root:  # which holds what is in no other
+        call = Call(key, method, len(frame), timeout_s, scope, loop.waiter())
+        if scope is not root:  # which holds what is in no other
             scope._calls[call] = None
         self.pending_bytes += call.size
-        if at is not None:
+        at = self.peer.open(call, loop.now())
+        if at < self.alarm.until:
             self.alarm.nudge(at)
         return call
 
-    async def outcome(self, call: Call) -> Message:
-        """Wait for the worker's response; a caller that is cancelled meanwhile withdraws its request.
-
-        Raises:
-            BusError: There is no response, and this is why.
-        """
-        try:
-            outcome = await call.waiter.wait()
-        finally:
-            if call.key in self.peer.calls:
-                self.withdraw(call, "cancelled by the caller")
-                self._forget(call)
-        if type(outcome) is Message:
-            return outcome
-        raise outcome
+    def abandon(self, call: Call) -> None:
+        """Take back a call whose caller does not wait any more, unless it is over."""
+        if call.key in self.peer.calls:
+            self.withdraw(call, "cancelled by the caller")
+            self._forget(call)
 
     @staticmethod
     def _scope_error(method: str, scope: Scope) -> BusError:
@@ -231,7 +208,7 @@ class Calls:
     def end(self, call: Call, outcome: Message | BusError) -> None:
         """Wake the caller with what became of its call."""
         self._forget(call)
-        call.waiter.set(outcome)
+        self._loop.wake(call.waiter, outcome)
 
     def _forget(self, call: Call) -> None:
         self.peer.close(call.key)
@@ -259,7 +236,7 @@ class Calls:
         admitted = False
         try:
             with anyio.move_on_after(timeout_s):
-                error: BusError | None = await waiter.wait()
+                error: BusError | None = await waiter
                 if error is not None:
                     raise error
                 admitted = True
@@ -278,7 +255,7 @@ class Calls:
         room = self._max_pending - len(self.peer.calls) - self._admitted
         if self.pending_bytes <= self._max_bytes:
             while self._queue and room > 0:
-                self._queue.popleft().set(None)
+                self._loop.wake(self._queue.popleft(), None)
                 self._admitted += 1
                 room -= 1
 
@@ -288,7 +265,7 @@ class Calls:
             sent = self.withdraw(call, reason)
             self.end(call, BusStoppedError(f"request {call.method!r} failed: {reason}", sent=sent))
         while self._queue:
-            self._queue.popleft().set(BusStoppedError(reason, sent=False))
+            self._loop.wake(self._queue.popleft(), BusStoppedError(reason, sent=False))
 
     # -- deadlines ----------------------------------------------------------------------------
 
@@ -344,12 +321,17 @@ class Calls:
 
     def _take_lines(self, event: Lines) -> None:
         receive = self.peer.receive
+        wake = self._loop.wake
+        root = self.root
         for message in event.messages:
             if message.method is UNSET:
                 call = receive(message)
                 if call is not None:
-                    self._leave(call)
-                    call.waiter.set(message)
+                    if call.scope is not root or self._queue or self.on_idle is not None:
+                        self._leave(call)
+                    else:
+                        self.pending_bytes -= call.size
+                    wake(call.waiter, message)
             else:
                 self._take_inbound(event.worker, message)
 

@@ -71,14 +71,22 @@ class Lifetime:
         """
         if self.state is BusState.RUNNING:
             return
-        if self.state is BusState.FORKED:
-            msg = "this process is a fork of the one that opened the bus; open another one here"
-            raise InvalidStateError(msg)
+        self.check_process()
         if self.state is BusState.STARTING:
             msg = "the bus is not running yet"
             raise InvalidStateError(msg)
         msg = f"bus is {'shutting down' if self.state is BusState.STOPPING else 'stopped'}"
         raise BusStoppedError(msg, sent=False)
+
+    def check_process(self) -> None:
+        """Refuse use in a forked process.
+
+        Raises:
+            InvalidStateError: This is one.
+        """
+        if self.state is BusState.FORKED:
+            msg = "this process is a fork of the one that opened the bus; open another one here"
+            raise InvalidStateError(msg)
 
     async def run(
         self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED

@@ -94,10 +94,11 @@ async def open_bus(
             try:
                 with abandon_in_fork(bus._life):
                     await tasks.start(bus._life.run)
-                    with bus._life.body_scope:
-                        yield bus
-            except Exception as exc:  # noqa: BLE001  # the body's own; raised bare after the join
-                body_error = exc
+                    try:
+                        with bus._life.body_scope:
+                            yield bus
+                    except Exception as exc:  # noqa: BLE001  # the body's own; raised bare at the end
+                        body_error = exc
             finally:
                 try:
                     with anyio.move_on_after(drain_s + grace_s + 1, shield=True):

@@ -6,25 +6,22 @@ This is the one seam that knows asyncio from trio; everything else is written ag
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Generator
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import anyio
 
 __all__ = ("Alarm", "Bell", "Loop", "Waiter", "current_loop")
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
-class Waiter(Protocol[T]):
-    """A value that one task waits for, once."""
+class Waiter(Protocol[T_co]):
+    """A value that one task awaits, once. Cancelling the wait leaves the waiter unset."""
 
-    def set(self, value: T) -> None:
-        """Hand over the value; the second and later calls do nothing."""
-
-    def wait(self) -> Awaitable[T]:
-        """Wait for the value. Cancelling the wait leaves the waiter unset."""
+    def __await__(self) -> Generator[Any, Any, T_co]:
+        """Wait for the value."""
 
 
 class Loop(Protocol):
@@ -36,65 +33,65 @@ class Loop(Protocol):
     def waiter(self) -> Waiter[Any]:
         """Make a waiter."""
 
-
-class _AsyncioWaiter(Generic[T]):
-    __slots__ = ("_future",)
-
-    def __init__(self, future: Any) -> None:
-        self._future = future
-
-    def set(self, value: T) -> None:
-        if not self._future.done():
-            self._future.set_result(value)
-
-    def wait(self) -> Awaitable[T]:
-        return self._future  # type: ignore[no-any-return]
-
-
-class _TrioWaiter(Generic[T]):
-    __slots__ = ("_is_set", "_lowlevel", "_task", "_value")
-
-    def __init__(self, lowlevel: Any) -> None:
-        self._lowlevel = lowlevel
-        self._task: Any = None
-        self._is_set = False
-        self._value: T | None = None
-
-    def set(self, value: T) -> None:
-        if self._is_set:
-            return
-        self._is_set = True
-        self._value = value
-        if self._task is not None:
-            task, self._task = self._task, None
-            self._lowlevel.reschedule(task)
-
-    async def wait(self) -> T:
-        if self._is_set:
-            await self._lowlevel.checkpoint()
-        else:
-            self._task = self._lowlevel.current_task()
-            await self._lowlevel.wait_task_rescheduled(self._abort)
-        return self._value  # type: ignore[return-value]
-
-    def _abort(self, _raise_cancel: object) -> Any:
-        self._task = None
-        return self._lowlevel.Abort.SUCCEEDED
+    def wake(self, waiter: Waiter[Any], value: object) -> None:
+        """Hand a waiter its value; for one that has it already, or is cancelled, nothing happens."""
 
 
 class _AsyncioLoop:
+    """On asyncio a waiter is a future."""
+
     def __init__(self, loop: Any) -> None:
         self.now: Callable[[], float] = loop.time
-        self._create_future = loop.create_future
+        self.waiter: Callable[[], Waiter[Any]] = loop.create_future
 
-    def waiter(self) -> Waiter[Any]:
-        return _AsyncioWaiter(self._create_future())
+    @staticmethod
+    def wake(waiter: Any, value: object) -> None:
+        if not waiter.done():
+            waiter.set_result(value)
+
+
+class _TrioWaiter:
+    __slots__ = ("is_set", "lowlevel", "task", "value")
+
+    def __init__(self, lowlevel: Any) -> None:
+        self.lowlevel = lowlevel
+        self.task: Any = None
+        self.is_set = False
+        self.value: object = None
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        if self.is_set:
+            return self._checkpoint().__await__()
+        self.task = self.lowlevel.current_task()
+        return self.lowlevel.wait_task_rescheduled(self._abort).__await__()  # type: ignore[no-any-return]
+
+    async def _checkpoint(self) -> object:
+        await self.lowlevel.checkpoint()
+        return self.value
+
+    def _abort(self, _raise_cancel: object) -> Any:
+        self.task = None
+        return self.lowlevel.Abort.SUCCEEDED
 
 
 class _TrioLoop:
+    """On trio a waiter is the task itself, put to sleep and rescheduled."""
+
     def __init__(self, lowlevel: Any) -> None:
         self.now: Callable[[], float] = lowlevel.current_clock().current_time
         self.waiter: Callable[[], Waiter[Any]] = partial(_TrioWaiter, lowlevel)
+        self._reschedule = lowlevel.reschedule
+        self._value = sys.modules["outcome"].Value  # what trio itself hands to a task
+
+    def wake(self, waiter: Any, value: object) -> None:
+        if waiter.is_set:
+            return
+        waiter.is_set = True
+        if waiter.task is None:
+            waiter.value = value
+        else:
+            self._reschedule(waiter.task, self._value(value))
+            waiter.task = None
 
 
 def current_loop() -> Loop:
@@ -146,13 +143,16 @@ class Bell:
 class Alarm:
     """One task that waits for the earliest of many deadlines kept elsewhere.
 
+    Attributes:
+        until: What its task waits for now; only an earlier deadline needs a :meth:`nudge`.
+
     Args:
         loop: Whose clock the deadlines use.
         next_at: Returns the earliest deadline, None where there is none.
         fire: Called with the current time when it has come.
     """
 
-    __slots__ = ("_bell", "_fire", "_loop", "_next_at", "_until")
+    __slots__ = ("_bell", "_fire", "_loop", "_next_at", "until")
 
     def __init__(
         self, loop: Loop, next_at: Callable[[], float | None], fire: Callable[[float], None]
@@ -161,12 +161,12 @@ class Alarm:
         self._next_at = next_at
         self._fire = fire
         self._bell = Bell()
-        self._until = float("inf")
+        self.until = float("inf")
 
     def nudge(self, at: float) -> None:
         """Take note of a new deadline; wake the task only if it comes before all others."""
-        if at < self._until:
-            self._until = at
+        if at < self.until:
+            self.until = at
             self._bell.ring()
 
     async def run(self) -> None:
@@ -174,6 +174,6 @@ class Alarm:
         now = self._loop.now
         while True:
             at = self._next_at()
-            self._until = float("inf") if at is None else at
-            await self._bell.until(lambda: False, lambda: self._until, now)
+            self.until = float("inf") if at is None else at
+            await self._bell.until(lambda: False, lambda: self.until, now)
             self._fire(now())

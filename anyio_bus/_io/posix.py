@@ -15,7 +15,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -100,11 +100,11 @@ class PosixChild:
                 return b""
         return b""
 
-    async def read_stdout(self, max_bytes: int) -> bytes:
-        return await self._read("stdout", max_bytes)
+    def read_stdout(self, max_bytes: int) -> Awaitable[bytes]:
+        return self._read("stdout", max_bytes)
 
-    async def read_stderr(self, max_bytes: int) -> bytes:
-        return await self._read("stderr", max_bytes)
+    def read_stderr(self, max_bytes: int) -> Awaitable[bytes]:
+        return self._read("stderr", max_bytes)
 
     def try_write(self, buffers: Sequence[bytes | memoryview]) -> int:
         fd = self._fds.get("stdin")

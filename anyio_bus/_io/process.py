@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -53,10 +53,10 @@ class Child(Protocol):
     async def run(self) -> None:
         """Run whatever of the child runs in this process; returns at once for a real one."""
 
-    async def read_stdout(self, max_bytes: int) -> bytes:
+    def read_stdout(self, max_bytes: int) -> Awaitable[bytes]:
         """Return some bytes of its stdout, none at its end."""
 
-    async def read_stderr(self, max_bytes: int) -> bytes:
+    def read_stderr(self, max_bytes: int) -> Awaitable[bytes]:
         """Return some bytes of its stderr, none at its end."""
 
     def try_write(self, buffers: Sequence[bytes | memoryview]) -> int:

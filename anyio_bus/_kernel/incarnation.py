@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 import anyio.abc
@@ -16,7 +17,7 @@ from anyio_bus._io.process import Child, Exit, SpawnError, StderrRing
 from anyio_bus._sansio.codec import decode_items, encode_notification, encode_request
 from anyio_bus._sansio.lines import LineSplitter
 from anyio_bus._sansio.messages import BadLine, Message
-from anyio_bus._sansio.routing import Entry, Lane, Route
+from anyio_bus._sansio.routing import Entry, Lane, PoolTable, Route
 
 __all__ = ("HANDSHAKE_KEY", "Incarnation")
 
@@ -30,13 +31,21 @@ WRITE_BUFFERS = 512  # half of Linux's IOV_MAX
 WRITE_BYTES = 256 * 1024
 HANG_UP_S = 0.25  # between the end of a worker's stdout and its exit, before it counts as hung up
 
-Receive = Callable[["Incarnation", list[Message | BadLine]], None]
+
+class Owner(Protocol):
+    """What an incarnation tells."""
+
+    def receive(self, inc: Incarnation, messages: list[Message | BadLine]) -> None:
+        """Take a batch of its messages."""
+
+    def pump(self, pool: PoolTable) -> None:
+        """Take note that its out-queue has room."""
 
 
 class Incarnation:
     """A running worker process.
 
-    It only moves bytes: messages go to ``receive``; what its end means is its slot's business.
+    It only moves bytes: messages go to ``owner``; what its end means is its slot's business.
 
     Owns:
         The child and the tasks that read and write its pipes.
@@ -45,13 +54,13 @@ class Incarnation:
         child: The process, just spawned.
         lane: The router's view of it.
         bell: Rung when anything has happened to the process.
-        receive: Takes each batch of messages that arrives.
+        owner: Takes each batch of messages that arrives.
         limits: The bounds.
         loop: The running event loop.
     """
 
     def __init__(
-        self, child: Child, lane: Lane, bell: Bell, receive: Receive, limits: Limits, loop: Loop
+        self, child: Child, lane: Lane, bell: Bell, owner: Owner, limits: Limits, loop: Loop
     ) -> None:
         self.child = child
         self.lane = lane
@@ -69,7 +78,8 @@ class Incarnation:
         self.bytes_in = 0
         self.bytes_out = 0
         self._bell = bell
-        self._receive = receive
+        self._owner = owner
+        self._batch = 0  # messages in the last read: few of them means that latency counts
         self._limits = limits
         self._loop = loop
         self._splitter = LineSplitter(limits.max_frame_bytes)
@@ -94,13 +104,21 @@ class Incarnation:
     # -- writing ------------------------------------------------------------------------------
 
     def wake_writer(self) -> None:
-        """Tell the writer that there is something in the out-queue."""
-        if self._writer is not None:
-            waiter, self._writer = self._writer, None
-            waiter.set(None)
+        """Have the out-queue written: at once if frames come one by one, else all that come now.
+
+        A caller that is cancelled already never writes: its request can still be taken back.
+        """
+        if self._writer is None:
+            return
+        if self._batch <= 1 and anyio.current_effective_deadline() > -math.inf:
+            self.flush_now()
+            if not self.lane.outbox.size:
+                return
+        waiter, self._writer = self._writer, None
+        self._loop.wake(waiter, None)
 
     def flush_now(self) -> None:
-        """Write what the pipe takes at once."""
+        """Write what the pipe takes at once; the writer meets what goes wrong."""
         buffers = self.lane.outbox.buffers(WRITE_BUFFERS, WRITE_BYTES)
         try:
             while buffers and (written := self.child.try_write(buffers)):
@@ -116,7 +134,10 @@ class Incarnation:
 
     def _advance(self, written: int) -> None:
         self.bytes_out += written
-        self.lane.outbox.advance(written)
+        lane = self.lane
+        lane.outbox.advance(written)
+        if lane.pool.queue or lane.waiting:
+            self._owner.pump(lane.pool)
 
     async def _write_stdin(self) -> None:
         outbox = self.lane.outbox
@@ -128,7 +149,7 @@ class Incarnation:
                     self._advance(child.try_write(buffers) or await child.write(buffers))
                 else:
                     self._writer = self._loop.waiter()
-                    await self._writer.wait()
+                    await self._writer
         except OSError:
             await self._hang_up("closed its stdin")
 
@@ -149,9 +170,9 @@ class Incarnation:
         size = READ_BYTES
         limit = self._limits.max_frame_bytes
         while True:
+            data = await self.child.read_stdout(size)
             if self._resumed is not None:
                 await self._resumed.wait()
-            data = await self.child.read_stdout(size)
             if not data:
                 break
             size = min(size * 2, MAX_READ_BYTES) if len(data) == size else READ_BYTES
@@ -161,20 +182,21 @@ class Incarnation:
                 self._take(decode_items(items, limit))
         rest = self._splitter.close()
         if rest:
-            self._receive(self, [BadLine(rest[:200], "unterminated last line", len(rest))])
+            self._owner.receive(self, [BadLine(rest[:200], "unterminated last line", len(rest))])
         self._output_ended()
         await self._hang_up("closed its stdout")
 
     def _take(self, messages: list[Message | BadLine]) -> None:
         if self._handshake is not None:
             messages = self._without_handshake(messages)
-        self._receive(self, messages)
+        self._batch = len(messages)
+        self._owner.receive(self, messages)
 
     def _without_handshake(self, messages: list[Message | BadLine]) -> list[Message | BadLine]:
         rest: list[Message | BadLine] = []
         for message in messages:
             if message.id == HANDSHAKE_KEY and isinstance(message, Message):
-                self._handshake.set(message)
+                self._loop.wake(self._handshake, message)
             else:
                 rest.append(message)
         return rest
@@ -212,7 +234,7 @@ class Incarnation:
         answer: Message | None = None
         self._enqueue(encode_request(HANDSHAKE_KEY, ready.method, ready.params))
         with anyio.move_on_after(ready.timeout_s):
-            answer = await self._handshake.wait()
+            answer = await self._handshake
         self._handshake = None
         if answer is None:
             self.handshake_error = f"did not answer {ready.method!r} within {ready.timeout_s:g} s"

@@ -167,7 +167,7 @@ class Kernel:
             self.counts.routing_errors += 1
             raise
         self.counts.messages_out += 1
-        if lane is not None:
+        if lane is not None and lane.outbox.size == len(frame):  # else its writer is at work
             self._wake_writer(lane)
 
     def withdraw(self, key: RequestId, reason: str = "") -> Withdrawal:
@@ -245,7 +245,7 @@ class Kernel:
         """A bad line costs only itself; one over the limit costs the request that it answers."""
         self.counts.bad_lines += 1
         events.append(LineBad(lane.pool.config.id, lane.worker, line))
-        if line.size <= self.limits.max_frame_bytes:
+        if line.size <= self.limits.max_frame_bytes or line.id is None:
             return
         key = self.router.blame(lane, None if line.id is UNSET else line.id)
         if key is not None and self.router.settle(lane, key):
@@ -366,9 +366,9 @@ class Kernel:
 
     def pause(self, worker: int) -> None:
         """Leave a worker's stdout unread until :meth:`resume`."""
-        inc = self._slot(worker).incarnation
-        if inc is not None:
-            inc.pause()
+        slot = self._slot(worker)
+        if slot.incarnation is not None and slot.life.state is not State.STOPPING:
+            slot.incarnation.pause()
 
     def resume(self, worker: int) -> None:
         """Read a worker's stdout again."""

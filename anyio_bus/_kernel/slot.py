@@ -152,7 +152,7 @@ class Slot:
             self._fire(Event.EXITED, error=exc)
             return
         lane = kernel.router.add_lane(self.worker, self.pool.id)
-        inc = Incarnation(child, lane, self._bell, kernel.receive, kernel.limits, kernel.loop)
+        inc = Incarnation(child, lane, self._bell, kernel, kernel.limits, kernel.loop)
         self.incarnation = inc
         kernel.begin(inc)
         try:
@@ -173,6 +173,7 @@ class Slot:
         now = self._kernel.loop.now
         await self._bell.until(lambda: self._over(inc), self._drain_deadline, now)
         inc.look_at_input()
+        inc.resume()  # whoever paused it, it can only end if it is read
         if not inc.exited:
             if self.life.state is State.DRAINING:
                 self._fire(Event.RETIRE if self._drain_retires else Event.DRAINED)

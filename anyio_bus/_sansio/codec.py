@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -120,15 +121,15 @@ def salvage_id(prefix: bytes, suffix: bytes) -> RequestId | UnsetType:
     """Read the id of a line of which only both ends are there; UNSET where it cannot be known.
 
     At the front only whole scalar members before the first nested value count; at the back only an
-    ``id`` that is followed by the end of the line's own object. The id of what is seen to be no
-    answer is none of ours.
+    ``id`` that is followed by the end of the line's own object. What is seen to be no answer has
+    the id of none of our requests: None.
     """
     at = 0
     found: RequestId | UnsetType = UNSET
     while match := _LEADING.match(prefix, at):
         name = _scalar(match[1])
         if name == "method":
-            return UNSET
+            return None
         if name == "id":
             found = _scalar(match[2])
         at = match.end()
@@ -159,12 +160,15 @@ def encode_value(value: object, what: str) -> bytes:
     return raw
 
 
+_OPENING = b"{["
+
+
 def _call(method: str, params: object, session: str | None) -> bytes:
     """Encode the members that a request and a notification share, up to the end of the frame."""
     tail = b"}\n"
     if params is not UNSET and params is not None:
         raw = encode_value(params, "params")
-        if raw.lstrip()[:1] not in {b"{", b"["}:
+        if (not raw or raw[0] not in _OPENING) and raw.lstrip()[:1] not in {b"{", b"["}:
             msg = f"params must be an object or an array, not {type(params).__name__}"
             raise InvalidArgumentError(msg, field="params")
         tail = b',"params":%b}\n' % raw
@@ -189,6 +193,14 @@ def encode_request(
         params: Anything that encodes to an object or an array; left out when UNSET or None.
         session: The top-level ``sessionId``; left out when None.
     """
+    if type(key) is int and session is None and params is not UNSET and params is not None:
+        raw = encode_value(params, "params")
+        if raw[0] in _OPENING and method.isascii():  # nearly every request, in one step
+            return b'{"jsonrpc":"2.0","id":%d,"method":%b,"params":%b}\n' % (
+                key,
+                _encode(method),
+                raw,
+            )
     call = _call(method, params, session)
     if type(key) is int:
         return b'{"jsonrpc":"2.0","id":%d,%b' % (key, call)
@@ -215,6 +227,11 @@ def encode_error(key: RequestId, code: int, message: str, data: object = None) -
     return b'{"jsonrpc":"2.0","id":%b,"error":%b}\n' % (_encode(key), error)
 
 
+@lru_cache(maxsize=256)
+def _decoder(kind: Any) -> Any:
+    return msgspec.json.Decoder(kind)
+
+
 def decode_value(raw: Raw | bytes, kind: type[T] | Any = Any, what: str = "result") -> T:
     """Decode a raw member into the type that is asked for.
 
@@ -222,7 +239,7 @@ def decode_value(raw: Raw | bytes, kind: type[T] | Any = Any, what: str = "resul
         RemoteProtocolError: It is not that type, or not JSON; the message holds the path.
     """
     try:
-        return msgspec.json.decode(raw, type=kind)
+        return _decoder(kind).decode(raw)  # type: ignore[no-any-return]
     except _BAD as exc:
         msg = f"{what} is not what was asked for: {exc}"
         raise RemoteProtocolError(msg, line_prefix=bytes(raw)[:PREFIX_BYTES]) from exc

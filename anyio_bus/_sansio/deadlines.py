@@ -44,8 +44,9 @@ class Deadlines(Generic[K]):
                 self._tidy()
             lane = self._lanes[timeout_s] = OrderedDict()
             heapq.heappush(self._heads, (now + timeout_s, timeout_s))
+        if key in lane:
+            lane.move_to_end(key)
         at = lane[key] = now + timeout_s
-        lane.move_to_end(key)
         return at
 
     def discard(self, key: K, timeout_s: float) -> None:

@@ -7,7 +7,15 @@ from typing import Any, TypeAlias
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-__all__ = ("PREFIX_BYTES", "BadLine", "ErrorObject", "Message", "RequestId", "is_answer", "is_error")
+__all__ = (
+    "PREFIX_BYTES",
+    "BadLine",
+    "ErrorObject",
+    "Message",
+    "RequestId",
+    "is_answer",
+    "is_error",
+)
 
 PREFIX_BYTES = 200  # of a bad line, kept for logs and errors
 
@@ -36,7 +44,8 @@ class BadLine(msgspec.Struct, frozen=True):
         prefix: Its first bytes, at most 200.
         reason: What is wrong with it.
         size: Its length in bytes.
-        id: The id that could still be read from an oversize line; UNSET where none could.
+        id: The id that could still be read from an oversize line; UNSET where none could, None
+            where it answers no request.
     """
 
     prefix: bytes

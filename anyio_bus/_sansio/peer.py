@@ -6,6 +6,9 @@ What a request stands for is up to its owner: it is kept as an opaque call.
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from anyio_bus._sansio.deadlines import Deadlines
@@ -30,26 +33,27 @@ C = TypeVar("C", bound=Call)
 
 
 class Peer(Generic[C]):
-    """The open requests of one end, in the order in which they were made."""
+    """The open requests of one end, in the order in which they were made.
 
-    __slots__ = ("_deadlines", "_last_key", "calls", "late_answers")
+    Attributes:
+        calls: The open calls by id.
+        new_key: Returns an id that this peer never used before.
+        late_answers: Answers that no open call was there for.
+    """
+
+    __slots__ = ("_deadlines", "calls", "late_answers", "new_key")
 
     def __init__(self) -> None:
         self.calls: dict[RequestId, C] = {}
         self._deadlines: Deadlines[int] = Deadlines()
-        self._last_key = 0
+        self.new_key: Callable[[], int] = itertools.count(1).__next__
         self.late_answers = 0
 
-    def new_key(self) -> int:
-        """Return an id that this peer never used before."""
-        self._last_key += 1
-        return self._last_key
-
-    def open(self, call: C, now: float) -> float | None:
-        """Keep a call; return the time at which it expires, None where it has no deadline."""
+    def open(self, call: C, now: float) -> float:
+        """Keep a call; return the time at which it expires, infinity where it has no deadline."""
         self.calls[call.key] = call
         if call.timeout_s is None:
-            return None
+            return math.inf
         return self._deadlines.add(call.key, call.timeout_s, now)
 
     def renew(self, call: C, now: float) -> None:

@@ -8,6 +8,7 @@ does the I/O asks it for bytes and tells it what was written, what came back and
 from __future__ import annotations
 
 import enum
+import math
 from collections import OrderedDict, deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -62,22 +63,19 @@ class Step(enum.IntEnum):
     GONE = 4  # answered, failed or removed
 
 
-class Entry:
+class Entry(msgspec.Struct, eq=False):
     """One frame on its way; a request has a key, everything else has None.
 
     While it waits, ``lane`` is the one that it is bound to; None: any of its pool. ``sent`` is
     False as long as no byte of it was written.
     """
 
-    __slots__ = ("frame", "key", "lane", "route", "sent", "step")
-
-    def __init__(self, frame: bytes, route: Route, key: RequestId) -> None:
-        self.frame = frame
-        self.route = route
-        self.key = key
-        self.step = Step.QUEUED
-        self.lane: Lane | None = None
-        self.sent = False
+    frame: bytes
+    route: Route
+    key: RequestId
+    step: Step = Step.QUEUED
+    lane: Lane | None = None
+    sent: bool = False
 
 
 class Refused(Exception):
@@ -187,9 +185,21 @@ class Mode(enum.Enum):
 class Lane:
     """The router's view of one incarnation of a worker."""
 
-    __slots__ = ("entries", "mode", "outbox", "pool", "sessions", "waiting", "worker")
+    __slots__ = (
+        "entries",
+        "max_bytes",
+        "max_in_flight",
+        "mode",
+        "outbox",
+        "pool",
+        "sessions",
+        "waiting",
+        "worker",
+    )
 
     def __init__(self, worker: int, pool: PoolTable) -> None:
+        self.max_in_flight = pool.config.max_in_flight or math.inf
+        self.max_bytes = pool.limits.max_output_bytes
         self.worker = worker
         self.pool = pool
         self.mode = Mode.CLOSED
@@ -198,14 +208,6 @@ class Lane:
         self.waiting: OrderedDict[Entry, None] = OrderedDict()  # bound to come here, once it can
         self.sessions: set[str] = set()
 
-    @property
-    def full(self) -> bool:
-        """Whether another request has to wait."""
-        limit = self.pool.config.max_in_flight
-        return (
-            0 < limit <= len(self.entries)
-        ) or self.outbox.size > self.pool.limits.max_output_bytes
-
     def takes(self, entry: Entry) -> bool:
         """Tell whether a frame may go into the out-queue now.
 
@@ -213,9 +215,10 @@ class Lane:
         may need them to come to its end.
         """
         if entry.key is None:
-            room = self.pool.limits.max_output_bytes + CONTROL_RESERVE_BYTES
-            return self.outbox.size <= room
-        return self.mode is not Mode.CLOSED and not self.full
+            return self.outbox.size <= self.max_bytes + CONTROL_RESERVE_BYTES
+        if self.mode is Mode.CLOSED or len(self.entries) >= self.max_in_flight:
+            return False
+        return self.outbox.size <= self.max_bytes
 
 
 class PoolTable:
@@ -252,7 +255,8 @@ class PoolTable:
         lanes = self.open
         count = len(lanes)
         if count == 1:
-            return lanes[0] if lanes[0].takes(entry) else None
+            lane = lanes[0]
+            return lane if lane.takes(entry) else None
         best: Lane | None = None
         for step in range(count):
             lane = lanes[(self.cursor + step) % count]
@@ -337,8 +341,13 @@ class Router:
             text = f"the id {key!r} is in use"
             raise self._refuse(KernelCode.INVALID_REQUEST, text, route, "duplicate_id")
         entry = Entry(frame, route, key)
-        bound = self._bound(pool, route)
-        lane = self._lane_now(pool, entry, bound)
+        bound = None
+        if route.session is not None or route.worker is not None:
+            bound = self._bound(pool, route)
+        ahead = pool.queue if bound is None else bound.waiting
+        lane = None
+        if not ahead or key is None:  # no request overtakes one that waits
+            lane = pool.choose(entry) if bound is None else bound if bound.takes(entry) else None
         if lane is not None:
             self._hand_over(entry, lane)
         else:
@@ -367,16 +376,6 @@ class Router:
             raise self._refuse(KernelCode.INVALID_REQUEST, text, route, "session_elsewhere")
         return lane
 
-    @staticmethod
-    def _lane_now(pool: PoolTable, entry: Entry, bound: Lane | None) -> Lane | None:
-        """Return the lane that takes a frame at once; no request overtakes one that waits."""
-        ahead = pool.queue if bound is None else bound.waiting
-        if ahead and entry.key is not None:
-            return None
-        if bound is None:
-            return pool.choose(entry)
-        return bound if bound.takes(entry) else None
-
     def _queue(self, pool: PoolTable, entry: Entry, bound: Lane | None) -> None:
         limits = self._limits
         if pool.queued >= limits.max_queued:
@@ -394,9 +393,7 @@ class Router:
             lane.entries[entry.key] = entry
         session = entry.route.session
         if session is not None and session not in self._sessions:
-            self._sessions[session] = lane
-            lane.sessions.add(session)
-            lane.pool.bind(session, lane)
+            self.bind_session(session, lane)
         lane.outbox.append(entry)
 
     def pump(self, pool: PoolTable) -> list[Lane]:
@@ -537,10 +534,11 @@ class Router:
         return dead
 
     def bind_session(self, session: str, lane: Lane) -> None:
-        """Tie a session to a worker before its first request."""
+        """Tie a session to a worker before its first request; what waits for it goes along."""
         self.end_session(session)
         self._sessions[session] = lane
         lane.sessions.add(session)
+        lane.pool.bind(session, lane)
 
     def end_session(self, session: str) -> None:
         """Forget a session."""
