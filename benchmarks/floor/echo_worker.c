@@ -1,0 +1,146 @@
+/* The worker that every figure is taken with: NDJSON JSON-RPC 2.0 on stdin and stdout.
+ *
+ *   echo_worker [--flush batch|each]
+ *
+ * stream {"count": N}  N chunk notifications, then the answer
+ * hold                 never answered
+ * anything else        answered with its own params, or null
+ *
+ * Ids and params go back as they are spelled. Notifications and responses are ignored. All answers
+ * to one read leave in one write (--flush each: one write an answer). At the end of stdin the
+ * program exits 0; a last line without its newline is not a line.
+ */
+#include "common.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef struct {
+    floor_span id;
+    floor_span method;
+    floor_span params;
+} request;
+
+typedef struct {
+    floor_buffer in;
+    floor_buffer out;
+    bool flush_each;
+} worker;
+
+static void flush(worker *self)
+{
+    floor_write_all(STDOUT_FILENO, self->out.data, self->out.len);
+    self->out.len = 0;
+}
+
+static bool parse(floor_span line, request *found)
+{
+    *found = (request){{NULL, 0}, {NULL, 0}, {NULL, 0}};
+    floor_walk walk;
+    if (!floor_open(&walk, line))
+        return false;
+    floor_span key;
+    floor_span value;
+    int more;
+    while ((more = floor_next(&walk, &key, &value)) > 0) {
+        if (floor_is(key, "id"))
+            found->id = value;
+        else if (floor_is(key, "method"))
+            found->method = value;
+        else if (floor_is(key, "params"))
+            found->params = value;
+    }
+    return more == 0;
+}
+
+static void answer(worker *self, const request *asked)
+{
+    floor_append_text(&self->out, "{\"jsonrpc\":\"2.0\",\"id\":");
+    floor_append(&self->out, asked->id.at, asked->id.len);
+    floor_append_text(&self->out, ",\"result\":");
+    if (asked->params.at != NULL)
+        floor_append(&self->out, asked->params.at, asked->params.len);
+    else
+        floor_append_text(&self->out, "null");
+    floor_append_text(&self->out, "}\n");
+    if (self->flush_each)
+        flush(self);
+}
+
+static uint64_t asked_chunks(const request *asked)
+{
+    floor_walk walk;
+    if (asked->params.at == NULL || !floor_open(&walk, asked->params))
+        return 0;
+    uint64_t count = 0;
+    floor_span key;
+    floor_span value;
+    while (floor_next(&walk, &key, &value) > 0) {
+        if (floor_is(key, "count") && !floor_decimal(value, &count))
+            count = 0;
+    }
+    return count;
+}
+
+static void stream(worker *self, const request *asked)
+{
+    for (uint64_t left = asked_chunks(asked); left != 0; left--) {
+        floor_append_text(&self->out, "{\"jsonrpc\":\"2.0\",\"method\":\"chunk\",\"params\":"
+                                      "{\"_meta\":{\"requestId\":");
+        floor_append(&self->out, asked->id.at, asked->id.len);
+        floor_append_text(&self->out, "},\"text\":\"x\"}}\n");
+        if (self->flush_each || self->out.len >= FLOOR_READ_BYTES)
+            flush(self);
+    }
+    answer(self, asked);
+}
+
+static void serve_line(worker *self, floor_span line)
+{
+    request asked;
+    if (!parse(line, &asked)) {
+        fprintf(stderr, "echo_worker: skipped a line of %zu bytes: not a JSON object\n", line.len);
+        return;
+    }
+    if (asked.id.at == NULL || asked.method.at == NULL || floor_is(asked.method, "\"hold\""))
+        return;
+    if (floor_is(asked.method, "\"stream\""))
+        stream(self, &asked);
+    else
+        answer(self, &asked);
+}
+
+/* Serve the whole lines of self->in; fresh is where the bytes of the last read begin, so a long
+ * line is searched once. */
+static void serve(worker *self, size_t fresh)
+{
+    const char *const data = self->in.data;
+    size_t begin = 0;
+    const char *newline;
+    while ((newline = memchr(data + fresh, '\n', self->in.len - fresh)) != NULL) {
+        const size_t end = (size_t)(newline - data);
+        serve_line(self, (floor_span){.at = data + begin, .len = end - begin});
+        begin = fresh = end + 1;
+    }
+    floor_drop(&self->in, begin);
+}
+
+int main(int argc, char **argv)
+{
+    worker self = {.flush_each = false};
+    if (argc == 3 && strcmp(argv[1], "--flush") == 0 && strcmp(argv[2], "each") == 0) {
+        self.flush_each = true;
+    } else if (argc != 1 &&
+               !(argc == 3 && strcmp(argv[1], "--flush") == 0 && strcmp(argv[2], "batch") == 0)) {
+        fputs("usage: echo_worker [--flush batch|each]\n", stderr);
+        return 2;
+    }
+    for (;;) {
+        const size_t fresh = self.in.len;
+        if (floor_read(STDIN_FILENO, &self.in) == 0)
+            return 0;
+        serve(&self, fresh);
+        flush(&self);
+    }
+}
