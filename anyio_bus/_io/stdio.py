@@ -1,0 +1,197 @@
+"""Own the byte streams of a worker process: async reads and writes on its stdin and stdout.
+
+What a poller takes (pipes, sockets, terminals) is waited for with ``anyio.wait_readable`` and
+``anyio.wait_writable``; for the rest (regular files, Windows) a thread reads.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.from_thread
+import anyio.lowlevel
+import anyio.to_thread
+
+from anyio_bus._io.fdguard import FdGuard
+
+if TYPE_CHECKING:
+    from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+__all__ = ("Stdio", "open_stdio")
+
+READ_BYTES = 256 * 1024  # a pipe holds 64 KiB unless somebody enlarged it
+_NO_POLLING = (OSError, NotImplementedError, ValueError)  # epoll says EPERM to a file
+_WINDOWS = sys.platform == "win32"  # where pipes can neither be polled nor made non-blocking
+
+
+class Stdio:
+    """This process's conversation, on fds of its own.
+
+    Owns:
+        The fds that it opened, the blocking mode of the one that it writes to, and a thread where
+        reads cannot be polled.
+
+    Args:
+        guard: What holds the wire.
+        threads: Read and write in threads even where the fds can be polled.
+    """
+
+    def __init__(self, guard: FdGuard, *, threads: bool = _WINDOWS) -> None:
+        self._reads_in_thread = threads
+        self._writes_in_thread = threads
+        self._in = guard.wire_in
+        self._out = guard.wire_out
+        self._opened: list[int] = []
+        self._made_non_blocking: int | None = None
+        self._chunks: MemoryObjectReceiveStream[bytes] | None = None
+        if not threads:
+            self._take_non_blocking()
+
+    def _take_non_blocking(self) -> None:
+        """Get fds on which neither a read nor a write holds up the loop.
+
+        O_NONBLOCK belongs to the open file description, which others may share: a shell, a sibling
+        in a pipeline. With one of our own nobody else sees it, even if this process is killed.
+        """
+        if sys.platform == "win32":
+            return
+        own_in = _own_description(self._in, os.O_RDONLY)
+        if own_in is not None:
+            self._in = own_in
+            self._opened.append(own_in)
+        own_out = _own_description(self._out, os.O_WRONLY)
+        if own_out is not None:
+            self._out = own_out
+            self._opened.append(own_out)
+        elif os.get_blocking(self._out):
+            self._made_non_blocking = self._out
+            os.set_blocking(self._out, False)
+
+    async def receive(self) -> bytes:
+        """Return what can be read, no bytes at the end.
+
+        Raises:
+            OSError: It cannot be read.
+
+        Cancellation:
+            Always a checkpoint. Nothing is lost.
+        """
+        while not self._reads_in_thread:
+            try:
+                await anyio.wait_readable(self._in)
+            except _NO_POLLING:
+                self._reads_in_thread = True
+                break
+            with suppress(BlockingIOError):
+                return os.read(self._in, READ_BYTES)
+        if self._chunks is None:
+            self._chunks = self._start_thread()
+        try:
+            return await self._chunks.receive()
+        except anyio.EndOfStream:
+            return b""
+
+    def _start_thread(self) -> MemoryObjectReceiveStream[bytes]:
+        send, receive = anyio.create_memory_object_stream[bytes](1)
+        arguments = (self._in, send, anyio.lowlevel.current_token())
+        # A daemon: a read cannot be interrupted, and must not hold up the end of the process.
+        name = "anyio-bus stdin"
+        threading.Thread(target=_read_all, args=arguments, name=name, daemon=True).start()
+        return receive
+
+    async def send(self, data: bytes) -> None:
+        """Write all of it.
+
+        Raises:
+            OSError: The reader is gone (``BrokenPipeError``), or it cannot be written.
+
+        Cancellation:
+            Some of it may have been written.
+        """
+        if self._writes_in_thread:
+            await anyio.to_thread.run_sync(_write_all, self._out, data, abandon_on_cancel=True)
+            return
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[os.write(self._out, view) :]
+            except BlockingIOError:
+                await anyio.wait_writable(self._out)
+
+    def close(self) -> None:
+        """Close what was opened here, and put the blocking mode back."""
+        if self._chunks is not None:
+            self._chunks.close()
+        if sys.platform != "win32" and self._made_non_blocking is not None:
+            os.set_blocking(self._made_non_blocking, True)
+            self._made_non_blocking = None
+        while self._opened:
+            os.close(self._opened.pop())
+
+
+def _own_description(fd: int, flags: int) -> int | None:
+    """Open a pipe or terminal anew, not blocking; None if that cannot be."""
+    if sys.platform == "win32":
+        return None
+    if not (stat.S_ISFIFO(os.fstat(fd).st_mode) or os.isatty(fd)):
+        return None  # a file has its offset there, a socket cannot be opened
+    try:
+        flags |= os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        return os.open(f"/proc/self/fd/{fd}", flags)
+    except OSError:
+        return None
+
+
+def _read_all(
+    fd: int, chunks: MemoryObjectSendStream[bytes], token: anyio.lowlevel.EventLoopToken
+) -> None:
+    """Hand everything that can be read to the loop, as fast as it takes it."""
+    gone = (RuntimeError, anyio.BrokenResourceError)  # the loop has ended, or does not want more
+    with suppress(OSError, *gone):
+        while data := _read(fd):
+            anyio.from_thread.run(chunks.send, data, token=token)
+    with suppress(*gone):
+        anyio.from_thread.run_sync(chunks.close, token=token)
+
+
+def _read(fd: int) -> bytes:
+    while True:
+        try:
+            return os.read(fd, READ_BYTES)
+        except BlockingIOError:  # whoever shares it wants it so
+            select.select([fd], [], [])
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+@contextmanager
+def open_stdio(*, give_back: bool = True, threads: bool = _WINDOWS) -> Iterator[Stdio]:
+    """Take stdin and stdout away from everything else in this process, to converse on them.
+
+    Args:
+        give_back: Put them back at the end; otherwise stray output stays on stderr until this
+            process exits.
+        threads: As for :class:`Stdio`.
+    """
+    guard = FdGuard()
+    stdio = Stdio(guard, threads=threads)
+    try:
+        yield stdio
+    finally:
+        stdio.close()
+        if give_back:
+            guard.give_back()
+        else:
+            guard.close()
