@@ -14,11 +14,13 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
-from types import TracebackType
-from typing import Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import anyio
 import anyio.lowlevel
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 __all__ = ("LeakCheck", "LeakError")
 
@@ -63,7 +65,11 @@ class _Task(NamedTuple):
 
     def describe(self) -> str:
         coroutine = self.task.get_coro() if hasattr(self.task, "get_coro") else self.task.coro
-        name = self.task.name if isinstance(getattr(self.task, "name", None), str) else self.task.get_name()
+        name = (
+            self.task.name
+            if isinstance(getattr(self.task, "name", None), str)
+            else self.task.get_name()
+        )
         return f"task {name}: {getattr(coroutine, '__qualname__', coroutine)}"
 
 
@@ -80,10 +86,10 @@ class LeakCheck:
             async with open_bus(pool) as bus:
                 ...
 
-    As ``async with`` it lets the loop run for a moment before it judges, and sees tasks; as ``with``
-    it sees tasks where a loop runs. Processes are seen through ``/proc``, orphaned grandchildren
-    included; those that are left are killed, so that one leak is reported once. Where there is no
-    ``/proc`` only descriptors and tasks are checked.
+    As ``async with`` it sees tasks, and lets the loop run for a moment before it judges; as
+    ``with`` it is for code without a loop. Processes are seen through ``/proc``, orphaned
+    grandchildren included; those that are left are killed, so that one leak is reported once.
+    Where there is no ``/proc`` only descriptors and tasks are checked.
 
     If the block raises, its exception comes out, with a note on what was left.
 
@@ -100,7 +106,7 @@ class LeakCheck:
         The check itself is shielded; it takes two seconds at most, and only if something is left.
     """
 
-    def __init__(self, *, raising: bool = True) -> None:  # noqa: D107
+    def __init__(self, *, raising: bool = True) -> None:
         self.left: list[str] = []
         self._raising = raising
         self._mark = uuid.uuid4().hex
@@ -114,7 +120,9 @@ class LeakCheck:
         self._before = frozenset(_things(self._mark))
         return self
 
-    def __exit__(self, kind: object, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: object, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Compare."""
         limit = time.monotonic() + SETTLE_S
         while (left := self._left()) and time.monotonic() < limit:
@@ -126,7 +134,9 @@ class LeakCheck:
         await anyio.lowlevel.checkpoint()
         return self.__enter__()
 
-    async def __aexit__(self, kind: object, exc: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: object, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Let the loop finish what is on its way out, and compare."""
         limit = time.monotonic() + SETTLE_S
         with anyio.CancelScope(shield=True):
@@ -198,7 +208,10 @@ def _read(pid: int, what: str) -> bytes:
 def _command(pid: int) -> str:
     try:
         line = _read(pid, "cmdline").replace(b"\0", b" ").decode(errors="replace").strip()
-        return line or f"{_read(pid, 'comm').decode(errors='replace').strip()} (ended, never waited for)"
+        return (
+            line
+            or f"{_read(pid, 'comm').decode(errors='replace').strip()} (ended, never waited for)"
+        )
     except OSError:
         return "(ended)"
 

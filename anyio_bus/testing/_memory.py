@@ -43,7 +43,11 @@ def memory_pools(backend: Memory, **options: Any) -> tuple[Pool, ...]:
 
 @asynccontextmanager
 async def open_memory_bus(
-    workers: Any, *, pool: Mapping[str, Any] | None = None, limits: Limits | None = None, **options: Any
+    workers: Any,
+    *,
+    pool: Mapping[str, Any] | None = None,
+    limits: Limits | None = None,
+    **options: Any,
 ) -> AsyncIterator[Bus]:
     """Open a bus whose workers run in this process: no child, everything else is real.
 

@@ -62,7 +62,9 @@ async def cancel_sweep(
             if not await _round(operation, check, cancel_at, check_leaks=check_leaks):
                 return cancel_at - 1
         except Exception as exc:
-            exc.add_note(f"cancel_sweep: the operation was to be cancelled before its step {cancel_at}")
+            exc.add_note(
+                f"cancel_sweep: the operation was to be cancelled before its step {cancel_at}"
+            )
             raise
     msg = f"the operation has more than max_steps={max_steps} steps"
     raise AssertionError(msg)

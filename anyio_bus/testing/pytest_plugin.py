@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 __all__ = ("bus", "bus_backend", "bus_config", "bus_host", "bus_leak_check")
 
 MARKER = (
-    "anyio_bus(*pools, leak_check=True, **options): what the `bus` fixture opens. Arguments as those of "
-    "anyio_bus.open_bus(), pools=[...] too; leak_check=False lets the test leave what it likes."
+    "anyio_bus(*pools, leak_check=True, **options): what the `bus` fixture opens. Arguments as of "
+    "anyio_bus.open_bus(), also pools=[...]; leak_check=False lets the test leave what it likes."
 )
 
 
@@ -89,7 +89,7 @@ async def _bus_leak_check_in_loop(anyio_backend: object) -> AsyncIterator[None]:
 
 @pytest.fixture
 async def bus_host(anyio_backend: object, bus_leak_check: None) -> AsyncIterator[BusHost]:
-    """Open further buses, from any task, and close them in any order: ``await bus_host.open(pool)``."""
+    """Open further buses with ``await bus_host.open(pool)``, and close them in any order."""
     from anyio_bus import BusHost  # noqa: PLC0415  # a plugin that is not used must cost nothing
 
     async with BusHost() as host:
@@ -116,7 +116,7 @@ async def bus(
 
 
 def _marked(request: pytest.FixtureRequest) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Read the marker: the pools of the closest that names any, the options of all, closest first."""
+    """Read the marker: pools of the closest one with any, options of all, closest first."""
     pools: tuple[Any, ...] = ()
     options: dict[str, Any] = {}
     for marker in request.node.iter_markers("anyio_bus"):

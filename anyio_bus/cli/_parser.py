@@ -1,0 +1,214 @@
+"""Own the arguments of every command; it loads only argparse, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import platform
+from typing import TypeAlias
+
+from anyio_bus import __version__
+from anyio_bus.cli._exits import EXIT_CODES
+
+__all__ = ("Arguments", "build_parser")
+
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+LOOPS = ("asyncio", "trio")
+WORKERS = ("echo",)
+DEFAULT_IN_FLIGHT = (
+    256  # requests at once: enough to keep pools busy, little enough to hold in memory
+)
+DEFAULT_TIMEOUT_S = 60.0
+
+_RUN_HELP = """\
+Each line of stdin is one request:
+
+  {"jsonrpc":"2.0","id":1,"method":"echo","params":{"message":"hello"}}
+  {"id":2,"method":"echo","pool":"tools"}     "pool" says where it goes, and is taken out
+  echo {"message": "hello"}                   short form: METHOD, JSON params; ids count from 1
+
+Requests run side by side, so answers come in the order in which they are ready. An answer is one
+line of JSON, or easier to read if stdout is a terminal. What goes wrong on the way is answered
+with a JSON-RPC error, code -32050 and so on, with the facts in its data. A line without an id is a
+notification, and gets no answer. At the end of stdin what is pending is finished.
+"""
+
+_REQUEST_EXAMPLE = """\
+example:
+  anyio-bus request "python -m anyio_bus.testing.workers.echo" echo '{"message": "hello"}'
+"""
+
+_CHECK_HELP = """\
+Reads a JSON file, or the [tool.anyio-bus] table of a TOML file, and lists its pools. Unknown keys
+are errors here. Nothing is started.
+"""
+
+_CHECK_CODES = """\
+exit codes:
+  0  it is valid, and the program of each pool is there
+  1  it is valid, but the program of a pool is not found on this machine
+  2  it is not valid: the message names file and field
+"""
+
+
+class Arguments(argparse.Namespace):
+    """What was given on the command line."""
+
+    command: str
+    loop: str | None = None
+    workers: int
+    config: str
+    strict: bool
+    in_flight: int
+    timeout: float | None
+    verbose: bool = False
+    pool_command: str
+    method: str
+    params: str | None
+    name: str
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        msg = f"must be a number, 1 or more, not {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    return int(text)
+
+
+def _seconds(text: str) -> float | None:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not seconds > 0:
+        msg = f"must be seconds, more than 0 ('inf' for no limit), not {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    return None if math.isinf(seconds) else seconds
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Make the parser."""
+    parser = argparse.ArgumentParser(
+        prog="anyio-bus",
+        description="Pools of worker processes that speak JSON-RPC on stdin and stdout.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    python = f"Python {platform.python_version()}"
+    parser.add_argument(
+        "--version", action="version", version=f"anyio-bus {__version__} ({python})"
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_demo(commands)
+    _add_run(commands)
+    _add_request(commands)
+    _add_check(commands)
+    _add_worker(commands)
+    return parser
+
+
+def _add(
+    commands: _Commands, name: str, text: str, *, more: str = "", codes: str = EXIT_CODES
+) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}.\n\n{more}".rstrip(),
+        epilog=codes,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def _add_demo(commands: _Commands) -> None:
+    text = "show a pool of real workers: answers, a killed worker, a cancelled request, the stop"
+    demo = _add(commands, "demo", text)
+    demo.add_argument(
+        "--loop", choices=LOOPS, help="the event loop (default: both, one after the other)"
+    )
+    demo.add_argument(
+        "--workers", type=_positive, default=2, metavar="N", help="worker processes (default: 2)"
+    )
+
+
+def _add_run(commands: _Commands) -> None:
+    run = _add(
+        commands, "run", "send requests from stdin to pools, print the answers", more=_RUN_HELP
+    )
+    run.add_argument(
+        "--config",
+        metavar="FILE",
+        help="JSON, or TOML with [tool.anyio-bus] (default: $ANYIO_BUS_CONFIG, else the nearest "
+        "anyio-bus.json or pyproject.toml with that table)",
+    )
+    run.add_argument("--strict", action="store_true", help="make an unknown key of FILE an error")
+    run.add_argument(
+        "--in-flight",
+        type=_positive,
+        default=DEFAULT_IN_FLIGHT,
+        metavar="N",
+        help="requests at once; beyond that stdin is left unread (default: %(default)s)",
+    )
+    _add_timeout(run)
+    _add_loop(run)
+    _add_verbose(run)
+
+
+def _add_request(commands: _Commands) -> None:
+    text = "start one worker, send it one request, print the result"
+    request = _add(commands, "request", text, more=_REQUEST_EXAMPLE)
+    request.add_argument(
+        "pool_command",
+        metavar="POOL-COMMAND",
+        help="the worker's command line, split as a shell would",
+    )
+    request.add_argument("method", metavar="METHOD", help="the method")
+    request.add_argument(
+        "params",
+        metavar="JSON",
+        nargs="?",
+        help="the params, a JSON object or array (default: none)",
+    )
+    _add_timeout(request)
+    _add_loop(request)
+    _add_verbose(request)
+
+
+def _add_check(commands: _Commands) -> None:
+    check = _add(
+        commands, "check", "validate a configuration file", more=_CHECK_HELP, codes=_CHECK_CODES
+    )
+    check.add_argument("config", metavar="CONFIG", help="the file")
+
+
+def _add_worker(commands: _Commands) -> None:
+    text = "be a worker: speak JSON-RPC on this stdin and stdout"
+    worker = _add(commands, "worker", text)
+    worker.add_argument("name", choices=WORKERS, help="which one")
+
+
+def _add_timeout(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=DEFAULT_TIMEOUT_S,
+        metavar="S",
+        help="seconds for an answer, 'inf' for no limit (default: %(default)g)",
+    )
+
+
+def _add_loop(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--loop", choices=LOOPS, default="asyncio", help="the event loop (default: %(default)s)"
+    )
+
+
+def _add_verbose(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="log to stderr, what workers write there included",
+    )
