@@ -50,7 +50,9 @@ if TYPE_CHECKING:
     from anyio_bus._errors import WorkerStartError as WorkerStartError
     from anyio_bus._sansio.events import KernelStatistics as KernelStatistics
     from anyio_bus._sansio.events import WorkerInfo as WorkerInfo
-    from anyio_bus._sansio.lifecycle import State as WorkerState
+    from anyio_bus._sansio.lifecycle import State as _State
+
+    WorkerState = _State  # to type checkers `State as WorkerState` would export nothing
 
 __version__ = "0.1.0"
 
@@ -97,7 +99,7 @@ _TABLE: dict[str, tuple[str, str]] = {
     for entry in names
 }
 
-__all__ = ("__version__", *sorted(_TABLE), "WorkerState")  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = ("__version__", *sorted(_TABLE))  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -98,7 +98,8 @@ class Pool(msgspec.Struct, frozen=True):
         cwd: Working directory of the workers; None for this process's.
         balance: ``"least_busy"`` (ties in turn) or ``"round_robin"``, for what has no session.
         max_in_flight: Unanswered requests per worker, cancelled ones included; 0 means no count.
-        envelope: ``"strip"`` sends workers plain JSON-RPC; ``"keep"`` adds ``sessionId``.
+        envelope: ``"strip"`` sends workers plain JSON-RPC; ``"keep"`` leaves ``sessionId`` and
+            ``pool`` in it.
         cancel: The notification that tells a worker that a request is cancelled: ``"lsp"``
             (``$/cancelRequest``), ``"mcp"`` (``notifications/cancelled``), ``"acp"``
             (``$/cancel_request``) or ``"none"``.
@@ -187,7 +188,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, rename=_LIMIT_KEYS):
             0 means never restart.
         restart_window_s: Seconds of the sliding window.
         start_attempts: Failed starts in a row that park a slot.
-        start_window_s: A worker that dies this soon (seconds) without a line has failed to start.
+        start_window_s: A worker that ends within so many seconds, having neither read nor written
+            anything, has failed to start.
         restart_delay_s: First delay before a restart; doubles up to ``restart_delay_max_s``.
         restart_delay_max_s: Longest delay before a restart.
         stable_after_s: Uptime in seconds after which the delay starts anew.
@@ -195,6 +197,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, rename=_LIMIT_KEYS):
         cancel_grace_s: Seconds for which a cancelled request keeps its slot without an answer.
         drain_timeout_s: Seconds that a draining worker has for what it has in flight.
         backpressure_timeout_s: Seconds for which a worker's pipe may stay paused; 0 means for ever.
+            Nothing pauses one yet.
         stderr_tail_bytes: Bytes of stderr that are kept of each worker.
     """
 

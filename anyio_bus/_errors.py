@@ -135,7 +135,7 @@ class NotSupportedError(BusError):
 
 
 class InvalidStateError(BusError):
-    """Not now: not open, already stopped, or used from a forked child."""
+    """Not now: not open yet, open already, or used from a forked child."""
 
 
 class RequestTimeoutError(BusError, TimeoutError):

@@ -204,6 +204,9 @@ class _MemorySpawner:
     def close(self) -> None:
         return
 
+    def abandon(self) -> None:
+        return
+
 
 def open_memory(config: BusConfig, deliver: Deliver, options: Memory) -> Backend:
     """Make the backend; no worker runs before it does."""

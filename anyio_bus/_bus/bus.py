@@ -12,12 +12,18 @@ from msgspec import UNSET, Raw, UnsetType
 
 from anyio_bus._backends.base import Backend
 from anyio_bus._backends.select import BackendOption, open_backend
-from anyio_bus._bus.calls import Calls, Scope, check_seconds, check_timeout, result_of
+from anyio_bus._bus.calls import Calls, Scope, check_deadline, check_seconds, check_timeout, result_of
 from anyio_bus._bus.lifetime import BusState, Lifetime
 from anyio_bus._config import BusConfig
 from anyio_bus._errors import InvalidArgumentError, UnknownPoolError, error_from_failure
 from anyio_bus._io.loop import current_loop
-from anyio_bus._sansio.codec import decode_value, encode_notification, encode_value, swap_id
+from anyio_bus._sansio.codec import (
+    decode_value,
+    decoder_of,
+    encode_notification,
+    encode_value,
+    read_frame,
+)
 from anyio_bus._sansio.events import KernelStatistics, WorkerInfo
 from anyio_bus._sansio.lifecycle import State
 from anyio_bus._sansio.messages import Message, is_error
@@ -26,6 +32,8 @@ from anyio_bus._sansio.routing import Refused, Route
 __all__ = ("Bus", "BusStatistics")
 
 T = TypeVar("T")
+
+_ENVELOPE = frozenset({"sessionId", "pool"})  # members that say where a frame goes
 
 
 class BusStatistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +80,7 @@ class Bus:
     _backend: Backend
     _life: Lifetime
     _routes: dict[str, Route]
+    _enveloped: frozenset[str]
     _default: Route | None
     _timeout: float | None
 
@@ -85,6 +94,7 @@ class Bus:
         self._life = Lifetime(self._backend, self._calls, loop)
         self._calls.on_worker_changed = self._life.bell.ring
         self._routes = {pool.id: Route(pool.id) for pool in config.pools}
+        self._enveloped = frozenset(p.id for p in config.pools if p.envelope == "keep")
         self._default = self._routes[config.pools[0].id] if len(config.pools) == 1 else None
         self._timeout = timeout
         return self
@@ -163,9 +173,9 @@ class Bus:
             timeout = self._timeout
         else:
             check_timeout(timeout)
+        if reply is not Any:
+            decoder_of(reply)  # a type that cannot be decoded is found before anything is sent
         calls = self._calls
-        if calls.full:
-            await calls.wait_for_room(method, timeout)
         call = calls.begin(method, params, route, timeout, scope)
         try:
             message = await call.waiter
@@ -202,26 +212,24 @@ class Bus:
         Cancellation:
             As :meth:`request`.
         """
-        line = frame.encode() if isinstance(frame, str) else bytes(frame)
-        _, before, members = swap_id(line, 0)
-        if before is None or "method" not in members:
+        request, members = read_frame(frame)
+        if request.method is UNSET or request.id is UNSET:
             msg = "frame is not a request: it needs both id and method; send() takes the others"
             raise InvalidArgumentError(msg, field="frame")
-        method: str = decode_value(members["method"], str, "method")
         check_timeout(None if timeout is UNSET else timeout)
         seconds = self._timeout if timeout is UNSET else timeout
         route = self._route(pool)
+        key = members["id"]
+        members = self._without_envelope(members, route)
         calls = self._calls
-        if calls.full:
-            await calls.wait_for_room(method, seconds)
-        call = calls.begin(method, None, route, seconds, scope, members)
+        call = calls.begin(request.method, None, route, seconds, scope, members)
         try:
             message = await call.waiter
         finally:
             calls.abandon(call)
         if type(message) is not Message:
             raise message
-        return _response_line(message, before)
+        return _response_line(message, key)
 
     async def notify(self, method: str, params: object = UNSET, *, pool: str | None = None) -> None:
         """Send a notification to a worker of a pool; there is no answer.
@@ -254,21 +262,32 @@ class Bus:
             worker: The worker that it is for; a response needs it.
 
         Raises:
-            InvalidArgumentError: It is not JSON, or it is a request: :meth:`request_raw` takes those.
+            InvalidArgumentError: It is neither; :meth:`request_raw` takes requests.
 
         Cancellation:
             Always a checkpoint, before anything is sent.
         """
-        line = frame.encode() if isinstance(frame, str) else bytes(frame)
-        _, before, members = swap_id(line, 0)
-        if before is not None and "method" in members:
+        message, members = read_frame(frame)
+        if message.method is not UNSET and message.id is not UNSET:
             msg = "frame is a request; request_raw() sends it and returns its response"
             raise InvalidArgumentError(msg, field="frame")
+        if message.method is UNSET and worker is None:
+            msg = "worker= must be given: a response is for the worker that asked"
+            raise InvalidArgumentError(msg, field="worker")
         route = self._route(pool)
+        kept = self._without_envelope(members, route)
+        line = frame.encode() if isinstance(frame, str) else bytes(frame)
+        value = Raw(line.rstrip(b"\r\n")) if kept is members else kept
         if worker is not None:
             route = Route(route.pool, worker=worker)
         await anyio.lowlevel.checkpoint()
-        self._submit(encode_value(Raw(line.rstrip(b"\r\n")), "frame") + b"\n", route)
+        self._submit(encode_value(value, "frame") + b"\n", route)
+
+    def _without_envelope(self, members: dict[str, Raw], route: Route) -> dict[str, Raw]:
+        """Leave out what only a router reads, unless the workers of the pool are to see it."""
+        if route.pool in self._enveloped or _ENVELOPE.isdisjoint(members):
+            return members
+        return {name: raw for name, raw in members.items() if name not in _ENVELOPE}
 
     def _submit(self, frame: bytes, route: Route) -> None:
         self._life.check_running()
@@ -294,7 +313,7 @@ class Bus:
 
     @property
     def scope(self) -> Scope:
-        """The root scope: every call is in it or in one of its children."""
+        """The root scope, in which every call is, or in one of its children."""
         return self._calls.root
 
     @asynccontextmanager
@@ -311,12 +330,14 @@ class Bus:
             parent: The scope that it lies in; default the root.
 
         Cancellation:
-            Calls in it are withdrawn.
+            Opening is a checkpoint, before anything is done. Calls in it are withdrawn.
         """
+        if deadline is not None:
+            check_deadline(deadline)
         self._life.check_running()
-        scope = Scope(self._calls, name, parent or self._calls.root)
-        if scope.parent is not None and scope.parent.cancelled:
-            scope.cancel(scope.parent.cancel_reason or "cancelled")
+        await anyio.lowlevel.checkpoint()
+        self._life.check_running()
+        scope = self._calls.new_scope(name, parent)
         if deadline is not None:
             self._calls.set_deadline(scope, deadline)
         try:
@@ -349,7 +370,7 @@ class Bus:
         return BusStatistics(
             backend=self._backend.name,
             state=self._life.state,
-            pending=len(calls.peer.calls),
+            pending=calls.pending,
             pending_bytes=calls.pending_bytes,
             waiting=calls.waiting,
             timeouts=calls.timeouts,
@@ -381,6 +402,7 @@ class Bus:
 
     def _pool_ready(self, pool: str) -> bool:
         states = [info.state for info in self.workers() if info.pool == pool]
+        states = [state for state in states if state is not State.STOPPED]  # those that a resize ended
         if all(state is State.PARKED for state in states):
             self._primitive(lambda: self._backend.check_pool(pool))
         return all(state in (State.READY, State.PARKED) for state in states)
@@ -459,8 +481,8 @@ def _response_line(message: Message, key: Raw) -> bytes:
     members: dict[str, object] = {"jsonrpc": "2.0", "id": key}
     if message.session is not UNSET:
         members["sessionId"] = message.session
-    if message.result is not UNSET:
-        members["result"] = message.result
     if is_error(message):
         members["error"] = message.error
+    else:
+        members["result"] = message.result
     return encode_value(members, "response")

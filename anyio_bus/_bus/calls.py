@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import anyio
 import msgspec
 from msgspec import UNSET, Raw
 
@@ -40,10 +40,10 @@ class Call(msgspec.Struct, eq=False):
 
     key: int
     method: str
-    size: int
     timeout_s: float | None
     scope: Scope
     waiter: Any
+    size: int = 0  # of its frame, once there is one
 
 
 class Scope:
@@ -77,14 +77,16 @@ class Scope:
 
         Workers are told, and the callers get :class:`ScopeCancelledError` with this reason.
         """
-        if self.cancel_reason is None:
-            self.cancel_reason = reason
-        for child in list(self._children):
-            child.cancel(reason)
-        for call in self._owner.calls_of(self):
-            sent = self._owner.withdraw(call, reason)
-            text = f"request {call.method!r} was cancelled with scope {self.name!r}: {reason}"
-            self._owner.end(call, ScopeCancelledError(text, reason=reason, sent=sent))
+        tree = [self]
+        for scope in tree:  # all are marked before a call ends, so that none is let in meanwhile
+            if scope.cancel_reason is None:
+                scope.cancel_reason = reason
+            tree += scope._children
+        for scope in tree:
+            for call in reversed(self._owner.calls_of(scope)):  # those without a frame are the last
+                sent = self._owner.withdraw(call, reason)
+                text = f"request {call.method!r} was cancelled with scope {scope.name!r}: {reason}"
+                self._owner.end(call, ScopeCancelledError(text, reason=reason, sent=sent))
 
     def _close(self) -> None:
         self.cancel("scope closed")
@@ -118,25 +120,25 @@ class Calls:
         self._max_bytes = limits.max_output_bytes
         self._loop = loop
         self._scope_deadlines: Deadlines[Scope] = Deadlines()
-        self._queue: deque[Any] = deque()  # waiters of callers that wait for room
-        self._admitted = 0  # callers that were let in and have not yet run
+        # Calls that wait for room, in order, and what hands each to the kernel once there is some.
+        self._queue: OrderedDict[Call, Callable[[], None]] = OrderedDict()
         self.alarm = Alarm(loop, self._next_deadline, self._expire)
 
     # -- a call's life ------------------------------------------------------------------------
 
     @property
     def waiting(self) -> int:
-        """Number of callers that wait for room."""
+        """Number of calls that wait for room; they have no frame yet."""
         return len(self._queue)
 
     @property
-    def full(self) -> bool:
-        """Whether the next caller has to wait for room before it makes a frame."""
-        return (
-            len(self.peer.calls) + self._admitted >= self._max_pending
-            or self.pending_bytes > self._max_bytes
-            or bool(self._queue)
-        )
+    def pending(self) -> int:
+        """Number of calls that the kernel has."""
+        return len(self.peer.calls) - len(self._queue)
+
+    @property
+    def _full(self) -> bool:
+        return self.pending >= self._max_pending or self.pending_bytes > self._max_bytes
 
     def begin(  # noqa: PLR0913, PLR0917
         self,
@@ -147,7 +149,7 @@ class Calls:
         scope: Scope | None,
         members: dict[str, Raw] | None = None,
     ) -> Call:
-        """Hand one request to the kernel; its caller then awaits ``call.waiter``.
+        """Hand one request to the kernel, or let it wait for room; its caller awaits ``waiter``.
 
         Args:
             method: Its method.
@@ -163,26 +165,36 @@ class Calls:
         root = self.root
         if scope is None:
             scope = root
+        elif scope._owner is not self:
+            raise _strange_scope("scope", scope)
         if scope.cancel_reason is not None:
             raise self._scope_error(method, scope)
         loop = self._loop
-        key = self.peer.new_key()
-        if members is None:
-            frame = encode_request(key, method, params, route.session)
+        call = Call(self.peer.new_key(), method, timeout_s, scope, loop.waiter())
+        if self._queue or self._full:
+            self._queue[call] = partial(self._submit, call, params, route, members)
         else:
-            frame = encode_value({"jsonrpc": "2.0", **members, "id": key}, "frame") + b"\n"
-        try:
-            self.backend.submit(frame, route, key)
-        except Refused as exc:
-            raise error_from_failure(exc.failure) from None
-        call = Call(key, method, len(frame), timeout_s, scope, loop.waiter())
+            self._submit(call, params, route, members)
         if scope is not root:  # which holds what is in no other
             scope._calls[call] = None
-        self.pending_bytes += call.size
         at = self.peer.open(call, loop.now())
         if at < self.alarm.until:
             self.alarm.nudge(at)
         return call
+
+    def _submit(
+        self, call: Call, params: object, route: Route, members: dict[str, Raw] | None
+    ) -> None:
+        if members is None:
+            frame = encode_request(call.key, call.method, params, route.session)
+        else:
+            frame = encode_value({"jsonrpc": "2.0", **members, "id": call.key}, "frame") + b"\n"
+        try:
+            self.backend.submit(frame, route, call.key)
+        except Refused as exc:
+            raise error_from_failure(exc.failure) from None
+        call.size = len(frame)
+        self.pending_bytes += call.size
 
     def abandon(self, call: Call) -> None:
         """Take back a call whose caller does not wait any more, unless it is over."""
@@ -195,6 +207,16 @@ class Calls:
         text = f"request {method!r} was not sent: scope {scope.name!r} is cancelled: {scope.cancel_reason}"
         return ScopeCancelledError(text, reason=scope.cancel_reason, sent=False)
 
+    def new_scope(self, name: str, parent: Scope | None) -> Scope:
+        """Make a scope in another one, cancelled if that is."""
+        if parent is not None and parent._owner is not self:
+            raise _strange_scope("parent", parent)
+        parent = parent or self.root
+        scope = Scope(self, name, parent)
+        if parent.cancel_reason is not None:
+            scope.cancel(parent.cancel_reason)
+        return scope
+
     def calls_of(self, scope: Scope) -> list[Call]:
         """Return the calls that are in a scope, and in none of its children."""
         if scope is self.root:
@@ -202,7 +224,9 @@ class Calls:
         return list(scope._calls)
 
     def withdraw(self, call: Call, reason: str) -> bool:
-        """Take a call back from the kernel; return whether any of it may have been sent."""
+        """Take a call back; return whether any of it may have been sent."""
+        if self._queue.pop(call, None) is not None:
+            return False
         return self.backend.withdraw(call.key, reason) is not Withdrawal.REMOVED
 
     def end(self, call: Call, outcome: Message | BusError) -> None:
@@ -224,48 +248,31 @@ class Calls:
         if self.on_idle is not None and not self.peer.calls:
             self.on_idle()
 
-    async def wait_for_room(self, method: str, timeout_s: float | None) -> None:
-        """Wait until this caller's turn has come, at most for its timeout.
-
-        Raises:
-            RequestTimeoutError: It has not.
-            BusStoppedError: The bus stops.
-        """
-        waiter = self._loop.waiter()
-        self._queue.append(waiter)
-        admitted = False
-        try:
-            with anyio.move_on_after(timeout_s):
-                error: BusError | None = await waiter
-                if error is not None:
-                    raise error
-                admitted = True
-        finally:
-            if waiter in self._queue:
-                self._queue.remove(waiter)
-            elif self._admitted:  # its place was given to it
-                self._admitted -= 1
-                if not admitted:
-                    self._let_in()
-        if not admitted:
-            self.timeouts += 1
-            raise self._timeout_error(method, timeout_s, sent=False)
-
     def _let_in(self) -> None:
-        room = self._max_pending - len(self.peer.calls) - self._admitted
-        if self.pending_bytes <= self._max_bytes:
-            while self._queue and room > 0:
-                self._loop.wake(self._queue.popleft(), None)
-                self._admitted += 1
-                room -= 1
+        """Hand to the kernel what waits, in order, as far as there is room."""
+        while self._queue and not self._full:
+            call, submit = self._queue.popitem(last=False)
+            try:
+                if call.scope.cancelled:
+                    raise self._scope_error(call.method, call.scope)
+                submit()
+            except Exception as exc:  # noqa: BLE001  # its caller's, not that of whoever made room
+                self.peer.close(call.key)
+                call.scope._calls.pop(call, None)
+                self._loop.wake(call.waiter, exc)
+
+    def fail_waiting(self, reason: str) -> None:
+        """End every call that waits for room: there is to be no new work."""
+        while self._queue:
+            call, _ = self._queue.popitem()
+            self.end(call, _stopped(call, reason, sent=False))
 
     def fail_all(self, reason: str) -> None:
         """Withdraw every call of the bus: it stops."""
+        self.fail_waiting(reason)
         for call in list(self.peer.calls.values()):
             sent = self.withdraw(call, reason)
-            self.end(call, BusStoppedError(f"request {call.method!r} failed: {reason}", sent=sent))
-        while self._queue:
-            self._loop.wake(self._queue.popleft(), BusStoppedError(reason, sent=False))
+            self.end(call, _stopped(call, reason, sent=sent))
 
     # -- deadlines ----------------------------------------------------------------------------
 
@@ -356,6 +363,14 @@ def _nothing() -> None:
     return
 
 
+def _strange_scope(field: str, scope: Scope) -> InvalidArgumentError:
+    return InvalidArgumentError(f"{field}: {scope!r} is of another bus", field=field)
+
+
+def _stopped(call: Call, reason: str, *, sent: bool) -> BusStoppedError:
+    return BusStoppedError(f"request {call.method!r} failed: {reason}", sent=sent)
+
+
 def check_timeout(timeout: object) -> None:
     """Refuse what is no timeout in seconds."""
     if timeout is None:
@@ -363,6 +378,14 @@ def check_timeout(timeout: object) -> None:
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0:
         msg = f"timeout must be seconds (0 or more) or None, not {timeout!r}"
         raise InvalidArgumentError(msg, field="timeout")
+
+
+def check_deadline(deadline: object) -> None:
+    """Refuse what is no time of a clock."""
+    number = isinstance(deadline, int | float) and not isinstance(deadline, bool)
+    if not number or deadline != deadline:  # noqa: PLR0124  # NaN is not equal to itself
+        msg = f"deadline must be a time of the loop's clock, not {deadline!r}"
+        raise InvalidArgumentError(msg, field="deadline")
 
 
 def check_seconds(name: str, value: object) -> None:

@@ -33,8 +33,9 @@ class BusState(enum.StrEnum):
 class Lifetime:
     """Runs a backend and the deadlines of the calls, from the first spawn to the last reaped worker.
 
-    Its tasks are shielded: nothing cancels them but :meth:`kill_now`, so that a cancelled block still
-    stops in order. Commands are posted, from any task, and carried out by the bus's own.
+    Once it has started its tasks are shielded: nothing cancels them but :meth:`kill_now`, so that a
+    cancelled block still stops in order. A start that is cancelled is none: it kills what it spawned.
+    Commands are posted, from any task, and carried out by the bus's own.
 
     Owns:
         The task group of the bus.
@@ -55,7 +56,7 @@ class Lifetime:
         self._now = loop.now
         self._grace_s = float("inf")
         self._drain_until = float("inf")
-        self._tasks_scope = anyio.CancelScope(shield=True)
+        self._tasks_scope = anyio.CancelScope()
 
     @property
     def over(self) -> bool:
@@ -109,10 +110,18 @@ class Lifetime:
             self._calls.fail_all("bus is stopped")
             self.bell.ring()
 
+    def protect(self) -> None:
+        """Shield the tasks from whatever cancels the block; called when the start is over.
+
+        Not before: whoever starts a task and is cancelled waits until it ends.
+        """
+        self._tasks_scope.shield = True
+
     async def _wind_up(self, tasks: anyio.abc.TaskGroup) -> None:
         """Wait until a stop is asked for; let calls finish; end the workers."""
         await self.bell.until(lambda: self.state is not BusState.RUNNING, _never, self._now)
         calls = self._calls
+        calls.fail_waiting("bus is shutting down")
         calls.on_idle = self.bell.ring
         await self.bell.until(lambda: not calls.peer.calls, lambda: self._drain_until, self._now)
         calls.fail_all("bus is shutting down")

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import msgspec
 
 from anyio_bus._backends.select import BackendOption
@@ -94,6 +95,8 @@ async def open_bus(
             try:
                 with abandon_in_fork(bus._life):
                     await tasks.start(bus._life.run)
+                    bus._life.protect()
+                    await anyio.lowlevel.checkpoint_if_cancelled()
                     try:
                         with bus._life.body_scope:
                             yield bus

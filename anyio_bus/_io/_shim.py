@@ -1,4 +1,4 @@
-"""Exec shim, run as ``python -I -S _shim.py ERROR_FD PARENT_PID DROP_LC_CTYPE ARGV...``.
+"""Exec shim, run as ``python -I -S _shim.py ERROR_FD PARENT_PID LC_CTYPE ARGV...``.
 
 It asks Linux for SIGKILL when the parent dies (prctl(2), PR_SET_PDEATHSIG), makes sure that the
 parent did not die before that, undoes what the interpreter did to signals and locale, and executes
@@ -27,16 +27,27 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
+def default_signals() -> None:
+    """Undo what the interpreter, or our parent, ignores or blocks: exec would hand that on."""
+    signal = __import__("_signal")  # the full module costs a millisecond
+    for number in signal.valid_signals():
+        try:
+            signal.signal(number, SIG_DFL)
+        except (OSError, ValueError):  # SIGKILL and SIGSTOP are what they are
+            continue
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
 def main() -> None:
     """Set up and execute; never returns."""
-    error_fd, parent, drop_lc_ctype, *argv = sys.argv[1:]
+    error_fd, parent, locale, *argv = sys.argv[1:]
     os.set_inheritable(int(error_fd), False)
     die_with_parent(int(parent))
-    if drop_lc_ctype == "1":
+    if locale:  # "=" and the value; the interpreter makes its own of one that is C, or missing
+        os.environ["LC_CTYPE"] = locale[1:]
+    else:
         os.environ.pop("LC_CTYPE", None)
-    signal = __import__("_signal")  # the full module costs a millisecond
-    for name in ("SIGPIPE", "SIGXFSZ", "SIGINT"):
-        signal.signal(getattr(signal, name), SIG_DFL)
+    default_signals()
     try:
         os.execvp(argv[0], argv)
     except OSError as exc:

@@ -116,3 +116,6 @@ class PortableSpawner:
 
     def close(self) -> None:
         return
+
+    def abandon(self) -> None:
+        return

@@ -227,10 +227,10 @@ class PosixSpawner:
         self._guard: subprocess.Popen[bytes] | None = None
 
     async def spawn(self, pool: Pool) -> PosixChild:
-        if pool.guard and self._guard is None:
-            self._guard = _open_guard()
         with ExitStack() as ours_on_failure, ExitStack() as theirs:
             try:
+                if pool.guard and self._guard is None:
+                    self._guard = _open_guard()
                 fds, process = self._popen(pool, ours_on_failure, theirs)
             except OSError as exc:
                 raise SpawnError(exc, permanent=exc.errno in _PERMANENT, cwd=pool.cwd) from exc
@@ -263,7 +263,7 @@ class PosixSpawner:
         if sys.executable:
             fds["exec"], its_exec = pipe(child_reads=False)
             pass_fds = (its_exec,)
-            drop = "0" if "LC_CTYPE" in env else "1"
+            locale = f"={env['LC_CTYPE']}" if "LC_CTYPE" in env else ""
             shim = (
                 sys.executable,
                 "-I",
@@ -271,7 +271,7 @@ class PosixSpawner:
                 str(_HERE / "_shim.py"),
                 str(its_exec),
                 str(os.getpid()),
-                drop,
+                locale,
             )
             argv = [*shim, *argv]
         process = subprocess.Popen(
@@ -301,6 +301,12 @@ class PosixSpawner:
             guard.stdin.close()
             guard.kill()
             guard.wait()
+
+    def abandon(self) -> None:
+        guard, self._guard = self._guard, None
+        if guard is not None and guard.stdin is not None:
+            guard.stdin.close()
+            guard.returncode = 0  # it is the parent's child, not ours
 
 
 def _open_guard() -> subprocess.Popen[bytes]:

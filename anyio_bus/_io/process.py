@@ -116,6 +116,9 @@ class Spawner(Protocol):
     def close(self) -> None:
         """Give up what the spawner itself holds."""
 
+    def abandon(self) -> None:
+        """In a forked process: close the fds of the spawner itself and touch nothing else."""
+
 
 class StderrRing:
     """The last bytes of a worker's stderr, and its lines as they are completed.
@@ -140,16 +143,27 @@ class StderrRing:
         self._ring += data[-self._max :]
         if len(self._ring) > self._max:
             del self._ring[: len(self._ring) - self._max]
-        *whole, self._open = (self._open + data).split(b"\n")
-        while len(self._open) >= self.LINE_BYTES:
-            whole.append(self._open[: self.LINE_BYTES])
-            self._open = self._open[self.LINE_BYTES :]
-        return [line.decode("utf-8", "backslashreplace").rstrip("\r") for line in whole]
+        *whole, rest = (self._open + data).split(b"\n")
+        *cut, self._open = self._pieces(rest)
+        return [_text(piece) for line in whole for piece in self._pieces(line)] + [*map(_text, cut)]
+
+    def close(self) -> list[str]:
+        """End it; return the last line if it has no line end."""
+        rest, self._open = self._open, b""
+        return [_text(rest)] if rest else []
+
+    def _pieces(self, line: bytes) -> list[bytes]:
+        size = self.LINE_BYTES
+        return [line[at : at + size] for at in range(0, len(line), size)] or [b""]
 
     def tail(self, max_bytes: int | None = None) -> str:
         """Return the last bytes as text."""
         data = bytes(self._ring if max_bytes is None else self._ring[-max_bytes:])
         return data.decode("utf-8", "backslashreplace")
+
+
+def _text(line: bytes) -> str:
+    return line.decode("utf-8", "backslashreplace").rstrip("\r")
 
 
 def open_spawner() -> Spawner:

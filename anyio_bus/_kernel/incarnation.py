@@ -202,13 +202,16 @@ class Incarnation:
         return rest
 
     async def _read_stderr(self) -> None:
-        label = {"pool": self.lane.pool.config.id, "worker": self.lane.worker}
         while data := await self.child.read_stderr(STDERR_READ_BYTES):
-            lines = self.stderr.feed(data)
-            if stderr_log.isEnabledFor(logging.INFO):
-                for line in lines:
-                    stderr_log.info("%s/%s: %s", label["pool"], label["worker"], line, extra=label)
+            self._log_stderr(self.stderr.feed(data))
+        self._log_stderr(self.stderr.close())
         self._output_ended()
+
+    def _log_stderr(self, lines: list[str]) -> None:
+        if stderr_log.isEnabledFor(logging.INFO):
+            label = {"pool": self.lane.pool.config.id, "worker": self.lane.worker}
+            for line in lines:
+                stderr_log.info("%s/%s: %s", label["pool"], label["worker"], line, extra=label)
 
     def _output_ended(self) -> None:
         self.open_outputs -= 1

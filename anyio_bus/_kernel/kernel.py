@@ -114,7 +114,7 @@ class Kernel:
     def _all_stopped(self) -> bool:
         if self.stop_ladder is None:
             return False
-        return all(slot.life.state is State.STOPPED for slot in self.slots.values())
+        return all(slot.over for slot in self.slots.values())
 
     async def stop(self, grace_s: float) -> None:
         """End every worker, all at once, and wait until none is left.
@@ -150,6 +150,7 @@ class Kernel:
         for slot in self.slots.values():
             if slot.incarnation is not None:
                 slot.incarnation.child.abandon()
+        self.spawner.abandon()
 
     # -- frames towards workers ---------------------------------------------------------------
 

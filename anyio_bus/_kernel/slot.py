@@ -59,6 +59,7 @@ class Slot:
         self.generation = 0
         self.failure: Failure | None = None  # why it is backing off or parked
         self.held = False
+        self.over = False  # stopped, and nothing of it is left
         self._kernel = kernel
         self._bell = Bell()
         self._policy = RestartPolicy(kernel.limits, random.random)
@@ -129,7 +130,9 @@ class Slot:
             else:
                 await self._live(task_status)
                 task_status = anyio.TASK_STATUS_IGNORED
+        self.over = True
         self._kernel.forget(self)
+        self._tell()
 
     async def _rest(self) -> None:
         now = self._kernel.loop.now
@@ -238,7 +241,9 @@ class Slot:
             self._admit(self.incarnation)
         elif action in (Action.CLOSE, Action.CLIMB) and self.incarnation is not None:
             self._kernel.router.set_mode(self.incarnation.lane, Mode.CLOSED)
-        if self.life.state is not before or action is not Action.NONE:
+        if self.life.state is not State.STOPPED and (
+            self.life.state is not before or action is not Action.NONE
+        ):
             self._tell()
         self._bell.ring()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,13 +28,14 @@ __all__ = (
     "decode_error",
     "decode_items",
     "decode_value",
+    "decoder_of",
     "encode_error",
     "encode_notification",
     "encode_request",
     "encode_result",
     "encode_value",
+    "read_frame",
     "salvage_id",
-    "swap_id",
 )
 
 T = TypeVar("T")
@@ -41,6 +43,7 @@ T = TypeVar("T")
 _messages = msgspec.json.Decoder(Message)
 _errors = msgspec.json.Decoder(ErrorObject)
 _members = msgspec.json.Decoder(dict[str, Raw])
+_anything = msgspec.json.Decoder(Raw)
 _encoder = msgspec.json.Encoder()
 _encode = _encoder.encode
 
@@ -155,23 +158,53 @@ def encode_value(value: object, what: str) -> bytes:
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as exc:
         msg = f"{what} cannot be encoded as JSON: {exc}"
         raise InvalidArgumentError(msg, field=what) from exc
+    if b"null" in raw and _holds_non_finite(value):  # which msgspec writes as null
+        msg = f"{what} cannot be encoded as JSON, which has neither NaN nor infinity"
+        raise InvalidArgumentError(msg, field=what)
     if b"\n" in raw:  # only prepared JSON can hold one, and only between tokens
         raw = raw.replace(b"\n", b" ")
     return raw
 
 
+def _holds_non_finite(value: object) -> bool:
+    left = [msgspec.to_builtins(value, enc_hook=lambda _raw: None)]
+    while left:
+        item = left.pop()
+        if isinstance(item, float):
+            if not math.isfinite(item):
+                return True
+        elif isinstance(item, dict):
+            left += item.values()
+        elif isinstance(item, list | tuple):
+            left += item
+    return False
+
+
 _OPENING = b"{["
+
+
+def _encode_params(params: object) -> bytes:
+    if isinstance(params, Raw):  # must be one value, or it would change the frame around it
+        try:
+            _anything.decode(params)
+        except _BAD as exc:
+            msg = f"params must be an object or an array: {exc}"
+            raise InvalidArgumentError(msg, field="params") from exc
+    raw = encode_value(params, "params")
+    if raw[0] not in _OPENING and raw.lstrip()[0] not in _OPENING:
+        msg = f"params must be an object or an array, not {type(params).__name__}"
+        raise InvalidArgumentError(msg, field="params")
+    return raw
 
 
 def _call(method: str, params: object, session: str | None) -> bytes:
     """Encode the members that a request and a notification share, up to the end of the frame."""
+    if not isinstance(method, str):
+        msg = f"method must be text, not {type(method).__name__}"
+        raise InvalidArgumentError(msg, field="method")
     tail = b"}\n"
     if params is not UNSET and params is not None:
-        raw = encode_value(params, "params")
-        if (not raw or raw[0] not in _OPENING) and raw.lstrip()[:1] not in {b"{", b"["}:
-            msg = f"params must be an object or an array, not {type(params).__name__}"
-            raise InvalidArgumentError(msg, field="params")
-        tail = b',"params":%b}\n' % raw
+        tail = b',"params":%b}\n' % _encode_params(params)
     try:
         if session is not None:
             tail = b',"sessionId":%b%b' % (_encode(session), tail)
@@ -193,14 +226,19 @@ def encode_request(
         params: Anything that encodes to an object or an array; left out when UNSET or None.
         session: The top-level ``sessionId``; left out when None.
     """
-    if type(key) is int and session is None and params is not UNSET and params is not None:
-        raw = encode_value(params, "params")
-        if raw[0] in _OPENING and method.isascii():  # nearly every request, in one step
-            return b'{"jsonrpc":"2.0","id":%d,"method":%b,"params":%b}\n' % (
-                key,
-                _encode(method),
-                raw,
-            )
+    if (
+        type(key) is int
+        and session is None
+        and params is not UNSET
+        and params is not None
+        and type(method) is str
+        and method.isascii()
+    ):  # nearly every request, in one step
+        return b'{"jsonrpc":"2.0","id":%d,"method":%b,"params":%b}\n' % (
+            key,
+            _encode(method),
+            _encode_params(params),
+        )
     call = _call(method, params, session)
     if type(key) is int:
         return b'{"jsonrpc":"2.0","id":%d,%b' % (key, call)
@@ -228,8 +266,25 @@ def encode_error(key: RequestId, code: int, message: str, data: object = None) -
 
 
 @lru_cache(maxsize=256)
-def _decoder(kind: Any) -> Any:
+def _cached_decoder(kind: Any) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(kind)
+
+
+def decoder_of(kind: Any) -> msgspec.json.Decoder[Any]:
+    """Return the decoder into a type.
+
+    Raises:
+        InvalidArgumentError: There is none, since msgspec does not know such a type.
+    """
+    try:
+        return _cached_decoder(kind)
+    except TypeError:  # it cannot be hashed, or cannot be decoded
+        pass
+    try:
+        return msgspec.json.Decoder(kind)
+    except TypeError as exc:
+        msg = f"reply is not a type that can be decoded: {exc}"
+        raise InvalidArgumentError(msg, field="reply") from exc
 
 
 def decode_value(raw: Raw | bytes, kind: type[T] | Any = Any, what: str = "result") -> T:
@@ -237,9 +292,10 @@ def decode_value(raw: Raw | bytes, kind: type[T] | Any = Any, what: str = "resul
 
     Raises:
         RemoteProtocolError: It is not that type, or not JSON; the message holds the path.
+        InvalidArgumentError: Nothing can be decoded into that type.
     """
     try:
-        return _decoder(kind).decode(raw)  # type: ignore[no-any-return]
+        return decoder_of(kind).decode(raw)  # type: ignore[no-any-return]
     except _BAD as exc:
         msg = f"{what} is not what was asked for: {exc}"
         raise RemoteProtocolError(msg, line_prefix=bytes(raw)[:PREFIX_BYTES]) from exc
@@ -255,20 +311,18 @@ def decode_error(raw: Raw) -> RemoteError | RemoteProtocolError:
     return RemoteError(error.code, error.message, None if error.data is UNSET else error.data)
 
 
-def swap_id(line: bytes, key: RequestId | Raw) -> tuple[bytes, Raw | None, dict[str, Raw]]:
-    """Put another id into a prepared line; every other member keeps its bytes and its place.
-
-    Returns:
-        The frame, the id that stood there (None where there was none), and the members.
+def read_frame(frame: bytes | str) -> tuple[Message, dict[str, Raw]]:
+    """Read a prepared frame: what it says, and its members with their bytes.
 
     Raises:
-        InvalidArgumentError: It is not a JSON object.
+        InvalidArgumentError: It is not one JSON-RPC message.
     """
     try:
-        members = _members.decode(line)
-    except _BAD as exc:
-        msg = f"frame is not a JSON object: {exc}"
+        message, members = _messages.decode(frame), _members.decode(frame)
+    except (*_BAD, TypeError, UnicodeEncodeError) as exc:
+        msg = f"frame is not a JSON-RPC message: {exc}"
         raise InvalidArgumentError(msg, field="frame") from exc
-    before = members.get("id")
-    swapped = {**members, "id": key}
-    return encode_value(swapped, "frame") + b"\n", before, members
+    if message.method is UNSET and not is_answer(message):
+        msg = "frame is neither request, notification nor response"
+        raise InvalidArgumentError(msg, field="frame")
+    return message, members

@@ -1,0 +1,215 @@
+"""What open_bus() may be given, and what it refuses before anything starts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anyio_bus import Bus, BusConfig, BusState, InvalidArgumentError, Limits, Memory, Pool, open_bus
+from tests.bus.support import WORKER, scripted
+from tests.bus.workers.scripted import serve
+
+ARGV = [sys.executable, "-I", "-S", str(WORKER)]
+SMALL = {"max_in_flight": 3}
+
+
+def document(pool_id: str) -> dict[str, Any]:
+    """Make a configuration in the schema of a file."""
+    return {
+        "pools": [{"id": pool_id, "command": ARGV[0], "args": ARGV[1:], "instances": 1}],
+        "limits": {"max_input_buffer": 5000, "restart_window_sec": 7},
+    }
+
+
+def toml(pool_id: str) -> str:
+    return (
+        '[project]\nname = "something"\n\n[tool.anyio-bus]\n'
+        f"pools = [{{ id = {json.dumps(pool_id)}, command = {json.dumps(ARGV)} }}]\n"
+    )
+
+
+@pytest.fixture(autouse=True)
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave nothing around that a configuration could be found in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ANYIO_BUS_CONFIG", raising=False)
+
+
+async def serves(pool_id: str, *args: Any, **options: Any) -> None:
+    async with open_bus(*args, **options) as bus:
+        assert bus.state is BusState.RUNNING
+        assert await bus.request("echo", [1], pool=pool_id) == [1]
+
+
+async def test_pools_may_be_given_one_by_one() -> None:
+    await serves("a", scripted("a"))
+    await serves("b", scripted("a"), scripted("b"))
+
+
+async def test_configuration_may_be_given_as_an_object_in_both_places() -> None:
+    await serves("w", BusConfig([scripted()]))
+    await serves("w", config=BusConfig([scripted()]))
+
+
+async def test_configuration_may_be_given_as_a_mapping() -> None:
+    await serves("w", config=document("w"))
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+async def test_configuration_may_be_given_as_the_path_of_a_file(
+    tmp_path: Path, as_text: bool
+) -> None:
+    in_json = tmp_path / "my.json"
+    in_json.write_text(json.dumps(document("from-json")))
+    in_toml = tmp_path / "my.toml"
+    in_toml.write_text(toml("from-toml"))
+
+    await serves("from-json", config=str(in_json) if as_text else in_json)
+    await serves("from-toml", config=str(in_toml) if as_text else in_toml)
+
+
+async def test_without_arguments_the_environment_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    named = tmp_path / "elsewhere" / "named.json"
+    named.write_text(json.dumps(document("named")))
+    (tmp_path / "anyio-bus.json").write_text(json.dumps(document("near")))
+    monkeypatch.setenv("ANYIO_BUS_CONFIG", str(named))
+
+    await serves("named")
+
+
+async def test_without_arguments_the_nearest_file_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = tmp_path / "project" / "deep" / "inside"
+    inner.mkdir(parents=True)
+    (tmp_path / "pyproject.toml").write_text(toml("far"))
+    (tmp_path / "project" / "pyproject.toml").write_text('[project]\nname = "no table of ours"\n')
+    monkeypatch.chdir(inner)
+    await serves("far")
+
+    (tmp_path / "project" / "pyproject.toml").write_text(toml("near"))
+    await serves("near")
+
+    (tmp_path / "project" / "anyio-bus.json").write_text(json.dumps(document("nearer")))
+    await serves("nearer")
+
+
+async def test_without_any_configuration_the_error_shows_the_two_line_form() -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        async with open_bus():
+            pass
+
+    text = str(caught.value)
+    assert "ANYIO_BUS_CONFIG" in text
+    assert 'async with open_bus(Pool("echo", [' in text
+    assert "await bus.request(" in text
+
+
+async def test_limits_go_with_pools_and_over_those_of_a_configuration() -> None:
+    limits = Limits(max_frame_bytes=200)
+    for args, options in (
+        ((scripted(),), {}),
+        ((), {"config": document("w")}),
+        ((BusConfig([scripted()], Limits(max_frame_bytes=10_000)),), {}),
+    ):
+        async with open_bus(*args, limits=limits, **options) as bus:  # type: ignore[arg-type]
+            with pytest.raises(ValueError, match="max_frame_bytes=200") as caught:
+                await bus.request("echo", ["x" * 200])
+                raise ValueError
+            del caught
+
+
+WRONG: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
+    "text": (("echo",), {}, "Pool"),
+    "a mapping": (({"pools": []},), {}, "Pool"),
+    "a list of pools": (([scripted()],), {}, "Pool"),
+    "pools and a configuration": ((scripted(),), {"config": {}}, "not both"),
+    "two configurations": ((BusConfig([scripted()]),), {"config": document("w")}, "not both|Pool"),
+    "a configuration and a pool": ((BusConfig([scripted()]), scripted()), {}, "Pool"),
+    "the same pool twice": ((scripted(), scripted()), {}, "twice"),
+    "a number": ((), {"config": 5}, "config"),
+    "no pools": ((), {"config": {"pools": []}}, "at least one"),
+    "an unknown key": ((), {"config": {**document("w"), "color": 1}}, r"\$\.color"),
+    "a wrong type": ((), {"config": {"pools": "none"}}, "pools"),
+    "no such file": ((), {"config": "not-there.json"}, "not-there.json"),
+    "limits of another type": ((scripted(),), {"limits": {"max_pending": 1}}, "limits"),
+    "limits that are a number": (
+        (),
+        {"config": document("w"), "limits": 5},
+        "limits",
+    ),
+    "an unknown backend": ((scripted(),), {"backend": "nativ"}, "backend='nativ'.*python"),
+    "memory without workers": ((scripted(),), {"backend": "memory"}, "Memory"),
+    "no backend": ((scripted(),), {"backend": None}, "backend"),
+    "a memory worker for no pool": (
+        (scripted(),),
+        {"backend": Memory({"w": serve, "other": serve})},
+        "'other'",
+    ),
+    "a pool without a memory worker": (
+        (scripted("w"), scripted("v")),
+        {"backend": Memory({"w": serve})},
+        "'v'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+async def test_wrong_arguments_are_refused_before_anything_starts(name: str) -> None:
+    args, options, match = WRONG[name]
+    with pytest.raises(InvalidArgumentError, match=match):
+        async with open_bus(*args, **options):
+            pytest.fail("it opened")
+
+
+async def test_broken_files_are_refused_by_name(tmp_path: Path) -> None:
+    for name, content in {
+        "not.json": "{",
+        "array.json": "[]",
+        "latin.json": b'{"pools":"\xff"}',
+        "not.toml": "[tool",
+        "latin.toml": b"a = '\xff'",
+        "empty.toml": "",
+        "field.json": json.dumps({"pools": [{"id": "w", "command": "x", "instances": 0}]}),
+    }.items():
+        raw = content.encode() if isinstance(content, str) else content
+        (tmp_path / name).write_bytes(raw)
+        with pytest.raises(InvalidArgumentError, match=name):
+            async with open_bus(config=tmp_path / name):
+                pytest.fail("it opened")
+
+
+async def test_unknown_key_of_a_file_is_a_warning_that_names_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "later.json"
+    file.write_text(json.dumps({**document("w"), "color": "blue"}))
+
+    await serves("w", config=file)
+
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(warnings) == 1
+    assert "$.color" in warnings[0]
+
+
+async def test_memory_worker_must_be_callable() -> None:
+    with pytest.raises(InvalidArgumentError, match="workers"):
+        Memory({"w": 5})
+
+
+async def test_bus_cannot_be_constructed() -> None:
+    with pytest.raises(TypeError, match="open_bus"):
+        Bus()
+
+
+async def test_pools_that_share_a_command_are_two_pools() -> None:
+    async with open_bus(Pool("a", ARGV), Pool("b", ARGV)) as bus:
+        assert await bus.request("pid", pool="a") != await bus.request("pid", pool="b")

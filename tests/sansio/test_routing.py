@@ -1,0 +1,1239 @@
+"""The fate of every request: exactly one end, whole frames, and every limit kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from anyio_bus._config import Limits, Pool
+from anyio_bus._errors import KernelCode
+from anyio_bus._sansio.messages import RequestId
+from anyio_bus._sansio.profiles import cancel_frame
+from anyio_bus._sansio.routing import (
+    CONTROL_RESERVE_BYTES,
+    Entry,
+    Lane,
+    Mode,
+    Outbox,
+    Refused,
+    Route,
+    Router,
+    Withdrawal,
+)
+
+ANY = Route("p")
+
+
+def make(*, lanes: int = 1, max_in_flight: int = 1, **options: Any) -> tuple[Router, list[Lane]]:
+    """Make a router of pools "p" and "q" with open lanes in "p"."""
+    pool_options = {name: options.pop(name) for name in ("balance", "cancel") if name in options}
+    config = Pool("p", ["worker"], max_in_flight=max_in_flight, **pool_options)
+    router = Router([config, Pool("q", ["worker"])], Limits(**options))
+    opened = [router.add_lane(worker, "p") for worker in range(lanes)]
+    for lane in opened:
+        router.set_mode(lane, Mode.OPEN)
+    return router, opened
+
+
+def frame(key: object) -> bytes:
+    """Make something that stands for a frame."""
+    return f"<{key}>\n".encode()
+
+
+def ask(router: Router, *keys: RequestId, route: Route = ANY) -> list[Lane | None]:
+    """Submit a request for each key."""
+    return [router.submit(frame(key), route, key) for key in keys]
+
+
+def in_session(name: str) -> Route:
+    """Route into a session of pool "p"."""
+    return Route("p", session=name)
+
+
+def write(lane: Lane, most: int = 10**9) -> bytes:
+    """Write that many bytes of what waits for the pipe, as one write would."""
+    data = b"".join(lane.outbox.buffers(1000, 10**9))[:most]
+    lane.outbox.advance(len(data))
+    return data
+
+
+def keys_of(entries: Iterable[Entry]) -> list[RequestId]:
+    return [entry.key for entry in entries]
+
+
+def refusal(router: Router, route: Route, key: RequestId = 99, size: int = 10) -> tuple[int, str]:
+    """Submit what must be refused; return code and reason."""
+    before = router.live
+    with pytest.raises(Refused) as caught:
+        router.submit(b"x" * size, route, key)
+    failure = caught.value.failure
+    assert not failure.sent
+    assert router.live == before
+    assert str(caught.value) == failure.message
+    return failure.code, failure.reason
+
+
+# -- the out-queue -------------------------------------------------------------------------------
+
+
+def outbox_of(*frames: bytes) -> tuple[Outbox, list[Entry]]:
+    """Make an out-queue with an entry for each frame; its key is its place."""
+    outbox = Outbox()
+    entries = [Entry(content, ANY, key) for key, content in enumerate(frames)]
+    for entry in entries:
+        outbox.append(entry)
+    return outbox, entries
+
+
+def test_frames_are_written_in_order_whatever_a_write_takes() -> None:
+    outbox, _ = outbox_of(b"one\n", b"two\n", b"three\n")
+    written = b""
+    while buffers := outbox.buffers(2, 5):
+        piece = b"".join(buffers)[:3]
+        written += piece
+        outbox.advance(len(piece))
+        assert outbox.size == 14 - len(written)
+
+    assert written == b"one\ntwo\nthree\n"
+
+
+def test_a_write_is_offered_as_many_frames_as_it_asks_for_and_at_least_one() -> None:
+    outbox, _ = outbox_of(b"one\n", b"two\n", b"three\n")
+
+    assert outbox.buffers(2, 1000) == [b"one\n", b"two\n"]
+    assert outbox.buffers(10, 5) == [b"one\n", b"two\n"]
+    assert outbox.buffers(1, 1) == [b"one\n"]
+
+
+def test_an_empty_outbox_has_nothing_to_write() -> None:
+    outbox, _ = outbox_of()
+    outbox.advance(0)
+
+    assert outbox.buffers(10, 10) == []
+    assert outbox.size == 0
+
+
+def test_one_written_byte_makes_a_frame_sent_and_none_does_not() -> None:
+    outbox, (first, second, third) = outbox_of(b"one\n", b"two\n", b"three\n")
+
+    outbox.advance(0)
+    assert not first.sent
+
+    outbox.advance(5)
+    assert (first.sent, second.sent, third.sent) == (True, True, False)
+
+
+def test_a_withdrawn_frame_is_not_written_wherever_it_stands() -> None:
+    outbox, entries = outbox_of(b"one\n", b"two\n", b"three\n", b"four\n")
+    outbox.withdraw(entries[0])
+    outbox.withdraw(entries[2])
+
+    assert outbox.size == 9
+    assert outbox.buffers(10, 100) == [b"two\n", b"four\n"]
+    outbox.advance(9)
+    assert outbox.size == 0
+    assert not entries[2].sent
+
+
+@pytest.mark.parametrize("written", [0, 3, 7, 10])
+def test_many_withdrawn_frames_leave_the_others_whole(written: int) -> None:
+    frames = [b"frame-%03d\n" % number for number in range(300)]
+    outbox, entries = outbox_of(*frames)
+    outbox.advance(written)
+    for entry in entries[1:250]:
+        outbox.withdraw(entry)
+
+    rest = b"".join(outbox.buffers(1000, 10**9))
+
+    assert rest == (frames[0] + b"".join(frames[250:]))[written:]
+    assert outbox.size == len(rest)
+    assert len(outbox._entries) < 150  # what was withdrawn is not kept for the pipe to come by
+
+
+def test_a_frame_that_is_answered_while_it_is_written_stays_whole_among_withdrawn_ones() -> None:
+    router, (lane,) = make(max_in_flight=0)
+    ask(router, *range(300))
+    begun = write(lane, 2)
+    router.settle(lane, 0)
+    router.settle(lane, 1)
+
+    for key in range(2, 300):
+        router.withdraw(key)
+
+    assert begun + write(lane) == b"<0>\n<1>\n"
+
+
+def test_what_is_left_is_dropped_without_the_withdrawn() -> None:
+    outbox, entries = outbox_of(b"one\n", b"two\n", b"three\n", b"four\n")
+    outbox.advance(5)
+    outbox.withdraw(entries[2])
+
+    assert outbox.clear() == [entries[1], entries[3]]
+    assert (outbox.size, outbox.buffers(10, 100)) == (0, [])
+    outbox.append(Entry(b"next\n", ANY, 9))
+    assert outbox.buffers(10, 100) == [b"next\n"]
+
+
+# -- choosing a lane -----------------------------------------------------------------------------
+
+
+def test_a_request_goes_to_the_least_busy_lane() -> None:
+    router, (a, b, c) = make(lanes=3, max_in_flight=0)
+    ask(router, 1, 2, 3, 4, 5, 6)
+    router.settle(b, 2)
+
+    assert ask(router, 7) == [b]
+    assert [len(lane.entries) for lane in (a, b, c)] == [2, 2, 2]
+
+
+def test_ties_are_broken_in_turn() -> None:
+    router, (a, b, c) = make(lanes=3)
+    chosen = []
+    for key in range(7):
+        (lane,) = ask(router, key)
+        assert lane is not None
+        chosen.append(lane)
+        router.settle(lane, key)
+
+    assert chosen == [a, b, c, a, b, c, a]
+
+
+def test_round_robin_takes_the_next_lane_that_has_room() -> None:
+    router, (a, b, c) = make(lanes=3, max_in_flight=2, balance="round_robin")
+    assert ask(router, 1, 2, 3, 4) == [a, b, c, a]
+    router.settle(c, 3)
+    assert ask(router, 5, 6) == [b, c]
+
+    assert ask(router, 7, 8) == [c, None]
+
+
+def test_a_pool_without_an_open_lane_lets_requests_wait() -> None:
+    router, (a, b) = make(lanes=2)
+    router.set_mode(a, Mode.CLOSED)
+    router.set_mode(b, Mode.HELD)
+
+    assert ask(router, 1) == [None]
+    assert router.pump(router.pools["p"]) == []
+
+    router.set_mode(b, Mode.OPEN)
+    assert router.pump(router.pools["p"]) == [b]
+
+
+def test_modes_can_be_set_again_and_in_any_order() -> None:
+    router, (a, b) = make(lanes=2)
+    for mode in (Mode.OPEN, Mode.HELD, Mode.HELD, Mode.CLOSED, Mode.OPEN, Mode.OPEN):
+        router.set_mode(a, mode)
+
+    assert router.pools["p"].open == [b, a]
+
+
+def test_a_full_lane_takes_no_request_until_one_is_answered() -> None:
+    router, (lane,) = make(max_in_flight=2)
+    assert ask(router, 1, 2, 3) == [lane, lane, None]
+    assert router.pump(router.pools["p"]) == []
+
+    assert router.settle(lane, 1)
+    assert router.pump(router.pools["p"]) == [lane]
+    assert sorted(map(str, lane.entries)) == ["2", "3"]
+
+
+def test_0_in_flight_means_no_count() -> None:
+    router, (lane,) = make(max_in_flight=0)
+
+    assert ask(router, *range(2000)) == [lane] * 2000
+
+
+def test_a_lane_with_too_many_bytes_to_write_takes_no_request_until_some_are_written() -> None:
+    router, (lane,) = make(max_in_flight=0, max_output_bytes=7)
+    assert ask(router, 1, 2, 3) == [lane, lane, None]
+
+    write(lane, 1)
+
+    assert router.pump(router.pools["p"]) == [lane]
+
+
+def test_a_request_does_not_overtake_those_that_wait() -> None:
+    router, (lane,) = make()
+    ask(router, 1, 2)
+    router.settle(lane, 1)
+
+    assert ask(router, 3) == [None]
+    router.pump(router.pools["p"])
+    assert list(lane.entries) == [2]
+
+
+# -- refusals ------------------------------------------------------------------------------------
+
+
+def test_an_unknown_pool_is_refused() -> None:
+    router, _ = make()
+
+    assert refusal(router, Route("nowhere")) == (KernelCode.UNKNOWN_POOL, "unknown_pool")
+
+
+def test_a_frame_over_the_limit_is_refused_and_one_at_the_limit_is_not() -> None:
+    router, (lane,) = make(max_frame_bytes=10)
+
+    assert refusal(router, ANY, size=11) == (KernelCode.FRAME_TOO_LARGE, "max_frame_bytes")
+    assert router.submit(b"x" * 10, ANY, 1) is lane
+
+
+def test_a_worker_that_is_not_there_is_refused() -> None:
+    router, _ = make()
+
+    assert refusal(router, Route("p", worker=7)) == (KernelCode.NO_WORKER, "worker_gone")
+    assert refusal(router, Route("q", worker=0)) == (KernelCode.NO_WORKER, "worker_gone")
+
+
+def test_more_than_max_queued_are_refused_wherever_they_wait() -> None:
+    router, (lane, _) = make(lanes=2, max_queued=3)
+    assert ask(router, 1, 2, 3) == [lane, router.pools["p"].lanes[1], None]
+    assert ask(router, 4, 5, route=Route("p", worker=0)) == [None, None]
+
+    assert refusal(router, ANY) == (KernelCode.OVERLOADED, "max_queued")
+    assert refusal(router, Route("p", worker=0)) == (KernelCode.OVERLOADED, "max_queued")
+    router.withdraw(4)
+    assert ask(router, 6) == [None]
+
+
+def test_more_than_max_output_bytes_and_a_frame_are_refused() -> None:
+    router, _ = make(max_output_bytes=7)
+    assert ask(router, 1, 2, 3)[1:] == [None, None]
+
+    assert refusal(router, ANY) == (KernelCode.OVERLOADED, "max_output_bytes")
+    router.withdraw(2)
+    assert ask(router, 4) == [None]
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 1), (1, 1.0), ("one", "one"), (2**70, 2**70)])
+def test_an_id_in_use_is_refused(first: RequestId, second: RequestId) -> None:
+    router, (lane,) = make()
+    ask(router, first)
+
+    assert refusal(router, ANY, second) == (KernelCode.INVALID_REQUEST, "duplicate_id")
+    router.settle(lane, first)
+    assert ask(router, second) == [lane]
+
+
+def test_the_id_of_a_waiting_request_is_in_use() -> None:
+    router, (lane,) = make()
+    ask(router, 1, 2)
+
+    assert refusal(router, ANY, 2) == (KernelCode.INVALID_REQUEST, "duplicate_id")
+    assert router.withdraw(2) == (Withdrawal.REMOVED, None)
+    assert ask(router, 2) == [None]
+
+
+def test_the_id_of_a_cancelled_request_is_in_use_until_its_slot_is_free() -> None:
+    router, (lane,) = make(max_in_flight=0)
+    for key in (1, 2, 3):
+        ask(router, key)
+        write(lane)
+        router.withdraw(key)
+        assert refusal(router, ANY, key) == (KernelCode.INVALID_REQUEST, "duplicate_id")
+
+    assert not router.settle(lane, 1)
+    router.free_tombstone(lane, 2)
+    assert ask(router, 1, 2) == [lane, lane]
+    router.drop_lane(lane)
+    assert ask(router, 3) == [None]
+
+
+def test_ids_of_different_types_are_different_ids() -> None:
+    router, (lane,) = make(max_in_flight=0)
+    ask(router, 1, "1", "", "null")
+
+    assert not router.settle(lane, None)
+    assert not router.settle(lane, 0)
+    assert router.settle(lane, "1")
+    assert router.settle(lane, 1.0)
+    assert list(lane.entries) == ["", "null"]
+
+
+# -- what names its worker -----------------------------------------------------------------------
+
+
+def test_a_request_for_a_worker_goes_there_though_another_is_idle() -> None:
+    router, (_, b) = make(lanes=2, max_in_flight=2)
+
+    assert ask(router, 1, 2, 3, route=Route("p", worker=1)) == [b, b, None]
+
+
+def test_a_held_lane_takes_only_what_names_it() -> None:
+    router, (a, b) = make(lanes=2, max_in_flight=0)
+    ask(router, 1, route=in_session("s"))
+    router.set_mode(a, Mode.HELD)
+
+    assert ask(router, 2, 3) == [b, b]
+    assert ask(router, 4, route=Route("p", worker=0)) == [a]
+    assert ask(router, 5, route=in_session("s")) == [a]
+
+
+def test_a_closed_lane_takes_no_request_until_it_opens() -> None:
+    router, (lane,) = make(max_in_flight=0)
+    ask(router, 1, route=in_session("s"))
+    router.set_mode(lane, Mode.CLOSED)
+    assert ask(router, 2, route=Route("p", worker=0)) == [None]
+    assert ask(router, 3, route=in_session("s")) == [None]
+    assert router.pump(router.pools["p"]) == []
+
+    router.set_mode(lane, Mode.OPEN)
+
+    assert router.pump(router.pools["p"]) == [lane]
+    assert list(lane.entries) == [1, 2, 3]
+
+
+def test_what_waits_for_a_worker_goes_before_what_waits_for_any() -> None:
+    router, (lane,) = make()
+    ask(router, 1, 2)
+    ask(router, 3, route=Route("p", worker=0))
+
+    router.settle(lane, 1)
+    router.pump(router.pools["p"])
+
+    assert list(lane.entries) == [3]
+
+
+def test_a_request_for_a_worker_does_not_overtake_those_that_wait_for_it() -> None:
+    router, (lane,) = make()
+    ask(router, 1, 2, route=Route("p", worker=0))
+    router.settle(lane, 1)
+
+    assert ask(router, 3, route=Route("p", worker=0)) == [None]
+
+
+# -- notifications and answers -------------------------------------------------------------------
+
+
+def tell(router: Router, content: object, route: Route = ANY) -> Lane | None:
+    """Submit a notification, or an answer to a worker's request."""
+    return router.submit(frame(content), route, None)
+
+
+def test_a_notification_does_not_wait_for_requests() -> None:
+    router, (lane,) = make()
+    ask(router, 1, 2)
+
+    assert tell(router, "note") is lane
+    assert write(lane) == b"<1>\n<note>\n"
+    assert router.live == 2
+
+
+def test_an_answer_reaches_a_worker_that_takes_no_more_work() -> None:
+    router, (lane,) = make()
+    ask(router, 1)
+    router.set_mode(lane, Mode.CLOSED)
+
+    assert tell(router, "answer", Route("p", worker=0)) is lane
+
+
+def test_notifications_go_to_lanes_in_turn() -> None:
+    router, (a, b) = make(lanes=2)
+    ask(router, 1, 2)
+
+    assert [tell(router, "note") for _ in range(3)] == [a, b, a]
+
+
+def test_a_notification_waits_for_an_open_lane() -> None:
+    router, (lane,) = make()
+    router.set_mode(lane, Mode.CLOSED)
+    assert tell(router, "note") is None
+    ask(router, 1)
+
+    router.set_mode(lane, Mode.OPEN)
+
+    assert router.pump(router.pools["p"]) == [lane]
+    assert write(lane) == b"<note>\n<1>\n"
+
+
+def test_the_reserve_for_notifications_ends_and_then_they_wait() -> None:
+    router, (a, b) = make(lanes=2, max_output_bytes=1)
+    pool = router.pools["p"]
+    big = b"x" * (CONTROL_RESERVE_BYTES + 2)
+    assert router.submit(big, ANY, None) is a
+    assert router.submit(big, ANY, None) is b
+
+    assert tell(router, "note") is None
+    assert router.pump(pool) == []
+    write(b)
+    assert router.pump(pool) == [b]
+    assert tell(router, "next") is b
+
+
+def test_the_reserve_of_a_worker_that_is_named_ends_too() -> None:
+    router, (lane,) = make(max_output_bytes=1)
+    named = Route("p", worker=0)
+    router.submit(b"x" * (CONTROL_RESERVE_BYTES + 2), named, None)
+
+    assert tell(router, "note", named) is None
+    assert router.pump(router.pools["p"]) == []
+    write(lane)
+    assert router.pump(router.pools["p"]) == [lane]
+    assert write(lane) == b"<note>\n"
+
+
+def test_waiting_notifications_count_as_queued() -> None:
+    router, (lane,) = make(max_queued=1)
+    router.set_mode(lane, Mode.CLOSED)
+    tell(router, "note")
+
+    assert refusal(router, ANY, None) == (KernelCode.OVERLOADED, "max_queued")
+
+
+# -- sessions ------------------------------------------------------------------------------------
+
+
+def test_a_session_stays_on_its_worker_though_another_is_idle() -> None:
+    router, (a, _) = make(lanes=2, max_in_flight=2)
+
+    assert ask(router, 1, 2, 3, route=in_session("s")) == [a, a, None]
+    assert tell(router, "note", in_session("s")) is a
+    assert router.sessions == 1
+
+
+def test_a_session_is_told_once_that_its_worker_is_gone() -> None:
+    router, (a, b) = make(lanes=2)
+    ask(router, 1, route=in_session("s"))
+    router.drop_lane(a)
+
+    assert refusal(router, in_session("s")) == (KernelCode.SESSION_LOST, "session_lost")
+    assert ask(router, 2, route=in_session("s")) == [b]
+
+
+def test_a_session_that_is_ended_begins_anew_elsewhere() -> None:
+    router, (a, b) = make(lanes=2, max_in_flight=0)
+    assert ask(router, 1, route=in_session("s")) == [a]
+    router.end_session("s")
+    assert router.sessions == 0
+
+    assert ask(router, 2, route=in_session("s")) == [b]
+    router.drop_lane(a)
+    assert ask(router, 3, route=in_session("s")) == [b]
+
+
+def test_ending_a_lost_or_an_unknown_session_forgets_it() -> None:
+    router, (a, b) = make(lanes=2)
+    ask(router, 1, route=in_session("s"))
+    router.drop_lane(a)
+
+    router.end_session("s")
+    router.end_session("never")
+
+    assert ask(router, 2, route=in_session("s")) == [b]
+
+
+def test_a_session_that_waits_for_its_first_worker_stays_together_and_in_order() -> None:
+    router, (a, b) = make(lanes=2)
+    for lane in (a, b):
+        router.set_mode(lane, Mode.CLOSED)
+    ask(router, 1, route=in_session("s"))
+    ask(router, 2)
+    ask(router, 3, route=in_session("s"))
+    for lane in (a, b):
+        router.set_mode(lane, Mode.OPEN)
+
+    router.pump(router.pools["p"])
+    ask(router, 4, route=in_session("s"))
+
+    assert (list(a.entries), list(b.entries)) == ([1], [2])
+    assert keys_of(a.waiting) == [3, 4]
+    assert router.pools["p"].queued == 2
+
+
+def test_what_waits_for_a_session_that_begins_goes_along_as_far_as_there_is_room() -> None:
+    router, (lane,) = make(max_in_flight=2)
+    router.set_mode(lane, Mode.CLOSED)
+    ask(router, 1, 2, 3, route=in_session("s"))
+    ask(router, 4)
+    router.set_mode(lane, Mode.OPEN)
+
+    assert router.pump(router.pools["p"]) == [lane]
+
+    assert list(lane.entries) == [1, 2]
+    assert keys_of(lane.waiting) == [3]
+
+
+def test_what_waits_for_a_session_goes_down_with_its_worker() -> None:
+    router, (a, b) = make(lanes=2)
+    router.set_mode(a, Mode.CLOSED)
+    router.set_mode(b, Mode.CLOSED)
+    ask(router, 1, route=in_session("s"))
+    ask(router, 2)
+    ask(router, 3, route=in_session("s"))
+    router.set_mode(a, Mode.OPEN)
+    router.pump(router.pools["p"])
+
+    dead = router.drop_lane(a)
+
+    assert [(entry.key, entry.sent) for entry in dead] == [(1, False), (3, False)]
+    assert keys_of(router.pools["p"].queue) == [2]
+    assert refusal(router, in_session("s")) == (KernelCode.SESSION_LOST, "session_lost")
+
+
+def test_a_waiting_request_of_a_session_can_be_withdrawn_before_the_session_begins() -> None:
+    router, (lane,) = make(max_in_flight=0)
+    router.set_mode(lane, Mode.CLOSED)
+    ask(router, 1, 2, 3, route=in_session("s"))
+    for key in (2, 1):
+        assert router.withdraw(key) == (Withdrawal.REMOVED, None)
+    router.set_mode(lane, Mode.OPEN)
+
+    router.pump(router.pools["p"])
+
+    assert list(lane.entries) == [3]
+    assert router.withdraw(3) == (Withdrawal.REMOVED, lane)
+    assert router.pools["p"].unbound == {}
+
+
+def test_a_session_is_not_taken_to_a_worker_of_another_pool() -> None:
+    router, (lane,) = make()
+    ask(router, 1, route=in_session("s"))
+
+    elsewhere = (KernelCode.INVALID_REQUEST, "session_elsewhere")
+    assert refusal(router, Route("q", session="s")) == elsewhere
+    assert ask(router, 2, route=in_session("s")) == [None]
+    assert router.pools["q"].queued_bytes == 0
+
+
+def test_a_session_can_be_tied_to_a_worker_before_its_first_request() -> None:
+    router, (a, b) = make(lanes=2, max_in_flight=2)
+    ask(router, 1, route=in_session("moved"))
+    router.bind_session("s", b)
+    router.bind_session("moved", b)
+
+    assert ask(router, 2, route=in_session("s")) == [b]
+    assert ask(router, 3, route=in_session("moved")) == [b]
+    router.drop_lane(a)
+    assert ask(router, 4, route=in_session("moved")) == [None]
+    assert router.sessions == 2
+
+
+def test_what_waits_for_a_session_goes_to_the_worker_that_it_is_tied_to() -> None:
+    router, (a, b) = make(lanes=2)
+    for lane in (a, b):
+        router.set_mode(lane, Mode.CLOSED)
+    ask(router, 1, 2, route=in_session("s"))
+    router.bind_session("s", b)
+    for lane in (a, b):
+        router.set_mode(lane, Mode.OPEN)
+
+    assert router.pump(router.pools["p"]) == [b]
+    assert (list(b.entries), keys_of(b.waiting)) == ([1], [2])
+
+
+def test_a_request_that_names_its_worker_begins_a_session_there() -> None:
+    router, (_, b) = make(lanes=2, max_in_flight=0)
+
+    assert ask(router, 1, route=Route("p", session="s", worker=1)) == [b]
+    assert ask(router, 2, route=in_session("s")) == [b]
+
+
+# -- answers -------------------------------------------------------------------------------------
+
+
+def test_an_answer_ends_its_request_once() -> None:
+    router, (lane,) = make()
+    ask(router, 1)
+
+    assert router.settle(lane, 1)
+    assert not router.settle(lane, 1)
+    assert (router.live, router.stray_answers, router.late_answers) == (0, 1, 0)
+
+
+def test_an_answer_of_another_worker_ends_nothing() -> None:
+    router, (a, b) = make(lanes=2)
+    ask(router, 1, 2)
+
+    assert not router.settle(b, 1)
+    assert router.stray_answers == 1
+    assert router.settle(a, 1)
+
+
+def test_an_answer_before_the_whole_frame_is_written_does_not_tear_it() -> None:
+    router, (lane,) = make(max_in_flight=0)
+    ask(router, 1, 2)
+    begun = write(lane, 2)
+
+    assert router.settle(lane, 1)
+    assert router.settle(lane, 2)
+
+    assert begun + write(lane) == b"<1>\n<2>\n"
+
+
+def test_a_request_that_was_answered_cannot_be_withdrawn() -> None:
+    router, (lane,) = make()
+    ask(router, 1)
+    router.settle(lane, 1)
+
+    assert router.withdraw(1) == (Withdrawal.UNKNOWN, None)
+    assert router.withdraw("never") == (Withdrawal.UNKNOWN, None)
+    assert router.withdraw(None) == (Withdrawal.UNKNOWN, None)
+
+
+@pytest.mark.parametrize(
+    ("in_flight", "key", "found"),
+    [
+        ([1, 2], 2, 2),
+        ([1, 2], None, None),
+        ([1, 2], 3, None),
+        ([1], None, 1),
+        ([1], 7, None),
+        ([], None, None),
+        ([], 1, None),
+    ],
+)
+def test_an_unreadable_answer_is_blamed_on_its_id_or_on_the_only_request(
+    in_flight: list[int], key: RequestId, found: RequestId
+) -> None:
+    router, (lane,) = make(max_in_flight=0)
+    ask(router, *in_flight)
+
+    assert router.blame(lane, key) == found
+
+
+# -- withdrawing ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("route", [ANY, Route("p", worker=0), in_session("s")])
+def test_a_waiting_request_that_is_withdrawn_never_runs(route: Route) -> None:
+    router, (lane,) = make()
+    ask(router, 1, 2, 3, route=route)
+
+    assert router.withdraw(2) == (Withdrawal.REMOVED, None)
+
+    router.settle(lane, 1)
+    router.pump(router.pools["p"])
+    assert write(lane) == b"<1>\n<3>\n"
+    assert router.pools["p"].queued_bytes == 0
+
+
+def test_a_request_of_which_no_byte_was_written_never_runs_and_makes_room() -> None:
+    router, (lane,) = make(max_in_flight=2)
+    ask(router, 1, 2, 3)
+    write(lane, 1)
+
+    assert router.withdraw(2, "why") == (Withdrawal.REMOVED, lane)
+
+    assert router.pump(router.pools["p"]) == [lane]
+    assert write(lane) == b"1>\n<3>\n"
+
+
+def test_a_request_that_is_partly_written_is_finished_and_then_cancelled() -> None:
+    router, (lane,) = make()
+    ask(router, 1)
+    begun = write(lane, 2)
+
+    assert router.withdraw(1) == (Withdrawal.CANCELLED, lane)
+
+    assert begun + write(lane) == b"<1>\n" + (cancel_frame("lsp", 1) or b"")
+    assert router.live == 0
+
+
+def test_the_worker_is_told_the_reason_where_the_profile_has_one() -> None:
+    router, (lane,) = make(cancel="mcp")
+    ask(router, 1)
+    write(lane)
+    router.withdraw(1, "too slow")
+
+    assert write(lane) == cancel_frame("mcp", 1, "too slow")
+
+
+def test_a_worker_that_finishes_its_work_is_told_too() -> None:
+    router, (lane,) = make()
+    ask(router, 1)
+    write(lane)
+    router.set_mode(lane, Mode.CLOSED)
+
+    assert router.withdraw(1) == (Withdrawal.CANCELLED, lane)
+    assert write(lane) == cancel_frame("lsp", 1)
+
+
+def test_under_the_profile_none_a_cancelled_request_only_keeps_its_slot() -> None:
+    router, (lane,) = make(cancel="none")
+    ask(router, 1)
+    write(lane)
+
+    assert router.withdraw(1) == (Withdrawal.CANCELLED, lane)
+    assert write(lane) == b""
+    assert ask(router, 2) == [None]
+
+
+def test_a_cancelled_request_keeps_its_slot_until_its_late_answer() -> None:
+    router, (lane,) = make()
+    ask(router, 1, 2)
+    write(lane)
+    router.withdraw(1)
+    assert router.pump(router.pools["p"]) == []
+
+    assert not router.settle(lane, 1)
+
+    assert (router.late_answers, router.stray_answers) == (1, 0)
+    assert router.pump(router.pools["p"]) == [lane]
+
+
+def test_a_cancelled_request_that_is_never_answered_frees_its_slot_in_the_end() -> None:
+    router, (lane,) = make()
+    ask(router, 1, 2)
+    write(lane)
+    router.withdraw(1)
+
+    router.free_tombstone(lane, 1)
+    router.free_tombstone(lane, 1)
+
+    assert router.pump(router.pools["p"]) == [lane]
+    assert not router.settle(lane, 1)
+    assert router.stray_answers == 1
+
+
+def test_only_a_cancelled_request_loses_its_slot_to_the_grace() -> None:
+    router, (lane,) = make()
+    ask(router, 1)
+
+    router.free_tombstone(lane, 1)
+
+    assert router.settle(lane, 1)
+
+
+# -- the end of lanes and pools ------------------------------------------------------------------
+
+
+def test_a_dead_worker_takes_along_what_it_had_and_says_of_each_whether_it_was_sent() -> None:
+    router, (lane,) = make(max_in_flight=4)
+    ask(router, 1, 2, 3, 4)
+    ask(router, 5, route=Route("p", worker=0))
+    write(lane, 6)
+    router.withdraw(1)
+
+    dead = router.drop_lane(lane)
+
+    assert [(entry.key, entry.sent) for entry in dead] == [
+        (2, True),
+        (3, False),
+        (4, False),
+        (5, False),
+    ]
+    assert router.live == 0
+    assert router.drop_lane(lane) == []
+
+
+def test_what_waits_for_any_worker_survives_the_death_of_one() -> None:
+    router, (a, b) = make(lanes=2)
+    ask(router, 1, 2, 3)
+
+    assert keys_of(router.drop_lane(a)) == [1]
+
+    router.settle(b, 2)
+    assert router.pump(router.pools["p"]) == [b]
+    assert list(b.entries) == [3]
+
+
+def test_notifications_for_a_dead_worker_are_dropped_with_their_bytes() -> None:
+    router, (lane,) = make(max_output_bytes=1)
+    named = Route("p", worker=0)
+    router.submit(b"x" * (CONTROL_RESERVE_BYTES + 2), named, None)
+    tell(router, "note", named)
+
+    assert router.drop_lane(lane) == []
+    assert (router.pools["p"].queued, router.pools["p"].queued_bytes) == (0, 0)
+
+
+def test_a_successor_is_a_lane_of_its_own() -> None:
+    router, (old,) = make()
+    ask(router, 1)
+    successor = router.add_lane(0, "p")
+    router.set_mode(successor, Mode.OPEN)
+
+    assert keys_of(router.drop_lane(old)) == [1]
+
+    assert router.pools["p"].lanes == {0: successor}
+    assert ask(router, 2) == [successor]
+
+
+def test_failing_a_queue_ends_all_that_waits_and_nothing_else() -> None:
+    router, (a, b) = make(lanes=2)
+    pool = router.pools["p"]
+    ask(router, 1, 2, 3)
+    ask(router, 4, route=Route("p", worker=0))
+    ask(router, 5, 6, route=in_session("s"))
+
+    failed = router.fail_queue(pool)
+
+    assert [(entry.key, entry.sent) for entry in failed] == [
+        (3, False),
+        (5, False),
+        (6, False),
+        (4, False),
+    ]
+    assert (pool.queued, pool.queued_bytes, pool.unbound) == (0, 0, {})
+    assert (list(a.entries), list(b.entries)) == ([1], [2])
+    assert router.withdraw(4) == (Withdrawal.UNKNOWN, None)
+    assert router.fail_queue(pool) == []
+
+
+def test_notifications_that_wait_are_dropped_with_the_queue() -> None:
+    router, (lane,) = make()
+    router.set_mode(lane, Mode.CLOSED)
+    tell(router, "note")
+    ask(router, 1)
+
+    assert keys_of(router.fail_queue(router.pools["p"])) == [1]
+    router.set_mode(lane, Mode.OPEN)
+    assert router.pump(router.pools["p"]) == []
+
+
+# -- everything at once --------------------------------------------------------------------------
+
+FIRST_BYTES = [bytes([code]) for code in range(0x80, 0x100)]  # one for each frame of a run
+SESSIONS = ["s", "t"]
+
+
+class AnyHistory(RuleBasedStateMachine):
+    """Random histories against what a client can know of them.
+
+    ``live`` and ``ends`` are the model: a request is live from its submission to its one end.
+    ``written`` is what each lane's pipe got. Each frame begins with a byte of its own, so that one
+    written byte tells whose it is.
+    """
+
+    @initialize(
+        max_in_flight=st.integers(0, 2),
+        max_queued=st.integers(1, 4),
+        max_output_bytes=st.sampled_from([1, 12, 1000]),
+        cancel=st.sampled_from(["lsp", "none"]),
+        balance=st.sampled_from(["least_busy", "round_robin"]),
+    )
+    def open(
+        self, max_in_flight: int, max_queued: int, max_output_bytes: int, cancel: Any, balance: Any
+    ) -> None:
+        pool = Pool("p", ["worker"], max_in_flight=max_in_flight, cancel=cancel, balance=balance)
+        self.limits = Limits(max_queued=max_queued, max_output_bytes=max_output_bytes)
+        self.router = Router([pool], self.limits)
+        self.pool = self.router.pools["p"]
+        self.workers = 0
+        self.lanes: list[Lane] = []
+        self.buried: list[Lane] = []
+        self.written: dict[Lane, bytes] = {}
+        self.frames: dict[bytes, bytes] = {}  # first byte -> frame, requests and notifications
+        self.routes: dict[int, Route] = {}
+        self.session_of: dict[RequestId, str] = {}  # of requests, as long as the session lasts
+        self.live: set[int] = set()
+        self.tombstones: dict[int, Lane] = {}
+        self.ends: dict[int, str] = {}
+        self.removed: set[int] = set()
+        self.home: dict[str, Lane] = {}
+        self.lost: set[str] = set()
+
+    # -- what is known --
+
+    def new_frame(self, size: int) -> tuple[int, bytes]:
+        key = len(self.frames)
+        content = FIRST_BYTES[key] + b"." * size + b"\n"
+        self.frames[FIRST_BYTES[key]] = content
+        return key, content
+
+    def sent(self, key: int) -> bool:
+        return any(FIRST_BYTES[key] in data for data in self.written.values())
+
+    def in_flight(self, lane: Lane) -> set[RequestId]:
+        return set(lane.entries)
+
+    def handed(self) -> set[RequestId]:
+        return {key for lane in self.lanes for key in lane.entries}
+
+    def end(self, key: int, how: str) -> None:
+        assert key not in self.ends, f"{key} ended twice: {self.ends[key]}, {how}"
+        self.ends[key] = how
+        self.live.discard(key)
+
+    def has_room(self, lane: Lane) -> bool:
+        most = self.pool.config.max_in_flight
+        busy = most > 0 and len(lane.entries) >= most
+        return not busy and lane.outbox.size <= self.limits.max_output_bytes
+
+    def homes(self) -> None:
+        """A session that began stays where it began."""
+        for lane in self.lanes:
+            for session in lane.sessions:
+                assert session not in self.lost
+                assert self.home.setdefault(session, lane) is lane
+
+    def forget(self, sessions: set[str]) -> None:
+        """What is under way in these sessions is not theirs any more."""
+        self.lost -= sessions
+        for session in sessions & set(self.home):
+            del self.home[session]
+            for key in [key for key, of in self.session_of.items() if of == session]:
+                del self.session_of[key]
+
+    # -- what happens --
+
+    @precondition(lambda self: len(self.lanes) < 3)
+    @rule(mode=st.sampled_from(Mode))
+    def a_worker_comes(self, mode: Mode) -> None:
+        lane = self.router.add_lane(self.workers, "p")
+        self.workers += 1
+        self.lanes.append(lane)
+        self.written[lane] = b""
+        self.router.set_mode(lane, mode)
+
+    @precondition(lambda self: self.lanes)
+    @rule(data=st.data(), mode=st.sampled_from(Mode))
+    def a_worker_changes(self, data: st.DataObject, mode: Mode) -> None:
+        self.router.set_mode(data.draw(st.sampled_from(self.lanes)), mode)
+
+    @precondition(lambda self: len(self.frames) < len(FIRST_BYTES))
+    @rule(
+        size=st.sampled_from([0, 5, 20]),
+        to=st.sampled_from(["any", "any", *SESSIONS, "worker"]),
+        worker=st.integers(0, 4),
+        is_request=st.sampled_from([True, True, True, False]),
+    )
+    def submit(self, size: int, to: str, worker: int, is_request: bool) -> None:
+        key, content = self.new_frame(size)
+        route = ANY if to == "any" else in_session(to)
+        route = Route("p", worker=worker) if to == "worker" else route
+        room = {lane: self.has_room(lane) for lane in self.lanes}
+        load = {lane: len(lane.entries) for lane in self.lanes}
+        queued, queued_bytes = self.pool.queued, self.pool.queued_bytes
+        self.routes[key] = route
+        try:
+            lane = self.router.submit(content, route, key if is_request else None)
+        except Refused as refused:
+            self.ends[key] = "refused"
+            self.check_refusal(refused.failure.reason, route, queued, queued_bytes)
+            return
+        if is_request:
+            self.live.add(key)
+            if route.session is not None:
+                self.session_of[key] = route.session
+        else:
+            self.ends[key] = "told"
+        if lane is not None and is_request:
+            assert room[lane]
+            assert lane.mode is not Mode.CLOSED
+            if route is ANY:
+                open_lanes = [other for other in self.lanes if other.mode is Mode.OPEN]
+                assert lane in open_lanes
+                if self.pool.config.balance == "least_busy":
+                    assert load[lane] == min(load[other] for other in open_lanes if room[other])
+        if lane is not None and route.worker is not None:
+            assert lane.worker == route.worker
+        if lane is None and is_request and route is ANY and queued == 0:
+            assert not any(room[other] for other in self.pool.open)
+
+    def check_refusal(self, reason: str, route: Route, queued: int, queued_bytes: int) -> None:
+        if reason == "session_lost":
+            assert route.session in self.lost
+            self.lost.discard(route.session)
+        elif reason == "worker_gone":
+            assert route.worker not in {lane.worker for lane in self.lanes}
+        elif reason == "max_queued":
+            assert queued == self.limits.max_queued
+        else:
+            assert reason == "max_output_bytes"
+            assert queued_bytes > self.limits.max_output_bytes
+
+    @rule()
+    def pump(self) -> None:
+        before = {lane: self.in_flight(lane) for lane in self.lanes}
+        fed = self.router.pump(self.pool)
+        assert len(fed) == len(set(fed))
+        for lane in self.lanes:
+            assert lane in fed or self.in_flight(lane) == before[lane]
+            for entry in list(lane.waiting)[:1]:
+                assert not self.has_room(lane) or lane.mode is Mode.CLOSED or entry.key is None
+        for entry in list(self.pool.queue)[:1]:
+            assert entry.key is None or not any(map(self.has_room, self.pool.open))
+
+    @precondition(lambda self: self.lanes)
+    @rule(
+        data=st.data(), most=st.integers(0, 30), buffers=st.integers(1, 3), offer=st.integers(1, 60)
+    )
+    def write(self, data: st.DataObject, most: int, buffers: int, offer: int) -> None:
+        lane = data.draw(st.sampled_from(self.lanes))
+        piece = b"".join(lane.outbox.buffers(buffers, offer))[:most]
+        lane.outbox.advance(len(piece))
+        self.written[lane] += piece
+
+    @precondition(lambda self: self.handed())
+    @rule(data=st.data())
+    def answer(self, data: st.DataObject) -> None:
+        lane = data.draw(st.sampled_from([lane for lane in self.lanes if lane.entries]))
+        key: Any = data.draw(st.sampled_from(list(lane.entries)))
+        assert self.router.settle(lane, key) is (key in self.live)
+        if key in self.live:
+            self.end(key, "answered")
+        else:
+            assert self.tombstones.pop(key) is lane
+
+    @precondition(lambda self: self.lanes)
+    @rule(data=st.data(), key=st.integers(0, 60))
+    def stray_answer(self, data: st.DataObject, key: int) -> None:
+        lane = data.draw(st.sampled_from(self.lanes + self.buried))
+        if key not in lane.entries:
+            assert not self.router.settle(lane, key)
+
+    @rule(key=st.integers(0, 60))
+    def withdraw(self, key: int) -> None:
+        lane_with_it = next((lane for lane in self.lanes if key in lane.entries), None)
+        outcome, lane = self.router.withdraw(key, "why")
+        if key not in self.live:
+            assert (outcome, lane) == (Withdrawal.UNKNOWN, None)
+            return
+        assert lane is lane_with_it
+        if self.sent(key):
+            assert outcome is Withdrawal.CANCELLED
+            assert lane is not None
+            self.tombstones[key] = lane
+        else:
+            assert outcome is Withdrawal.REMOVED
+            self.removed.add(key)
+        self.end(key, "withdrawn")
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data())
+    def withdraw_a_live_one(self, data: st.DataObject) -> None:
+        self.withdraw(data.draw(st.sampled_from(sorted(self.live))))
+
+    @precondition(lambda self: self.live | set(self.tombstones))
+    @rule(data=st.data())
+    def submit_an_id_in_use(self, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from(sorted(self.live | set(self.tombstones))))
+        with pytest.raises(Refused, match="in use"):
+            self.router.submit(b"!\n", ANY, key)
+
+    @precondition(lambda self: self.handed())
+    @rule(data=st.data())
+    def grace_is_over(self, data: st.DataObject) -> None:
+        lane = data.draw(st.sampled_from([lane for lane in self.lanes if lane.entries]))
+        key: Any = data.draw(st.sampled_from(list(lane.entries)))
+        self.router.free_tombstone(lane, key)
+        assert (key in lane.entries) is (key in self.live)
+        self.tombstones.pop(key, None)
+
+    @precondition(lambda self: self.lanes)
+    @rule(data=st.data())
+    def a_worker_dies(self, data: st.DataObject) -> None:
+        self.bury(data.draw(st.sampled_from(self.lanes)))
+
+    def bury(self, lane: Lane) -> None:
+        had = {key for key in lane.entries if key in self.live}
+        had |= {entry.key for entry in lane.waiting if entry.key is not None}
+        gone = {session for session, home in self.home.items() if home is lane}
+        dead = self.router.drop_lane(lane)
+        assert set(keys_of(dead)) == had
+        for entry in dead:
+            key: Any = entry.key
+            assert entry.sent is self.sent(key)
+            self.end(key, "failed")
+        self.lanes.remove(lane)
+        self.buried.append(lane)
+        self.forget(gone)
+        self.lost |= gone
+        for key in [key for key, owner in self.tombstones.items() if owner is lane]:
+            del self.tombstones[key]
+
+    @rule()
+    def the_queue_fails(self) -> None:
+        waiting = self.live - self.handed()
+        failed = self.router.fail_queue(self.pool)
+        assert set(keys_of(failed)) == waiting
+        for entry in failed:
+            key: Any = entry.key
+            assert not entry.sent
+            assert not self.sent(key)
+            self.end(key, "failed")
+        assert self.pool.queued == 0
+
+    @rule(session=st.sampled_from(SESSIONS))
+    def a_session_ends(self, session: str) -> None:
+        self.router.end_session(session)
+        self.forget({session})
+
+    @precondition(lambda self: self.lanes)
+    @rule(data=st.data(), session=st.sampled_from(SESSIONS))
+    def a_new_session_is_tied(self, data: st.DataObject, session: str) -> None:
+        lane = data.draw(st.sampled_from(self.lanes))
+        if session not in self.home:
+            self.router.bind_session(session, lane)
+            self.home[session] = lane
+            self.lost.discard(session)
+
+    # -- what always holds --
+
+    @invariant()
+    def what_is_live_has_no_end_and_is_somewhere(self) -> None:
+        assert self.router.live == len(self.live)
+        waiting = set(keys_of(self.waiting())) - {None}
+        assert waiting | self.handed() == self.live | set(self.tombstones)
+        assert not waiting & self.handed()
+
+    def waiting(self) -> list[Entry]:
+        return [*self.pool.queue, *(entry for lane in self.lanes for entry in lane.waiting)]
+
+    @invariant()
+    def limits_hold_and_the_books_are_right(self) -> None:
+        most = self.pool.config.max_in_flight
+        waiting = self.waiting()
+        assert all(len(lane.entries) <= most or most == 0 for lane in self.lanes)
+        assert self.pool.queued == len(waiting) <= self.limits.max_queued
+        assert self.pool.queued_bytes == sum(len(entry.frame) for entry in waiting)
+        assert self.pool.queued_bytes <= self.limits.max_output_bytes + 22
+        for lane in self.lanes:
+            left = b"".join(lane.outbox.buffers(10**6, 10**9))
+            assert lane.outbox.size == len(left)
+
+    @invariant()
+    def sessions_stay_where_they_are(self) -> None:
+        self.homes()
+        assert self.router.sessions == len(self.home) + len(self.lost)
+        for lane in self.lanes:
+            bound = [*lane.entries, *keys_of(lane.waiting)]
+            sessions = {self.session_of[key] for key in bound if key in self.session_of}
+            assert all(self.home[session] is lane for session in sessions)
+
+    @invariant()
+    def only_whole_frames_are_written_each_once_and_in_order(self) -> None:
+        lines: list[bytes] = []
+        for lane, data in self.written.items():
+            *whole, begun = data.split(b"\n")
+            own = [line + b"\n" for line in whole if not line.startswith(b"{")]
+            assert all(self.frames[line[:1]] == line for line in own)
+            assert b"{" in begun[:1] or self.frames.get(begun[:1], b"").startswith(begun)
+            lines += own
+            places = [FIRST_BYTES.index(line[:1]) for line in own]
+            free = [
+                key for key in places if self.routes[key] == ANY and self.ends.get(key) != "told"
+            ]
+            assert free == sorted(free), lane.worker
+        assert len(lines) == len(set(lines))
+
+    @invariant()
+    def what_was_removed_is_never_written(self) -> None:
+        assert not any(self.sent(key) for key in self.removed)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "router"):
+            return
+        for lane in list(self.lanes):
+            self.bury(lane)
+        self.the_queue_fails()
+        assert self.live == set()
+        assert set(self.ends) == set(range(len(self.frames)))
+        assert self.router.live == 0
+
+
+@pytest.mark.timeout(120)  # thousands of steps, each with all invariants
+def test_in_any_history_every_request_ends_once_and_every_frame_is_whole() -> None:
+    run_state_machine_as_test(AnyHistory)

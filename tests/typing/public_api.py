@@ -1,0 +1,35 @@
+"""What type checkers must make of the public names; mypy and pyright read this, nothing runs it."""
+
+from __future__ import annotations
+
+from typing import Any, assert_type
+
+import msgspec
+
+from anyio_bus import Bus, BusHost, Limits, Pool, Scope, WorkerInfo, open_bus
+
+
+class Answer(msgspec.Struct):
+    message: str
+
+
+async def requests_have_the_type_that_was_asked_for(bus: Bus) -> None:
+    assert_type(await bus.request("echo", {"message": "x"}), Any)
+    assert_type(await bus.request("echo", reply=Answer), Answer)
+    assert_type(await bus.request("echo", reply=dict[str, int], timeout=None), dict[str, int])
+
+
+async def blocks_give_what_they_open(argv: list[str]) -> None:
+    async with open_bus(Pool("a", argv), Pool("b", argv, instances=2)) as bus:
+        assert_type(bus, Bus)
+        assert_type(bus.workers(), list[WorkerInfo])
+        assert_type(bus.scope, Scope)
+        async with bus.open_scope(name="turn") as scope:
+            assert_type(scope, Scope)
+    async with BusHost() as host:
+        assert_type(await host.open(Pool("a", argv)), Bus)
+
+
+def wrong_use_is_an_error(argv: list[str]) -> None:
+    Pool("a", argv, instances="2")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Limits(no_such_limit=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
