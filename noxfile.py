@@ -1,0 +1,238 @@
+"""The project's checks; `nox -l` lists them, CONTRIBUTING.md says when to run which."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.5.1"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.sessions = ["tests", "lint", "types", "docs"]
+nox.options.reuse_venv = "yes"
+
+SUPPORTED = ("3.11", "3.12", "3.13", "3.14")
+PROJECT = nox.project.load_toml("pyproject.toml")
+PACKAGE = "anyio_bus"
+
+
+def _output(*command: str) -> str:
+    """Return what the command prints, nothing if it fails or is not there."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()
+
+
+def _show_all_of_pyenv() -> None:
+    """Let the shims of pyenv answer for each version that is installed, not only the chosen one."""
+    if not shutil.which("pyenv"):
+        return
+    listed = _output("pyenv", "versions", "--bare")
+    usable = [name for name in listed.split() if name.startswith(SUPPORTED)]
+    os.environ["PYENV_VERSION"] = ":".join([*usable, "system"])
+
+
+def _runs(version: str) -> bool:
+    return (
+        _output(f"python{version}", "-c", "import sys; print(*sys.version_info[:2], sep='.')")
+        == version
+    )
+
+
+_show_all_of_pyenv()
+PYTHONS = [version for version in SUPPORTED if _runs(version)] or [
+    f"{sys.version_info.major}.{sys.version_info.minor}"
+]
+OLDEST, NEWEST = PYTHONS[0], PYTHONS[-1]
+
+
+def _group(name: str) -> list[str]:
+    return nox.project.dependency_groups(PROJECT, name)
+
+
+def _files(*folders: str) -> list[str]:
+    return [str(path) for folder in folders for path in sorted(Path(folder).rglob("*.py"))]
+
+
+def _elsewhere(session: nox.Session) -> Path:
+    """Return an empty folder of this session, outside of the checkout's import path."""
+    place = Path(session.create_tmp()) / "elsewhere"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    return place.resolve()
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Run the tests and the examples of the docs, all loops."""
+    session.install("-e", ".[test]")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(python=OLDEST)
+def lowest(session: nox.Session) -> None:
+    """Run the tests with the lowest versions that pyproject.toml allows."""
+    session.install("uv")
+    session.run(
+        *("uv", "pip", "install", "--quiet", "--python", session.virtualenv.location),
+        *("--resolution", "lowest-direct", "-e", ".[test]"),
+    )
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(python=OLDEST)
+def coverage(session: nox.Session) -> None:
+    """Measure branches: all of _sansio, nine in ten of the rest."""
+    session.install("-e", ".[test]")
+    env = {"COVERAGE_FILE": str(_elsewhere(session) / "coverage")}
+    pytest = str(Path(session.bin) / "pytest")
+    session.run("coverage", "run", pytest, *session.posargs, env=env)
+    session.run("coverage", "combine", "--quiet", env=env)
+    session.run("coverage", "report", f"--include={PACKAGE}/_sansio/*", "--fail-under=100", env=env)
+    session.run("coverage", "report", f"--omit={PACKAGE}/_sansio/*", "--fail-under=90", env=env)
+
+
+# 109: `timeout=` on calls is data, not a cancel scope. 122: it is about trio before 0.27.
+ASYNC_RULES = "--anyio", "--enable=ASYNC,ASYNC900"  # naming an optional rule turns all of them on
+NOWHERE = ("ASYNC109", "ASYNC122")
+# 91x asks for a checkpoint on every path: what users await has one, the inner layers have fast
+# paths without, on purpose. 2xx forbids to block the loop: tests and benchmarks may.
+CHECKPOINTS = ("ASYNC910", "ASYNC911", "ASYNC912", "ASYNC913")
+BLOCKING = ("ASYNC2",)
+INNER = ("_backends", "_io", "_kernel")
+
+
+def _startable(files: list[str]) -> str:
+    """Name what takes a `task_status`: ASYNC113 finds a `start_soon` where `start` is meant."""
+    functions = (
+        node
+        for file in files
+        for node in ast.walk(ast.parse(Path(file).read_text()))
+        if isinstance(node, ast.AsyncFunctionDef)
+    )
+    names = {f.name for f in functions if "task_status" in (arg.arg for arg in f.args.kwonlyargs)}
+    return "--startable-in-context-manager=" + ",".join(sorted(names))
+
+
+@nox.session(python=OLDEST)
+def lint(session: nox.Session) -> None:
+    """Check style, spelling, async habits and that every public name has its docstring."""
+    session.install(*_group("lint"))
+    session.run("ruff", "check", "--output-format=concise", ".")
+    session.run("ruff", "format", "--check", ".")
+    package, rest = _files(PACKAGE), _files("tests", "benchmarks", "docs")
+    inner = [file for file in package if Path(file).parts[1] in INNER]
+    outer = sorted({*package} - {*inner})
+    rules = (*ASYNC_RULES, _startable([*package, *rest]))
+    for files, without in ((outer, ()), (inner, CHECKPOINTS), (rest, CHECKPOINTS + BLOCKING)):
+        session.run("flake8-async", *rules, f"--disable={','.join(NOWHERE + without)}", *files)
+    session.run("codespell")
+    session.run("interrogate", "--quiet", PACKAGE)
+
+
+@nox.session(python=OLDEST)
+def types(session: nox.Session) -> None:
+    """Check types with mypy (three platforms) and pyright; the public ones are complete."""
+    session.install("-e", ".[cli,test]", *_group("types"))
+    for platform in ("linux", "win32", "darwin"):
+        session.run("mypy", "--platform", platform)
+    session.run("mypy", "tests/typing/public_api.py")
+    session.run("pyright", "--warnings")
+    session.run("pyright", "--verifytypes", PACKAGE, "--ignoreexternal")
+
+
+def _check_trio_typing_sample(session: nox.Session, *requirements: str, options: str = "") -> None:
+    sample = Path("tests/typing/trio_typing_sample.py").resolve()
+    session.install(".[trio]", "trio-typing==0.10.0", *requirements)
+    place = _elsewhere(session)
+    config = place / "mypy.ini"
+    config.write_text(f"[mypy]\nstrict = True\n{options}")
+    with session.chdir(place):
+        session.run("mypy", "--config-file", str(config), "--cache-dir", str(place), str(sample))
+        session.run("python", str(sample))
+
+
+# trio-typing 0.10.0 is its last release. Its `trio-stubs` take the place of trio's inline types
+# for every program in whose environment it lies. Tried on Python 3.11 to 3.13 with trio 0.35:
+# the stubs alone please every mypy up to 2.4; with the plugin mypy 1.10.1 is the last that works,
+# 1.11.0 and 2.4.1 end in an internal error at trio-stubs/__init__.pyi.
+
+
+@nox.session(python=OLDEST)
+def trio_typing_stubs(session: nox.Session) -> None:
+    """Type-check a program that has trio-typing installed, with the newest mypy."""
+    _check_trio_typing_sample(session, "mypy>=2.4")
+
+
+@nox.session(python=OLDEST)
+def trio_typing_plugin(session: nox.Session) -> None:
+    """Type-check the same program with the plugin of trio-typing, which ends at mypy 1.10."""
+    _check_trio_typing_sample(session, "mypy<1.11", options="plugins = trio_typing.plugin\n")
+
+
+@nox.session(python=NEWEST)
+def docs(session: nox.Session) -> None:
+    """Build the docs, warnings are errors, and the change log out of its fragments."""
+    session.install("-e", ".[trio,uvloop]", *_group("docs"))
+    place = _elsewhere(session)
+    target = session.posargs[0] if session.posargs else str(place / "html")
+    session.run(
+        *("sphinx-build", "-n", "-W", "--keep-going", "-q", "-b", "html"),
+        *("-d", str(place / "doctrees"), "docs", target),
+    )
+    session.run("towncrier", "build", "--draft", "--version", "next")
+
+
+ECHO = ["worker", "echo"]
+
+
+@nox.session(python=OLDEST)
+def wheel(session: nox.Session) -> None:
+    """Build sdist and wheel, and use the bare wheel as a newcomer would, then under the tests."""
+    session.install(*_group("build"))
+    place = _elsewhere(session)
+    session.run("python", "-m", "build", "--installer", "pip", "--outdir", str(place / "dist"))
+    built = str(next((place / "dist").glob("*.whl")))
+    session.run("python", "-m", "venv", str(place / "bare"))
+    python = str(place / "bare" / "bin" / "python")
+    command = str(place / "bare" / "bin" / "anyio-bus")
+    session.run(python, "-m", "pip", "install", "--quiet", built, external=True)
+    config = place / "anyio-bus.json"
+    config.write_text(json.dumps({"pools": [{"id": "echo", "command": command, "args": ECHO}]}))
+    with session.chdir(place):
+        for arguments in (["--version"], ["--help"], ["check", str(config)], ["demo"]):
+            session.run(command, *arguments, external=True)
+    session.run(python, "-m", "pip", "install", "--quiet", f"{built}[test]", external=True)
+    # From a folder of its own, so that the wheel is tested and not the checkout beside it.
+    shutil.copytree("tests", place / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(name, place)
+    with session.chdir(place):
+        session.run(str(place / "bare" / "bin" / "pytest"), *session.posargs, external=True)
+
+
+@nox.session(python=OLDEST)
+def bench(session: nox.Session) -> None:
+    """Run the quick benchmarks against the hand-written loop; `-- 9` takes nine pairs, not two."""
+    session.install("-e", ".[trio,uvloop]")
+    session.run("make", "-C", "benchmarks/floor", external=True)
+    pairs = session.posargs[0] if session.posargs else "2"
+    worker = "-- benchmarks/floor/build/echo_worker"
+    for loop in ("asyncio", "uvloop", "trio"):
+        for in_flight in (1, 64):
+            options = f"--loop {loop} --in-flight {in_flight} --seconds 1 {worker}"
+            session.log(f"{loop}, {in_flight} in flight: b is the bus, a the loop without it")
+            session.run(
+                *("python", "benchmarks/paired.py", "--pairs", pairs),
+                *("--a", f"python benchmarks/floor/loop_event.py {options}"),
+                *("--b", f"python benchmarks/request.py {options}"),
+            )
+    session.run("python", "benchmarks/memory.py", "--runs", pairs, *worker.split())
