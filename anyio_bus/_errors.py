@@ -125,6 +125,7 @@ class InvalidArgumentError(BusError, ValueError):
 class UnknownPoolError(InvalidArgumentError):
     """No pool has this name."""
 
+    field: str | None = "pool"
     pool: str | None = None
 
 
@@ -192,6 +193,7 @@ class WorkerStartError(TransportError, OSError):
 
     pool: str | None = None
     worker: int | None = None
+    pid: int | None = None
     phase: str | None = None
     errno: int | None = None
     exit_code: int | None = None
@@ -261,51 +263,26 @@ class BusInternalError(BusError):
     """A bug of ours. Please report it, with the exception group it is raised from."""
 
 
-_PLAIN: dict[int, type[TransportError]] = {
+_CLASSES: dict[int, type[BusError]] = {
     KernelCode.PARSE_ERROR: LocalProtocolError,
     KernelCode.INVALID_REQUEST: LocalProtocolError,
+    KernelCode.WORKER_LOST: WorkerLostError,
+    KernelCode.NO_WORKER: PoolUnavailableError,
+    KernelCode.UNKNOWN_POOL: UnknownPoolError,
+    KernelCode.OVERLOADED: OverloadedError,
+    KernelCode.FRAME_TOO_LARGE: FrameTooLargeError,
     KernelCode.SHUTTING_DOWN: BusStoppedError,
     KernelCode.SESSION_LOST: SessionLostError,
+    KernelCode.CANCELLED: ScopeCancelledError,
 }
 
 
 def error_from_failure(failure: Failure) -> BusError:
-    """Translate a kernel's failure into the exception that its caller gets."""
-    code, text = failure.code, failure.message
-    sent = failure.sent
+    """Translate a kernel's failure into the exception that its caller gets, with the same facts."""
+    cls = _CLASSES.get(failure.code, TransportError)
     if failure.phase is not None:
-        return WorkerStartError(
-            text,
-            pool=failure.pool,
-            worker=failure.worker,
-            phase=failure.phase,
-            errno=failure.errno,
-            exit_code=failure.exit_code,
-            signal=failure.signal,
-            stderr_tail=failure.stderr_tail,
-            permanent=failure.permanent,
-            sent=sent,
-        )
-    if code == KernelCode.WORKER_LOST:
-        return WorkerLostError(
-            text,
-            pool=failure.pool,
-            worker=failure.worker,
-            pid=failure.pid,
-            exit_code=failure.exit_code,
-            signal=failure.signal,
-            reason=failure.reason,
-            stderr_tail=failure.stderr_tail,
-            sent=sent,
-        )
-    if code == KernelCode.NO_WORKER:
-        return PoolUnavailableError(text, pool=failure.pool, reason=failure.reason, sent=sent)
-    if code == KernelCode.UNKNOWN_POOL:
-        return UnknownPoolError(text, pool=failure.pool, field="pool")
-    if code == KernelCode.OVERLOADED:
-        return OverloadedError(text, limit=failure.reason, sent=sent)
-    if code == KernelCode.FRAME_TOO_LARGE:
-        return FrameTooLargeError(text, limit_bytes=failure.limit_bytes, sent=sent)
-    if code == KernelCode.CANCELLED:
-        return ScopeCancelledError(text, reason=failure.reason, sent=sent)
-    return _PLAIN.get(code, TransportError)(text, sent=sent)
+        cls = WorkerStartError
+    facts = {name: getattr(failure, name) for name in cls._fact_names if hasattr(failure, name)}
+    if cls is OverloadedError:
+        facts["limit"] = failure.reason
+    return cls(failure.message, **facts)

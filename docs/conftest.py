@@ -4,15 +4,15 @@
   the page's own folder and run there with an empty stdin; one that says ``anyio.run(main)`` runs on
   asyncio and on trio. It must exit with 0.
 - A ``text`` block after a program is what it prints, stderr included, on both loops.
-- Any other ``python`` block runs in this process, top to bottom, one namespace per page; so does one
-  that readers do not see, ``<!-- invisible-code: python``, which checks tables against the code.
+- Any other ``python`` block runs in this process, top to bottom, one namespace per page. So does
+  ``<!-- invisible-code: python``, which readers do not see: it compares tables with the code.
 - A ``json``, ``toml`` or ``sh`` block after ``<!-- file: name -->`` is saved under that name.
 - In a ``console`` block each line after ``$ `` is a command, run in the page's folder, and the
   lines after it are what it prints.
 
-Shown output is compared as it stands, with two freedoms: ``...`` stands for anything, and the number
-after ``pid``, a time in seconds and runs of white space may differ. A block that only shows something
-follows a line ``<!-- skip: next -->``.
+Shown output is compared as it stands, with two freedoms: ``...`` stands for anything, and the
+number after ``pid``, a time in seconds and runs of white space may differ. A block that only shows
+something follows a line ``<!-- skip: next -->``.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ class Page:
         except subprocess.TimeoutExpired:
             process.kill()
             output, _ = process.communicate()
-            raise AssertionError(f"it did not end within {TIMEOUT_S} s; it printed\n{output}") from None
+            text = f"it did not end within {TIMEOUT_S} s; it printed\n{output}"
+            raise AssertionError(text) from None
         return output
 
     def close(self) -> None:

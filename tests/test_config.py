@@ -201,7 +201,7 @@ def test_a_bad_limit_is_refused_by_name(field: str, value: Any) -> None:
 
 @pytest.mark.parametrize("field", NATURAL)
 def test_a_limit_that_may_be_0_takes_it(field: str) -> None:
-    limits = Limits(**{field: 0})  # type: ignore[arg-type]
+    limits = Limits(**{field: 0})
 
     assert getattr(limits, field) == (30.0 if field == "drain_timeout_s" else 0)
 
@@ -276,7 +276,7 @@ def test_what_is_not_json_is_refused(text: bytes | str) -> None:
 
 @pytest.mark.parametrize("data", [[], "pools", None, {}, {"pools": {}}, {"pools": [5]}], ids=str)
 def test_what_is_no_configuration_is_refused(data: object) -> None:
-    with pytest.raises(InvalidArgumentError, match="^config: "):
+    with pytest.raises(InvalidArgumentError, match=r"^config: "):
         BusConfig.from_mapping(data)
 
 

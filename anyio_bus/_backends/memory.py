@@ -6,6 +6,7 @@ Everything above the pipes is the real thing: framing, routing, restarts, the st
 from __future__ import annotations
 
 import errno
+import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
@@ -18,7 +19,7 @@ from anyio_bus._backends.base import Backend
 from anyio_bus._config import BusConfig, Pool
 from anyio_bus._errors import InvalidArgumentError
 from anyio_bus._io.loop import Bell
-from anyio_bus._io.process import Exit, SpawnError
+from anyio_bus._io.process import Exit
 from anyio_bus._kernel.kernel import Kernel
 from anyio_bus._sansio.events import Deliver
 
@@ -66,26 +67,31 @@ class _Pipe:
         self._bell = Bell()
         self.closed = False
 
-    def try_write(self, data: bytes) -> int:
+    def try_write(self, buffers: Sequence[bytes | memoryview]) -> int:
         if self.closed:
             raise BrokenPipeError(errno.EPIPE, "the pipe is closed")
-        room = PIPE_BYTES - self.size
-        if room <= 0:
-            return 0
-        self._chunks.append(data[:room])
-        self.size += len(data[:room])
-        self._bell.ring()
-        return len(data[:room])
+        before = self.size
+        for data in buffers:
+            room = PIPE_BYTES - self.size
+            if room <= 0:
+                break
+            chunk = bytes(memoryview(data)[:room])
+            self._chunks.append(chunk)
+            self.size += len(chunk)
+        if self.size > before:
+            self._bell.ring()
+        return self.size - before
 
-    async def write(self, data: bytes) -> int:
-        while not (written := self.try_write(data)):
+    async def write(self, buffers: Sequence[bytes | memoryview]) -> int:
+        while not (written := self.try_write(buffers)):
             await self._bell.wait()
         return written
 
     async def send(self, data: bytes) -> None:
         await anyio.lowlevel.checkpoint()
-        while data:
-            data = data[await self.write(data) :]
+        left = memoryview(data)
+        while left:
+            left = left[await self.write([left]) :]
 
     async def read(self, max_bytes: int = PIPE_BYTES) -> bytes:
         await anyio.lowlevel.checkpoint()
@@ -130,7 +136,8 @@ class _MemoryChild:
             with self._scope:
                 await self._function(self._stdin.read, self._stdout.send)
         except Exception as exc:  # noqa: BLE001  # a worker's bug is its own death, as in a process
-            self._stderr.try_write(f"{type(exc).__name__}: {exc}\n".encode())
+            text = "".join(traceback.format_exception(exc))
+            self._stderr.try_write([text.encode(errors="backslashreplace")])
             code = 1
         finally:
             self._end(
@@ -150,10 +157,10 @@ class _MemoryChild:
         return await self._stderr.read(max_bytes)
 
     def try_write(self, buffers: Sequence[bytes | memoryview]) -> int:
-        return self._stdin.try_write(b"".join(buffers))
+        return self._stdin.try_write(buffers)
 
     async def write(self, buffers: Sequence[bytes | memoryview]) -> int:
-        return await self._stdin.write(b"".join(buffers))
+        return await self._stdin.write(buffers)
 
     def unread_bytes(self) -> int | None:
         return self._stdin.size
@@ -195,10 +202,7 @@ class _MemorySpawner:
         self._workers = workers
 
     async def spawn(self, pool: Pool) -> _MemoryChild:
-        worker = self._workers.get(pool.id)
-        if worker is None:
-            text = f"Memory(workers=...) has none for pool {pool.id!r}"
-            raise SpawnError(FileNotFoundError(errno.ENOENT, text), permanent=True)
+        worker = self._workers[pool.id]
         return _MemoryChild(getattr(worker, "serve_stream", worker))
 
     def close(self) -> None:
@@ -209,5 +213,13 @@ class _MemorySpawner:
 
 
 def open_memory(config: BusConfig, deliver: Deliver, options: Memory) -> Backend:
-    """Make the backend; no worker runs before it does."""
+    """Make the backend; no worker runs before it does.
+
+    Raises:
+        InvalidArgumentError: A pool has no worker.
+    """
+    for pool in config.pools:
+        if pool.id not in options.workers:
+            msg = f"Memory.workers: there is none for pool {pool.id!r}"
+            raise InvalidArgumentError(msg, field="workers")
     return Kernel(config, _MemorySpawner(options.workers), deliver, "memory")

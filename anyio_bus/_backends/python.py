@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from anyio_bus._backends.base import Backend
 from anyio_bus._config import BusConfig
-from anyio_bus._io.process import open_spawner
+from anyio_bus._io.spawners import open_spawner
 from anyio_bus._kernel.kernel import Kernel
 from anyio_bus._sansio.events import Deliver
 

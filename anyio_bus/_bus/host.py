@@ -47,7 +47,7 @@ class BusHost:
     def __init__(self) -> None:
         self._stack: AsyncExitStack | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
-        self._hosted: dict[Bus, _Hosted] = {}
+        self._hosted: dict[Bus, _Hosted] = {}  # one that failed stays until somebody asks why
 
     async def __aenter__(self) -> BusHost:
         """Start hosting."""
@@ -107,6 +107,7 @@ class BusHost:
             return
         hosted.close.set()
         await hosted.closed.wait()
+        self._hosted.pop(bus, None)
         if hosted.error is not None:
             raise hosted.error
 
@@ -130,6 +131,6 @@ class BusHost:
             if bus is None:
                 task_status.started(exc)
         finally:
-            if bus is not None:
+            if bus is not None and hosted.error is None:
                 del self._hosted[bus]
             hosted.closed.set()

@@ -124,8 +124,8 @@ class PosixChild:
         return written
 
     def unread_bytes(self) -> int | None:
-        import fcntl  # noqa: PLC0415  # Unix only
-        import termios  # noqa: PLC0415
+        import fcntl  # Unix only
+        import termios
 
         fd = self._fds.get("stdin")
         if fd is None:

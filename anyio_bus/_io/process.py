@@ -1,18 +1,15 @@
-"""Own the contract of a child process, and the choice of how this system spawns one."""
+"""Own the contract of a child process, whoever spawns it."""
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 import msgspec
 
 from anyio_bus._config import Pool
-from anyio_bus._errors import InvalidArgumentError
 
-__all__ = ("Child", "Exit", "SpawnError", "Spawner", "StderrRing", "open_spawner")
+__all__ = ("Child", "Exit", "SpawnError", "Spawner", "StderrRing")
 
 
 class Exit(msgspec.Struct, frozen=True):
@@ -164,27 +161,3 @@ class StderrRing:
 
 def _text(line: bytes) -> str:
     return line.decode("utf-8", "backslashreplace").rstrip("\r")
-
-
-def open_spawner() -> Spawner:
-    """Return the spawner for this system, or the one that ``ANYIO_BUS_SPAWNER`` forces.
-
-    Raises:
-        InvalidArgumentError: The variable names none.
-    """
-    default = "portable" if sys.platform == "win32" else "posix"
-    name = os.environ.get("ANYIO_BUS_SPAWNER") or default
-    if name == "posix" and sys.platform != "win32":
-        from anyio_bus._io.posix import PosixSpawner  # noqa: PLC0415  # Unix only
-
-        return PosixSpawner()
-    if name == "portable":
-        from anyio_bus._io.portable import PortableSpawner  # noqa: PLC0415  # loads asyncio's subprocess parts
-
-        return PortableSpawner()
-    msg = (
-        f"ANYIO_BUS_SPAWNER={name!r}: this system has posix or portable"
-        if default == "posix"
-        else (f"ANYIO_BUS_SPAWNER={name!r}: this system has portable")
-    )
-    raise InvalidArgumentError(msg, field="ANYIO_BUS_SPAWNER")

@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
 import anyio.from_thread
@@ -24,6 +24,8 @@ from anyio_bus._io.fdguard import FdGuard
 
 if TYPE_CHECKING:
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+    _Chunks: TypeAlias = tuple[MemoryObjectSendStream[bytes], MemoryObjectReceiveStream[bytes]]
 
 __all__ = ("Stdio", "open_stdio")
 
@@ -51,7 +53,7 @@ class Stdio:
         self._out = guard.wire_out
         self._opened: list[int] = []
         self._made_non_blocking: int | None = None
-        self._chunks: MemoryObjectReceiveStream[bytes] | None = None
+        self._chunks: _Chunks | None = None
         if not threads:
             self._take_non_blocking()
 
@@ -95,17 +97,17 @@ class Stdio:
         if self._chunks is None:
             self._chunks = self._start_thread()
         try:
-            return await self._chunks.receive()
+            return await self._chunks[1].receive()
         except anyio.EndOfStream:
             return b""
 
-    def _start_thread(self) -> MemoryObjectReceiveStream[bytes]:
-        send, receive = anyio.create_memory_object_stream[bytes](1)
-        arguments = (self._in, send, anyio.lowlevel.current_token())
+    def _start_thread(self) -> _Chunks:
+        chunks = anyio.create_memory_object_stream[bytes](1)
+        arguments = (self._in, chunks[0], anyio.lowlevel.current_token())
         # A daemon: a read cannot be interrupted, and must not hold up the end of the process.
         name = "anyio-bus stdin"
         threading.Thread(target=_read_all, args=arguments, name=name, daemon=True).start()
-        return receive
+        return chunks
 
     async def send(self, data: bytes) -> None:
         """Write all of it.
@@ -129,7 +131,8 @@ class Stdio:
     def close(self) -> None:
         """Close what was opened here, and put the blocking mode back."""
         if self._chunks is not None:
-            self._chunks.close()
+            for end in self._chunks:
+                end.close()
         if sys.platform != "win32" and self._made_non_blocking is not None:
             os.set_blocking(self._made_non_blocking, True)
             self._made_non_blocking = None
@@ -154,11 +157,10 @@ def _read_all(
     fd: int, chunks: MemoryObjectSendStream[bytes], token: anyio.lowlevel.EventLoopToken
 ) -> None:
     """Hand everything that can be read to the loop, as fast as it takes it."""
-    gone = (RuntimeError, anyio.BrokenResourceError)  # the loop has ended, or does not want more
-    with suppress(OSError, *gone):
-        while data := _read(fd):
-            anyio.from_thread.run(chunks.send, data, token=token)
-    with suppress(*gone):
+    with suppress(RuntimeError, anyio.ClosedResourceError):  # the loop has ended, or has enough
+        with suppress(OSError):
+            while data := _read(fd):
+                anyio.from_thread.run(chunks.send, data, token=token)
         anyio.from_thread.run_sync(chunks.close, token=token)
 
 

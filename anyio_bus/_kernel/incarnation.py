@@ -14,7 +14,12 @@ from msgspec import UNSET
 from anyio_bus._config import Limits
 from anyio_bus._io.loop import Bell, Loop
 from anyio_bus._io.process import Child, Exit, SpawnError, StderrRing
-from anyio_bus._sansio.codec import decode_items, encode_notification, encode_request
+from anyio_bus._sansio.codec import (
+    decode_error,
+    decode_items,
+    encode_notification,
+    encode_request,
+)
 from anyio_bus._sansio.lines import LineSplitter
 from anyio_bus._sansio.messages import BadLine, Message
 from anyio_bus._sansio.routing import Entry, Lane, PoolTable, Route
@@ -242,7 +247,8 @@ class Incarnation:
         if answer is None:
             self.handshake_error = f"did not answer {ready.method!r} within {ready.timeout_s:g} s"
         elif answer.result is UNSET:
-            self.handshake_error = f"refused {ready.method!r}"
+            why = "no result" if answer.error is UNSET else str(decode_error(answer.error))
+            self.handshake_error = f"refused {ready.method!r}: {why}"
         if self.handshake_error is not None:
             self.hung_up = self.handshake_error
             self._bell.ring()

@@ -89,8 +89,10 @@ class Slot:
         if not retire and self.life.state in _RESTING:
             self.spawn()
             return
-        self._drain_until = self._kernel.loop.now() + drain_s
-        self._drain_retires = retire
+        until = self._kernel.loop.now() + drain_s
+        draining = self.life.state is State.DRAINING
+        self._drain_until = min(until, self._drain_until) if draining else until
+        self._drain_retires = self._drain_retires or retire
         self._asked = True
         if retire and self.life.state not in (State.READY, State.DRAINING):
             self._fire(Event.RETIRE)
@@ -298,7 +300,7 @@ class Slot:
         error = error or (inc.start_error if inc is not None else None)
         who = f"worker {self.worker} of pool {self.pool.id!r}"
         base = Failure(
-            code=KernelCode.WORKER_LOST, message="", pool=self.pool.id, worker=self.worker
+            code=KernelCode.NO_WORKER, message="", pool=self.pool.id, worker=self.worker
         )
         if error is not None:
             text = f"{who} could not be started: {self.pool.argv[0]!r}: {error}"
@@ -318,11 +320,13 @@ class Slot:
         how = f"{inc.hung_up} and was ended" if inc.hung_up else _how(inc.exit)
         tail = inc.stderr.tail(ERROR_TAIL_BYTES)
         last = tail.strip().rsplit("\n", 1)[-1][-200:]
-        text = f"{who} (pid {inc.child.pid}) {how}" + (
-            " before its first line" if phase == "start" else ""
-        )
+        text = f"{who} (pid {inc.child.pid}) {how}"
+        if phase == "start":
+            plain = self.pool.ready == "spawn"
+            text += " before its first line" if plain else " before its handshake was answered"
         return msgspec.structs.replace(
             base,
+            code=KernelCode.WORKER_LOST if phase is None else KernelCode.NO_WORKER,
             message=text + (f"; last on stderr: {last}" if last else ""),
             reason=how,
             phase=phase,

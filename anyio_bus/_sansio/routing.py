@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from anyio_bus._errors import Failure, KernelCode
+from anyio_bus._sansio.messages import RequestId
 from anyio_bus._sansio.profiles import cancel_frame
 
 if TYPE_CHECKING:
     from anyio_bus._config import Limits, Pool
-    from anyio_bus._sansio.messages import RequestId
 
 __all__ = (
     "Entry",

@@ -59,12 +59,11 @@ def execute(arguments: Arguments) -> int:
 
 
 async def _bounded(page: Page, workers: int) -> int:
-    try:
-        with anyio.fail_after(LIMIT_S):
-            await _show(page, workers)
-    except TimeoutError as exc:
-        msg = f"the demo took longer than {LIMIT_S:g} s; the workers have been ended"
-        raise CommandError(msg) from exc
+    with anyio.move_on_after(LIMIT_S) as limit:
+        await _show(page, workers)
+    if limit.cancelled_caught:
+        msg = f"the demo took longer than {LIMIT_S:g} s; its workers have been ended"
+        raise CommandError(msg)
     return OK
 
 

@@ -48,7 +48,7 @@ async def _until_signal(operation: Operation) -> int:
             with scope:
                 code = await operation()
         except Exception as exc:  # noqa: BLE001  # raised bare after the join
-            error = exc
+            error = _bare(exc)
         tasks.cancel_scope.cancel("command is over")
     if caught:
         return 128 + caught[0]
@@ -61,7 +61,7 @@ async def _watch_signals(
     scope: anyio.CancelScope, caught: list[int], *, task_status: anyio.abc.TaskStatus[None]
 ) -> None:
     if sys.platform != "win32":
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+        with anyio.open_signal_receiver(*_heeded_signals()) as signals:
             task_status.started()
             async for number in signals:
                 caught.append(number)
@@ -69,6 +69,19 @@ async def _watch_signals(
     else:  # asyncio cannot watch them there; KeyboardInterrupt does it
         task_status.started()
         await anyio.sleep_forever()
+
+
+def _heeded_signals() -> list[signal.Signals]:
+    """Return the signals that end the command: without those that nohup, or a shell, has muted."""
+    wanted = (signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP"))
+    return [number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def _bare(exc: Exception) -> Exception:
+    """Return the first of the errors in a group: one line is enough for one mistake."""
+    while isinstance(exc, ExceptionGroup):
+        exc = exc.exceptions[0]
+    return exc
 
 
 def log_to_stderr(*, verbose: bool) -> None:

@@ -108,7 +108,11 @@ def _parameters(
     except (TypeError, ValueError, NameError, SyntaxError) as exc:
         msg = f"{what}: its signature cannot be read: {exc}"
         raise InvalidArgumentError(msg, field=what) from exc
-    return [p.replace(annotation=hints.get(p.name, Any)) for p in signature.parameters.values()]
+    found = []
+    for p in signature.parameters.values():
+        hint = hints.get(p.name, Any)
+        found.append(p.replace(annotation=Any if hint is object else hint))
+    return found
 
 
 def _starts(raw: Raw, byte: bytes) -> bool:

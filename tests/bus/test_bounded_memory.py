@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import sys
 from collections.abc import Awaitable, Callable
 
@@ -14,7 +15,8 @@ from tests.bus.support import QUIET_LOOPS, one_worker, scripted, until
 from tests.conftest import Backend
 
 WARM_UP = 500
-SOME_BLOCKS = 1500  # of memory: caches, free lists and the logging of the loop come and go
+SOME_BLOCKS = 1500  # of memory: caches and free lists come and go
+TRIO_BLOCKS = 4000  # trio keeps some thousand deadlines that are over before it tidies them up
 
 
 @pytest.fixture(scope="module", params=QUIET_LOOPS)
@@ -47,6 +49,7 @@ def is_empty(bus: Bus) -> bool:
     )
 
 
+@pytest.mark.timeout(60)
 async def test_twenty_thousand_requests_one_after_the_other_leave_nothing() -> None:
     async with one_worker() as bus:
         left = await grows(bus, 20_000, lambda number: bus.request("echo", [number]))
@@ -75,7 +78,7 @@ async def test_requests_that_time_out_or_are_cancelled_leave_nothing() -> None:
 
     limits = Limits(cancel_grace_s=0.01)
     async with open_bus(scripted(), limits=limits) as bus:
-        assert await grows(bus, 3000, give_up) < SOME_BLOCKS
+        assert await grows(bus, 8000, give_up) < SOME_BLOCKS + TRIO_BLOCKS
 
 
 async def test_scopes_leave_nothing() -> None:
@@ -88,7 +91,10 @@ async def test_scopes_leave_nothing() -> None:
         assert await grows(bus, 3000, in_a_scope) < SOME_BLOCKS
 
 
-async def test_bad_lines_stray_answers_and_requests_of_workers_leave_nothing() -> None:
+async def test_bad_lines_stray_answers_and_requests_of_workers_leave_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.CRITICAL, "anyio_bus")  # what pytest captures, it keeps
     lines = ["bad", '{"id":"stray","result":1}', '{"id":1,"method":"ask"}', '{"method":"note"}']
 
     async def provoke(_: int) -> None:

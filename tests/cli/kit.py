@@ -44,12 +44,25 @@ def cli(
 
 
 @contextmanager
+def _signals_heeded() -> Iterator[None]:
+    """A shell mutes SIGINT for what it runs in the background, and a child inherits that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
 def running(
     *args: str, command: tuple[str, ...] = COMMAND, **options: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run the command inside the block, with pipes; it is killed if it outlives the block."""
     pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    process = subprocess.Popen([*command, *args], start_new_session=True, **{**pipes, **options})
+    with _signals_heeded():
+        process = subprocess.Popen(
+            [*command, *args], start_new_session=True, **{**pipes, **options}
+        )
     try:
         with process:
             yield process

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 
 import pytest
 
@@ -96,3 +97,31 @@ def test_ctrl_c_ends_it_and_its_workers(loop: str) -> None:
             pass
         interrupt(process)
         assert finish(process) == (130, "")
+
+
+BROKEN = """
+import sys
+from anyio_bus import Pool
+from anyio_bus.cli import _demo, main
+_demo.Pool = lambda name, argv, **options: Pool(name, ["sh", "-c", "echo broken >&2; exit 3"])
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_workers_that_do_not_start_end_it_with_1_and_one_line(loop: str) -> None:
+    done = cli("demo", "--loop", loop, command=(sys.executable, "-c", BROKEN))
+    assert done.returncode == 1
+    assert "exited with code 3" in done.stderr
+    assert "last on stderr: broken" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_one_that_takes_too_long_is_ended() -> None:
+    code = BROKEN.replace("echo broken >&2; exit 3", "exec cat >/dev/null")
+    command = (sys.executable, "-c", code.replace("sys.exit", "_demo.LIMIT_S = 0.1; sys.exit"))
+    done = cli("demo", "--loop", "asyncio", command=command)
+    assert done.returncode == 1
+    assert (
+        done.stderr == "anyio-bus: the demo took longer than 0.1 s; its workers have been ended\n"
+    )

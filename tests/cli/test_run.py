@@ -345,3 +345,15 @@ def test_no_configuration_at_all_ends_with_2_and_shows_how_to_give_one(
     done = cli("run", "--loop", loop, cwd=tmp_path)
     assert done.returncode == 2
     assert "anyio-bus.json" in done.stderr
+
+
+def test_a_signal_that_nohup_has_muted_stays_muted(loop: str, tmp_path: Path) -> None:
+    command = ("sh", "-c", 'trap "" HUP; exec "$@"', "sh", *COMMAND)
+    config = write_config(tmp_path, one={})
+    with running("run", "--config", config, "--loop", loop, command=command) as process:
+        send(process, "pid")
+        answer(process)
+        os.kill(process.pid, signal.SIGHUP)
+        send(process, "echo [1]")
+        assert answer(process)["result"] == [1]
+        assert finish(process) == (0, "")

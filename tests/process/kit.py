@@ -65,6 +65,10 @@ class Report:
             lines.append(await self.line())
         return lines
 
+    async def open_gate(self) -> None:
+        """Let it go on that waits in its method ``gate``."""
+        await self._stream.send(b"x")
+
     async def rest(self) -> list[str]:
         """Return the lines until the process is dead."""
         lines = []

@@ -86,27 +86,40 @@ async def test_a_worker_that_leaves_finishes_its_requests_and_takes_no_new_ones(
 
 
 async def test_a_worker_that_does_not_finish_in_time_is_ended() -> None:
-    errors = []
+    outcomes: list[object] = []
 
     async def hold() -> None:
-        with pytest.raises(WorkerLostError) as caught:
-            await bus.request("hold")
-        errors.append(caught.value)
+        try:
+            outcomes.append(await bus.request("hold"))
+        except WorkerLostError as exc:
+            outcomes.append(exc.worker)
 
-    limits = Limits(drain_timeout_s=0.05)
-    async with open_bus(puppets(instances=2), limits=limits) as bus:
+    async with open_bus(puppets(instances=2), limits=Limits(drain_timeout_s=0.05)) as bus:
         await bus.wait_ready()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(hold)
             tasks.start_soon(hold)
             await pending(bus, 2)
             await bus.resize("puppets", 1)
-            await ready(bus, 1)
-            await bus.send(b'{"method":"release"}', worker=0)
+            assert await ready(bus, 1) == [0]
+            await bus.notify("release")
+    assert outcomes == [1, "released"]
+
+
+async def test_a_second_drain_with_less_time_shortens_the_first() -> None:
+    async def hold() -> None:
+        with pytest.raises(WorkerLostError):
+            await bus.request("hold")
+
+    async with open_bus(puppets()) as bus:
+        pid = await bus.request("pid")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(hold)
+            await pending(bus, 1)
+            for drain_s in (60.0, 0.05, 60.0):
+                await bus.restart_worker(0, drain_s=drain_s)
             with patience():
-                await bus.restart_worker(0, drain_s=0)
-    assert {error.worker for error in errors} <= {0, 1}
-    assert 1 in {error.worker for error in errors}
+                assert await bus.request("pid") != pid
 
 
 async def test_a_restarted_worker_finishes_first_and_its_successor_takes_over() -> None:

@@ -78,6 +78,14 @@ def test_the_window_slides() -> None:
     assert len(delays(restarts, [CRASH] * 20, every_s=30.1)) == 20
 
 
+def test_a_burst_parks_however_long_ago_the_deaths_before_it_were() -> None:
+    restarts = policy(max_restarts=2, restart_window_s=60.0)
+    for now in (0.0, 100.0, 200.0, 270.0, 280.0):
+        assert isinstance(restarts.on_death(CRASH, now), Retry)
+
+    assert isinstance(restarts.on_death(CRASH, 290.0), Park)
+
+
 def test_max_restarts_of_0_means_never() -> None:
     decision = policy(max_restarts=0).on_death(CRASH, 0.0)
 

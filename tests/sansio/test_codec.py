@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from typing import Annotated, Any
 
 import msgspec
@@ -48,7 +49,7 @@ def shape(item: Message | BadLine) -> tuple[Any, ...]:
     if isinstance(item, BadLine):
         return ("bad", item.prefix, item.size, item.id)
     raw = (item.params, item.result, item.error)
-    payloads = [None if member is UNSET else bytes(member) for member in raw]  # type: ignore[arg-type]
+    payloads = [None if member is UNSET else bytes(member) for member in raw]
     return (type(item.id), item.id, item.method, item.session, *payloads)
 
 
@@ -275,7 +276,7 @@ def received(stream: bytes, cut_at: list[int], limit: int) -> list[tuple[Any, ..
     at = [0, *sorted(cut for cut in cut_at if cut < len(stream)), len(stream)]
     splitter = LineSplitter(limit)
     items: list[Message | BadLine] = []
-    for start, end in zip(at, at[1:], strict=False):
+    for start, end in pairwise(at):
         items += decode_items(splitter.feed(stream[start:end]), limit)
     return [shape(item) for item in items]
 
@@ -473,7 +474,9 @@ def test_a_prepared_frame_is_read_and_its_members_keep_their_bytes() -> None:
     }
 
 
-@pytest.mark.parametrize("frame", ['{"method":"m"}', b'{"id":null,"result":0}', b'{"id":1,"error":0}'])
+@pytest.mark.parametrize(
+    "frame", ['{"method":"m"}', b'{"id":null,"result":0}', b'{"id":1,"error":0}']
+)
 def test_a_prepared_frame_may_be_any_message(frame: bytes | str) -> None:
     message, members = read_frame(frame)
 
@@ -509,7 +512,12 @@ def test_a_prepared_frame_must_be_one_message(frame: Any) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [math.nan, [1.0, (None, math.inf)], {"a": {"b": -math.inf}}, {"a": Raw(b"null"), "b": math.nan}],
+    [
+        math.nan,
+        [1.0, (None, math.inf)],
+        {"a": {"b": -math.inf}},
+        {"a": Raw(b"null"), "b": math.nan},
+    ],
     ids=repr,
 )
 def test_what_json_has_no_number_for_is_refused_by_name(value: object) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -50,7 +52,7 @@ class LikeAPlainList(RuleBasedStateMachine):
         expired = self.deadlines.expire(self.now)
         assert sorted(expired) == sorted(key for key, _ in due)
         times = [{at for (key, _), at in due.items() if key == found} for found in expired]
-        assert all(min(a) <= max(b) for a, b in zip(times, times[1:], strict=False))
+        assert all(min(a) <= max(b) for a, b in pairwise(times))
         for entry in due:
             del self.model[entry]
 

@@ -327,7 +327,7 @@ def test_an_id_in_use_is_refused(first: RequestId, second: RequestId) -> None:
 
 
 def test_the_id_of_a_waiting_request_is_in_use() -> None:
-    router, (lane,) = make()
+    router, _ = make()
     ask(router, 1, 2)
 
     assert refusal(router, ANY, 2) == (KernelCode.INVALID_REQUEST, "duplicate_id")
@@ -597,7 +597,7 @@ def test_a_waiting_request_of_a_session_can_be_withdrawn_before_the_session_begi
 
 
 def test_a_session_is_not_taken_to_a_worker_of_another_pool() -> None:
-    router, (lane,) = make()
+    router, _ = make()
     ask(router, 1, route=in_session("s"))
 
     elsewhere = (KernelCode.INVALID_REQUEST, "session_elsewhere")
@@ -1128,8 +1128,7 @@ class AnyHistory(RuleBasedStateMachine):
         self.bury(data.draw(st.sampled_from(self.lanes)))
 
     def bury(self, lane: Lane) -> None:
-        had = {key for key in lane.entries if key in self.live}
-        had |= {entry.key for entry in lane.waiting if entry.key is not None}
+        had = self.live & {*lane.entries, *keys_of(lane.waiting)}
         gone = {session for session, home in self.home.items() if home is lane}
         dead = self.router.drop_lane(lane)
         assert set(keys_of(dead)) == had

@@ -121,6 +121,7 @@ def test_kwargs_take_unknown_members_and_check_their_type() -> None:
         (Point, Point(1, 2)),
         (dict[str, int], {"x": 1, "y": 2}),
         (Any, {"x": 1, "y": 2}),
+        (object, {"x": 1, "y": 2}),
         (Annotated[dict[str, int], "note"], {"x": 1, "y": 2}),
     ],
 )

@@ -131,13 +131,7 @@ async def test_after_a_signal_new_requests_are_refused_and_the_old_ones_finished
         serving.close()
 
 
-async def test_while_it_ends_cancels_and_answers_still_get_through() -> None:
-    worker = Worker()
-
-    @worker.method("ask")
-    async def ask(context: Any) -> Any: ...
-
-    held = Held()
+async def test_while_it_ends_cancels_still_get_through(held: Held) -> None:
     async with anyio.create_task_group() as tasks:
         serving = Serving(tasks, held.worker)
         tasks.start_soon(serving.run)
@@ -263,8 +257,11 @@ async def test_a_broken_input_is_the_end_of_input(error: Exception) -> None:
         await anyio.lowlevel.checkpoint()
         raise error
 
+    async def send(data: bytes) -> None:
+        await anyio.lowlevel.checkpoint()
+
     with anyio.fail_after(5):
-        await Worker().serve_stream(receive, Client().send)
+        await Worker().serve_stream(receive, send)
 
 
 async def test_a_client_that_stops_reading_does_not_hold_up_the_end() -> None:

@@ -46,8 +46,18 @@ def echo(key, params):
     write({"id": key, "result": params})
 
 
+def refuse(key, params):
+    write({"id": key, "error": {"code": -32000, "message": "not today"}})
+
+
 def pid(key, params):
     write({"id": key, "result": os.getpid()})
+
+
+def gate(key, params):
+    """Answer when the one to whom it reports allows it."""
+    reports.recv(1)
+    echo(key, params)
 
 
 def hold(key, params):

@@ -19,7 +19,8 @@ LOOPS = {
 }
 
 worker = Worker(drain_s=float(os.environ.get("DRAIN_S", "5")))
-print("printed before the worker runs, never flushed")
+if "EARLY" in os.environ:
+    print("printed before the worker runs, never flushed")
 
 
 @worker.method("echo", inline=True)
