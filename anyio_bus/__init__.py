@@ -99,7 +99,7 @@ _TABLE: dict[str, tuple[str, str]] = {
     for entry in names
 }
 
-__all__ = ("__version__", *sorted(_TABLE))  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = ("__version__", *sorted(_TABLE))  # pyright: ignore[reportUnsupportedDunderAll]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:

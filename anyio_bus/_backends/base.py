@@ -7,14 +7,15 @@ a message costs no hop between tasks.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 import anyio.abc
 
-from anyio_bus._sansio.events import KernelStatistics, WorkerInfo
-from anyio_bus._sansio.messages import RequestId
-from anyio_bus._sansio.routing import Route, Withdrawal
+if TYPE_CHECKING:
+    from anyio_bus._sansio.events import KernelStatistics, WorkerInfo
+    from anyio_bus._sansio.messages import RequestId
+    from anyio_bus._sansio.routing import Route, Withdrawal
 
 __all__ = ("Backend",)
 

@@ -9,19 +9,21 @@ import errno
 import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import anyio
 import anyio.lowlevel
 import msgspec
 
-from anyio_bus._backends.base import Backend
-from anyio_bus._config import BusConfig, Pool
 from anyio_bus._errors import InvalidArgumentError
 from anyio_bus._io.loop import Bell
 from anyio_bus._io.process import Exit
 from anyio_bus._kernel.kernel import Kernel
-from anyio_bus._sansio.events import Deliver
+
+if TYPE_CHECKING:
+    from anyio_bus._backends.base import Backend
+    from anyio_bus._config import BusConfig, Pool
+    from anyio_bus._sansio.events import Deliver
 
 __all__ = ("Memory", "MemoryWorker", "open_memory")
 
@@ -135,7 +137,7 @@ class _MemoryChild:
         try:
             with self._scope:
                 await self._function(self._stdin.read, self._stdout.send)
-        except Exception as exc:  # noqa: BLE001  # a worker's bug is its own death, as in a process
+        except Exception as exc:  # a worker's bug is its own death, as in a process  # noqa: BLE001
             text = "".join(traceback.format_exception(exc))
             self._stderr.try_write([text.encode(errors="backslashreplace")])
             code = 1

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from anyio_bus._backends.base import Backend
-from anyio_bus._config import BusConfig
+from typing import TYPE_CHECKING
+
 from anyio_bus._io.spawners import open_spawner
 from anyio_bus._kernel.kernel import Kernel
-from anyio_bus._sansio.events import Deliver
+
+if TYPE_CHECKING:
+    from anyio_bus._backends.base import Backend
+    from anyio_bus._config import BusConfig
+    from anyio_bus._sansio.events import Deliver
 
 __all__ = ("open_python",)
 

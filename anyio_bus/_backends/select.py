@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from anyio_bus._backends.base import Backend
 from anyio_bus._backends.memory import Memory, open_memory
 from anyio_bus._backends.python import open_python
-from anyio_bus._config import BusConfig
 from anyio_bus._errors import InvalidArgumentError
-from anyio_bus._sansio.events import Deliver
+
+if TYPE_CHECKING:
+    from anyio_bus._backends.base import Backend
+    from anyio_bus._config import BusConfig
+    from anyio_bus._sansio.events import Deliver
 
 __all__ = ("BackendOption", "open_backend")
 

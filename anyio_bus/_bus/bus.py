@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar, final, overload
+from typing import TYPE_CHECKING, Any, TypeVar, final, overload
 
 import anyio.lowlevel
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from anyio_bus._backends.base import Backend
 from anyio_bus._backends.select import BackendOption, open_backend
-from anyio_bus._bus.calls import Calls, Scope, check_deadline, check_seconds, check_timeout, result_of
+from anyio_bus._bus.calls import (
+    Calls,
+    Scope,
+    check_deadline,
+    check_seconds,
+    check_timeout,
+    result_of,
+)
 from anyio_bus._bus.lifetime import BusState, Lifetime
-from anyio_bus._config import BusConfig
 from anyio_bus._errors import InvalidArgumentError, UnknownPoolError, error_from_failure
 from anyio_bus._io.loop import current_loop
 from anyio_bus._sansio.codec import (
@@ -28,6 +33,10 @@ from anyio_bus._sansio.events import KernelStatistics, WorkerInfo
 from anyio_bus._sansio.lifecycle import State
 from anyio_bus._sansio.messages import Message, is_error
 from anyio_bus._sansio.routing import Refused, Route
+
+if TYPE_CHECKING:
+    from anyio_bus._backends.base import Backend
+    from anyio_bus._config import BusConfig
 
 __all__ = ("Bus", "BusStatistics")
 
@@ -396,13 +405,15 @@ class Bus:
         self._life.check_running()
         await anyio.lowlevel.checkpoint()
         self._life.check_running()
-        while not all([self._pool_ready(name) for name in names]):
+        while not all(map(self._pool_ready, names)):
             await self._life.bell.wait()
             self._life.check_running()
 
     def _pool_ready(self, pool: str) -> bool:
         states = [info.state for info in self.workers() if info.pool == pool]
-        states = [state for state in states if state is not State.STOPPED]  # those that a resize ended
+        states = [
+            state for state in states if state is not State.STOPPED
+        ]  # those that a resize ended
         if all(state is State.PARKED for state in states):
             self._primitive(lambda: self._backend.check_pool(pool))
         return all(state in (State.READY, State.PARKED) for state in states)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import UNSET, Raw
 
-from anyio_bus._backends.base import Backend
-from anyio_bus._config import Limits
 from anyio_bus._errors import (
     BusError,
     BusStoppedError,
@@ -29,6 +28,10 @@ from anyio_bus._sansio.events import Failed, KernelEvent, LineBad, Lines
 from anyio_bus._sansio.messages import Message, is_error
 from anyio_bus._sansio.peer import Peer
 from anyio_bus._sansio.routing import Refused, Route, Withdrawal
+
+if TYPE_CHECKING:
+    from anyio_bus._backends.base import Backend
+    from anyio_bus._config import Limits
 
 __all__ = ("Call", "Calls", "Scope")
 
@@ -140,7 +143,7 @@ class Calls:
     def _full(self) -> bool:
         return self.pending >= self._max_pending or self.pending_bytes > self._max_bytes
 
-    def begin(  # noqa: PLR0913, PLR0917
+    def begin(  # noqa: PLR0917
         self,
         method: str,
         params: object,
@@ -204,7 +207,8 @@ class Calls:
 
     @staticmethod
     def _scope_error(method: str, scope: Scope) -> BusError:
-        text = f"request {method!r} was not sent: scope {scope.name!r} is cancelled: {scope.cancel_reason}"
+        why = f"scope {scope.name!r} is cancelled: {scope.cancel_reason}"
+        text = f"request {method!r} was not sent: {why}"
         return ScopeCancelledError(text, reason=scope.cancel_reason, sent=False)
 
     def new_scope(self, name: str, parent: Scope | None) -> Scope:
@@ -256,7 +260,7 @@ class Calls:
                 if call.scope.cancelled:
                     raise self._scope_error(call.method, call.scope)
                 submit()
-            except Exception as exc:  # noqa: BLE001  # its caller's, not that of whoever made room
+            except Exception as exc:  # its caller's, not that of whoever made room  # noqa: BLE001
                 self.peer.close(call.key)
                 call.scope._calls.pop(call, None)
                 self._loop.wake(call.waiter, exc)
@@ -380,10 +384,10 @@ def check_timeout(timeout: object) -> None:
         raise InvalidArgumentError(msg, field="timeout")
 
 
-def check_deadline(deadline: object) -> None:
+def check_deadline(deadline: Any) -> None:
     """Refuse what is no time of a clock."""
     number = isinstance(deadline, int | float) and not isinstance(deadline, bool)
-    if not number or deadline != deadline:  # noqa: PLR0124  # NaN is not equal to itself
+    if not number or math.isnan(deadline):
         msg = f"deadline must be a time of the loop's clock, not {deadline!r}"
         raise InvalidArgumentError(msg, field="deadline")
 

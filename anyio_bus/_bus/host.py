@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from types import TracebackType
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import anyio
 import anyio.abc
 import anyio.lowlevel
 
-from anyio_bus._bus.bus import Bus
 from anyio_bus._bus.opening import open_bus
 from anyio_bus._errors import InvalidStateError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from anyio_bus._bus.bus import Bus
 
 __all__ = ("BusHost",)
 
@@ -126,7 +129,7 @@ class BusHost:
                 self._hosted[bus] = hosted
                 task_status.started(bus)
                 await hosted.close.wait()
-        except Exception as exc:  # noqa: BLE001  # one bus's fault is not the host's
+        except Exception as exc:  # one bus's fault is not the host's  # noqa: BLE001
             hosted.error = exc
             if bus is None:
                 task_status.started(exc)

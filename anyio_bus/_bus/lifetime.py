@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import enum
 import logging
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.abc
 
-from anyio_bus._backends.base import Backend
-from anyio_bus._bus.calls import Calls
 from anyio_bus._errors import BusError, BusStoppedError, InvalidStateError
 from anyio_bus._io.loop import Bell, Loop
+
+if TYPE_CHECKING:
+    from anyio_bus._backends.base import Backend
+    from anyio_bus._bus.calls import Calls
 
 __all__ = ("BusState", "Lifetime")
 
@@ -129,12 +132,10 @@ class Lifetime:
         await self._backend.stop(self._grace_s)
 
     async def _follow_shorter_stops(self) -> None:
-        grace_s = self._grace_s
         while True:
-            await self.bell.until(lambda: self._grace_s < grace_s, _never, self._now)  # noqa: B023
-            grace_s = self._grace_s
-            with anyio.move_on_after(0):  # the backend takes note at once; the first stop waits
-                await self._backend.stop(grace_s)
+            await self.bell.wait()
+            with anyio.move_on_after(0):  # the backend takes a shorter one; the first stop waits
+                await self._backend.stop(self._grace_s)
 
     async def stop(self, drain_s: float, grace_s: float) -> None:
         """Ask for a stop, or for a shorter one, and wait until it is over."""

@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.lowlevel
 import msgspec
 
-from anyio_bus._backends.select import BackendOption
 from anyio_bus._bus.bus import Bus
 from anyio_bus._bus.calls import check_seconds, check_timeout
 from anyio_bus._bus.forks import abandon_in_fork
 from anyio_bus._config import BusConfig, Limits, Pool, find_config, load_config
 from anyio_bus._errors import BusInternalError, InvalidArgumentError
+
+if TYPE_CHECKING:
+    from anyio_bus._backends.select import BackendOption
 
 __all__ = ("open_bus",)
 
@@ -100,7 +102,7 @@ async def open_bus(
                     try:
                         with bus._life.body_scope:
                             yield bus
-                    except Exception as exc:  # noqa: BLE001  # the body's own; raised bare at the end
+                    except Exception as exc:  # the body's own; raised bare at the end  # noqa: BLE001
                         body_error = exc
             finally:
                 try:

@@ -18,7 +18,7 @@ def die_with_parent(parent: int) -> None:
     if sys.platform != "linux":
         return
     try:
-        import ctypes  # only Linux needs it
+        import ctypes  # only Linux needs it  # noqa: PLC0415
 
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
     except (ImportError, OSError, AttributeError):

@@ -69,7 +69,7 @@ def _fill_gaps() -> None:
 
 
 def _text_of(fd: int) -> io.TextIOWrapper:
-    binary = open(fd, "wb", buffering=0, closefd=False)  # lives as long as sys.stderr
+    binary = open(fd, "wb", buffering=0, closefd=False)  # lives as long as sys.stderr  # noqa: SIM115
     return io.TextIOWrapper(binary, encoding="utf-8", errors="backslashreplace", write_through=True)
 
 

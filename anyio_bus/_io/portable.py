@@ -6,12 +6,15 @@ import errno
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.abc
 
-from anyio_bus._config import Pool
 from anyio_bus._io.process import Exit, SpawnError
+
+if TYPE_CHECKING:
+    from anyio_bus._config import Pool
 
 __all__ = ("PortableChild", "PortableSpawner")
 

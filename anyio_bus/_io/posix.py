@@ -18,12 +18,15 @@ import time
 from collections.abc import Awaitable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
 
-from anyio_bus._config import Pool
 from anyio_bus._io.process import Exit, SpawnError
+
+if TYPE_CHECKING:
+    from anyio_bus._config import Pool
 
 assert sys.platform != "win32"  # also tells the type checkers
 
@@ -124,8 +127,8 @@ class PosixChild:
         return written
 
     def unread_bytes(self) -> int | None:
-        import fcntl  # Unix only
-        import termios
+        import fcntl  # Unix only  # noqa: PLC0415
+        import termios  # noqa: PLC0415
 
         fd = self._fds.get("stdin")
         if fd is None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from anyio_bus._config import Pool
+if TYPE_CHECKING:
+    from anyio_bus._config import Pool
 
 __all__ = ("Child", "Exit", "SpawnError", "Spawner", "StderrRing")
 
@@ -24,7 +26,8 @@ class SpawnError(Exception):
 
     def __init__(self, exc: OSError, *, permanent: bool, cwd: str | None = None) -> None:
         text = exc.strerror or str(exc)
-        super().__init__(f"cwd {cwd!r}: {text}" if cwd and exc.filename == cwd else text)
+        bad_cwd = cwd is not None and (exc.filename == cwd or not os.path.isdir(cwd))
+        super().__init__(f"cwd {cwd!r}: {text}" if bad_cwd else text)
         self.errno = exc.errno
         self.permanent = permanent
 

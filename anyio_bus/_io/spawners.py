@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from anyio_bus._errors import InvalidArgumentError
-from anyio_bus._io.process import Spawner
+
+if TYPE_CHECKING:
+    from anyio_bus._io.process import Spawner
 
 __all__ = ("open_spawner",)
 
@@ -20,11 +23,11 @@ def open_spawner() -> Spawner:
     default = "portable" if sys.platform == "win32" else "posix"
     name = os.environ.get("ANYIO_BUS_SPAWNER") or default
     if name == "posix" and sys.platform != "win32":
-        from anyio_bus._io.posix import PosixSpawner  # Unix only
+        from anyio_bus._io.posix import PosixSpawner  # Unix only  # noqa: PLC0415
 
         return PosixSpawner()
     if name == "portable":
-        from anyio_bus._io.portable import PortableSpawner  # loads asyncio's subprocess parts
+        from anyio_bus._io.portable import PortableSpawner  # loads asyncio's subprocess parts  # noqa: PLC0415
 
         return PortableSpawner()
     msg = (

@@ -157,7 +157,7 @@ def _read_all(
     fd: int, chunks: MemoryObjectSendStream[bytes], token: anyio.lowlevel.EventLoopToken
 ) -> None:
     """Hand everything that can be read to the loop, as fast as it takes it."""
-    with suppress(RuntimeError, anyio.ClosedResourceError):  # the loop has ended, or has enough
+    with suppress(BaseException):  # the loop has enough, or has ended: trio says Cancelled to that
         with suppress(OSError):
             while data := _read(fd):
                 anyio.from_thread.run(chunks.send, data, token=token)

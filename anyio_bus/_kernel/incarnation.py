@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 from msgspec import UNSET
 
-from anyio_bus._config import Limits
-from anyio_bus._io.loop import Bell, Loop
 from anyio_bus._io.process import Child, Exit, SpawnError, StderrRing
 from anyio_bus._sansio.codec import (
     decode_error,
@@ -24,6 +23,10 @@ from anyio_bus._sansio.lines import LineSplitter
 from anyio_bus._sansio.messages import BadLine, Message
 from anyio_bus._sansio.routing import Entry, Lane, PoolTable, Route
 
+if TYPE_CHECKING:
+    from anyio_bus._config import Limits
+    from anyio_bus._io.loop import Bell, Loop
+
 __all__ = ("HANDSHAKE_KEY", "Incarnation")
 
 stderr_log = logging.getLogger("anyio_bus.stderr")
@@ -34,6 +37,7 @@ MAX_READ_BYTES = 1024 * 1024
 STDERR_READ_BYTES = 64 * 1024
 WRITE_BUFFERS = 512  # half of Linux's IOV_MAX
 WRITE_BYTES = 256 * 1024
+FLUSH_TURNS = 10  # of the loop: more than a write into a pipe with room takes
 HANG_UP_S = 0.25  # between the end of a worker's stdout and its exit, before it counts as hung up
 
 
@@ -64,7 +68,7 @@ class Incarnation:
         loop: The running event loop.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917
         self, child: Child, lane: Lane, bell: Bell, owner: Owner, limits: Limits, loop: Loop
     ) -> None:
         self.child = child
@@ -89,6 +93,7 @@ class Incarnation:
         self._loop = loop
         self._splitter = LineSplitter(limits.max_frame_bytes)
         self._writer: Any = None
+        self._blocked = False  # the writer waits for room in the pipe
         self._handshake: Any = None
         self._resumed: anyio.Event | None = None
 
@@ -124,6 +129,8 @@ class Incarnation:
 
     def flush_now(self) -> None:
         """Write what the pipe takes at once; the writer meets what goes wrong."""
+        if self._blocked:  # the writer has these bytes in hand
+            return
         buffers = self.lane.outbox.buffers(WRITE_BUFFERS, WRITE_BYTES)
         try:
             while buffers and (written := self.child.try_write(buffers)):
@@ -131,6 +138,14 @@ class Incarnation:
                 buffers = self.lane.outbox.buffers(WRITE_BUFFERS, WRITE_BYTES)
         except OSError:
             return
+
+    async def flush(self) -> None:
+        """Write what the pipe takes, also where nobody but the writer can: it gets some turns."""
+        self.flush_now()
+        for _ in range(FLUSH_TURNS):
+            if not self.lane.outbox.size:
+                return
+            await anyio.lowlevel.checkpoint()
 
     def look_at_input(self) -> None:
         """Find out whether it has read any of its input, while that is still open."""
@@ -151,7 +166,12 @@ class Incarnation:
             while True:
                 buffers = outbox.buffers(WRITE_BUFFERS, WRITE_BYTES)
                 if buffers:
-                    self._advance(child.try_write(buffers) or await child.write(buffers))
+                    written = child.try_write(buffers)
+                    if not written:
+                        self._blocked = True
+                        written = await child.write(buffers)
+                        self._blocked = False
+                    self._advance(written)
                 else:
                     self._writer = self._loop.waiter()
                     await self._writer

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.abc
 import msgspec
 from msgspec import UNSET
 
-from anyio_bus._config import BusConfig
 from anyio_bus._errors import Failure, KernelCode
 from anyio_bus._io.loop import Alarm, Bell, current_loop
-from anyio_bus._io.process import Spawner
-from anyio_bus._kernel.incarnation import Incarnation
 from anyio_bus._kernel.ladder import Ladder
 from anyio_bus._kernel.slot import Slot
 from anyio_bus._sansio.deadlines import Deadlines
@@ -29,6 +27,11 @@ from anyio_bus._sansio.events import (
 from anyio_bus._sansio.lifecycle import State
 from anyio_bus._sansio.messages import BadLine, Message, RequestId
 from anyio_bus._sansio.routing import Entry, Lane, PoolTable, Refused, Route, Router, Withdrawal
+
+if TYPE_CHECKING:
+    from anyio_bus._config import BusConfig
+    from anyio_bus._io.process import Spawner
+    from anyio_bus._kernel.incarnation import Incarnation
 
 __all__ = ("Kernel",)
 
@@ -250,9 +253,10 @@ class Kernel:
             return
         key = self.router.blame(lane, None if line.id is UNSET else line.id)
         if key is not None and self.router.settle(lane, key):
+            who = f"worker {lane.worker} of pool {lane.pool.config.id!r}"
             failure = Failure(
                 code=KernelCode.FRAME_TOO_LARGE,
-                message=f"worker {lane.worker} of pool {lane.pool.config.id!r} answered with a {line.reason}",
+                message=f"{who} answered with a {line.reason}",
                 pool=lane.pool.config.id,
                 worker=lane.worker,
                 limit_bytes=self.limits.max_frame_bytes,

@@ -12,7 +12,6 @@ import anyio
 import anyio.abc
 import msgspec
 
-from anyio_bus._config import Pool
 from anyio_bus._errors import Failure, KernelCode
 from anyio_bus._io.loop import Bell
 from anyio_bus._io.process import Exit, SpawnError
@@ -24,6 +23,7 @@ from anyio_bus._sansio.lifecycle import Action, Event, Lifecycle, State
 from anyio_bus._sansio.routing import Mode
 
 if TYPE_CHECKING:
+    from anyio_bus._config import Pool
     from anyio_bus._kernel.kernel import Kernel
 
 __all__ = ("Slot",)
@@ -212,7 +212,7 @@ class Slot:
             stop = self._kernel.stop_ladder
             return min(own.at(fraction), stop.at(fraction) if stop is not None else float("inf"))
 
-        inc.flush_now()
+        await inc.flush()
         with anyio.move_on_after(0.1):
             await inc.child.aclose_stdin()
         for fraction, act in ((0.4, inc.child.terminate), (0.8, inc.child.kill)):
@@ -299,9 +299,7 @@ class Slot:
         """Say what happened, for the errors of everything that waited for it."""
         error = error or (inc.start_error if inc is not None else None)
         who = f"worker {self.worker} of pool {self.pool.id!r}"
-        base = Failure(
-            code=KernelCode.NO_WORKER, message="", pool=self.pool.id, worker=self.worker
-        )
+        base = Failure(code=KernelCode.NO_WORKER, message="", pool=self.pool.id, worker=self.worker)
         if error is not None:
             text = f"{who} could not be started: {self.pool.argv[0]!r}: {error}"
             return msgspec.structs.replace(

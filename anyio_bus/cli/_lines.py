@@ -14,6 +14,7 @@ from anyio_bus import (
     BusStoppedError,
     FrameTooLargeError,
     InvalidArgumentError,
+    LocalProtocolError,
     OverloadedError,
     PoolUnavailableError,
     RequestTimeoutError,
@@ -43,6 +44,7 @@ CODES: tuple[tuple[type[BusError], int], ...] = (
     (ScopeCancelledError, -32800),
     (RequestTimeoutError, -32800),
     (InvalidArgumentError, INVALID_REQUEST),
+    (LocalProtocolError, INVALID_REQUEST),
 )
 
 NO_KEY = Raw(b"null")

@@ -47,7 +47,7 @@ async def _until_signal(operation: Operation) -> int:
         try:
             with scope:
                 code = await operation()
-        except Exception as exc:  # noqa: BLE001  # raised bare after the join
+        except Exception as exc:  # raised bare after the join  # noqa: BLE001
             error = _bare(exc)
         tasks.cancel_scope.cancel("command is over")
     if caught:

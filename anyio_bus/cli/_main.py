@@ -45,7 +45,7 @@ def _guarded(argv: Sequence[str] | None) -> int:
 def _dispatch(arguments: Arguments) -> int:
     if arguments.command == "worker":  # a worker loads no bus
         return _run_worker(arguments)
-    from anyio_bus import BusError, InvalidArgumentError  # noqa: PLC0415  # --help needs neither
+    from anyio_bus import BusError, InvalidArgumentError  # --help needs neither  # noqa: PLC0415
 
     command = import_module(f"anyio_bus.cli._{arguments.command}")
     try:

@@ -20,7 +20,7 @@ def _console() -> Any:
     """Return a console of rich; None where it is not installed or nobody looks."""
     if not on_terminal() or importlib.util.find_spec("rich") is None:
         return None
-    from rich.console import Console  # noqa: PLC0415  # optional
+    from rich.console import Console  # optional  # noqa: PLC0415
 
     return Console(highlight=False)
 

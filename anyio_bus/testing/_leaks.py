@@ -39,10 +39,9 @@ class LeakError(AssertionError):
 
 
 class _Process(NamedTuple):
-    """One incarnation of a process id."""
+    """A process that was not there before."""
 
     pid: int
-    started: str
 
     def describe(self) -> str:
         return f"process {self.pid}: {_command(self.pid)}"
@@ -110,6 +109,7 @@ class LeakCheck:
         self.left: list[str] = []
         self._raising = raising
         self._mark = uuid.uuid4().hex
+        self._pids: frozenset[int] = frozenset()
         self._before: frozenset[_Thing] = frozenset()
         self._outer: str | None = None
 
@@ -117,7 +117,8 @@ class LeakCheck:
         """Remember what is there."""
         self._outer = os.environ.get(MARK)
         os.environ[MARK] = self._mark if self._outer is None else f"{self._outer}:{self._mark}"
-        self._before = frozenset(_things(self._mark))
+        self._pids = _pids()
+        self._before = frozenset([*_files(), *_tasks()])
         return self
 
     def __exit__(
@@ -147,7 +148,9 @@ class LeakCheck:
         self._judge(left, exc)
 
     def _left(self) -> list[_Thing]:
-        return [thing for thing in _things(self._mark) if thing not in self._before]
+        processes = _ours(_pids() - self._pids, self._mark.encode())
+        others: list[_Thing] = [*_files(), *_tasks()]
+        return [*processes, *(thing for thing in others if thing not in self._before)]
 
     def _judge(self, left: list[_Thing], exc: BaseException | None) -> None:
         if self._outer is None:
@@ -174,30 +177,26 @@ def _wait_a_little(limit: float) -> None:
     time.sleep(LOOK_EVERY_S)
 
 
-def _things(mark: str) -> Iterator[_Thing]:
-    yield from _processes(mark.encode())
-    yield from _files()
-    yield from map(_Task, _tasks())
-
-
 # --- processes ----------------------------------------------------------------------------------
 
 
-def _processes(mark: bytes) -> Iterator[_Process]:
-    """List our children, and every process that was born under this mark."""
+def _pids() -> frozenset[int]:
+    try:
+        return frozenset(int(name) for name in os.listdir("/proc") if name.isdigit())
+    except OSError:
+        return frozenset()
+
+
+def _ours(pids: frozenset[int], mark: bytes) -> Iterator[_Process]:
+    """Pick our children, and what was born under this mark; younger than the mark they all are."""
     me = os.getpid()
-    if not os.path.exists(f"/proc/{me}/stat"):
-        return
-    for name in os.listdir("/proc"):
-        if not name.isdigit() or int(name) == me:
-            continue
+    for pid in sorted(pids):
         with suppress(OSError):  # it ended while we looked, or it is not ours to read
-            fields = _read(int(name), "stat").decode(errors="replace").rpartition(")")[2].split()
-            parent, started = int(fields[1]), fields[19]
-            if parent != me and mark not in _read(int(name), "environ"):
+            parent = int(_read(pid, "stat").rpartition(b")")[2].split()[1])
+            if parent != me and mark not in _read(pid, "environ"):
                 continue
-            if not any(other in _read(int(name), "cmdline") for other in _NOT_OURS):
-                yield _Process(int(name), started)
+            if not any(other in _read(pid, "cmdline") for other in _NOT_OURS):
+                yield _Process(pid)
 
 
 def _read(pid: int, what: str) -> bytes:
@@ -242,12 +241,12 @@ def _files() -> Iterator[_File]:
 # --- tasks --------------------------------------------------------------------------------------
 
 
-def _tasks() -> list[Any]:
+def _tasks() -> list[_Task]:
     """List the tasks of the running loop; none where none runs."""
     trio = sys.modules.get("trio")
     if trio is not None:
         try:
-            return _below(trio.lowlevel.current_root_task())
+            return [_Task(task) for task in _below(trio.lowlevel.current_root_task())]
         except RuntimeError:
             pass
     asyncio = sys.modules.get("asyncio")
@@ -255,7 +254,8 @@ def _tasks() -> list[Any]:
         tasks = asyncio.all_tasks() if asyncio is not None else ()
     except RuntimeError:
         return []
-    return [task for task in tasks if getattr(task.get_coro(), "__qualname__", "") != _RUNNER_CALL]
+    names = [(task, getattr(task.get_coro(), "__qualname__", "")) for task in tasks]
+    return [_Task(task) for task, name in names if name != _RUNNER_CALL]
 
 
 def _below(task: Any) -> list[Any]:

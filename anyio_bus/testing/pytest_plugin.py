@@ -90,7 +90,7 @@ async def _bus_leak_check_in_loop(anyio_backend: object) -> AsyncIterator[None]:
 @pytest.fixture
 async def bus_host(anyio_backend: object, bus_leak_check: None) -> AsyncIterator[BusHost]:
     """Open further buses with ``await bus_host.open(pool)``, and close them in any order."""
-    from anyio_bus import BusHost  # noqa: PLC0415  # a plugin that is not used must cost nothing
+    from anyio_bus import BusHost  # a plugin that is not used must cost nothing  # noqa: PLC0415
 
     async with BusHost() as host:
         yield host
@@ -129,7 +129,7 @@ def _marked(request: pytest.FixtureRequest) -> tuple[tuple[Any, ...], dict[str, 
 
 def _with_config(config: Any, options: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Add what the ``bus_config`` fixture returned to the arguments of ``open_bus()``."""
-    from anyio_bus import Memory, Pool  # noqa: PLC0415  # a plugin that is not used must cost nothing
+    from anyio_bus import Memory, Pool  # a plugin that is not used must cost nothing  # noqa: PLC0415
 
     if config is None and isinstance(options.get("backend"), Memory):
         from anyio_bus.testing import memory_pools  # noqa: PLC0415
@@ -145,7 +145,7 @@ def _with_config(config: Any, options: dict[str, Any]) -> tuple[tuple[Any, ...],
 
 
 def _leak_check() -> LeakCheck:
-    from anyio_bus.testing import LeakCheck  # noqa: PLC0415  # a plugin that is not used must cost nothing
+    from anyio_bus.testing import LeakCheck  # a plugin that is not used must cost nothing  # noqa: PLC0415
 
     return LeakCheck(raising=False)
 

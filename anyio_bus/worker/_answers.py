@@ -60,14 +60,14 @@ def _remote_error_frame(key: RequestId, exc: RemoteError) -> bytes | None:
         return None
     try:
         return encode_error(key, exc.code, exc.message, exc.data)
-    except Exception:  # noqa: BLE001  # data that cannot be encoded
+    except Exception:  # data that cannot be encoded  # noqa: BLE001
         return None
 
 
 def _text(exc: BaseException) -> str:
     try:
         return str(exc)
-    except Exception:  # noqa: BLE001  # a broken __str__
+    except Exception:  # a broken __str__  # noqa: BLE001
         return "(no text)"
 
 

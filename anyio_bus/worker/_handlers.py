@@ -82,7 +82,7 @@ def _outcome(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
     """Return what a call returned or raised: a future cannot carry every exception."""
     try:
         return call(), None
-    except BaseException as exc:  # noqa: BLE001  # raised again in the loop's thread
+    except BaseException as exc:  # raised again in the loop's thread  # noqa: BLE001
         return None, exc
 
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.lowlevel
-from msgspec import UNSET
 
 from anyio_bus._errors import FrameTooLargeError, RequestTimeoutError, TransportError
 from anyio_bus._sansio.codec import decode_error, decode_value, encode_request
@@ -121,8 +120,3 @@ class Link:
         for call in list(self._peer.calls.values()):
             msg = f"the client closed its end before it answered request {call.method!r}"
             self.fail(call.key, TransportError(msg))
-
-
-def session_of(message: Message) -> str | None:
-    """Return the top-level ``sessionId``."""
-    return None if message.session is UNSET else message.session

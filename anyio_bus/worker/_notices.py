@@ -58,7 +58,7 @@ class Notices:
         if handler.inline:
             try:
                 handler.call(context)
-            except BaseException as exc:  # noqa: ASYNC103, BLE001  # it costs this one
+            except BaseException as exc:  # noqa: ASYNC103, BLE001
                 self._report(context, exc)
         elif len(self._queue) < self._settings.max_queued:
             self._queue.append((handler, context))

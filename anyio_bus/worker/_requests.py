@@ -171,7 +171,7 @@ class Requests:
     def _call_inline(self, handler: Handler, context: Context) -> None:
         try:
             frame = self._result(context, handler.call(context))
-        except BaseException as exc:  # noqa: ASYNC103, BLE001  # whatever it is: one answer
+        except BaseException as exc:  # noqa: ASYNC103, BLE001
             frame = self._error(context, exc)
         context._over = True
         self._output.put(frame, by_reader=True)

@@ -181,7 +181,7 @@ class Conversation:
             await self._output.run()
         except _GONE as exc:
             logger.debug("the client is gone: %r", exc)
-        except Exception as exc:  # noqa: BLE001  # `send` is not ours; raised again by run()
+        except Exception as exc:  # `send` is not ours; raised again by run()  # noqa: BLE001
             self._fault = self._fault or exc
         self._stop(hurry=True)
 
@@ -194,7 +194,7 @@ class Conversation:
                 await self._output.room_for_reader()
         except _GONE as exc:
             logger.debug("the client is gone: %r", exc)
-        except Exception as exc:  # noqa: BLE001  # `receive` is not ours; raised again by run()
+        except Exception as exc:  # `receive` is not ours; raised again by run()  # noqa: BLE001
             self._fault = self._fault or exc
         rest = splitter.close()
         if rest:

@@ -47,7 +47,7 @@ async def one_worker(limits: Limits | None = None, **options: Any) -> AsyncItera
 async def until(condition: Callable[[], object]) -> None:
     """Wait for what no event tells us."""
     with anyio.fail_after(WAIT_S):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await anyio.sleep(POLL_S)
 
 

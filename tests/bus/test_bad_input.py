@@ -40,9 +40,7 @@ BAD_LINES: dict[str, str] = {
 
 
 @pytest.mark.parametrize("name", BAD_LINES)
-async def test_bad_line_costs_that_line_alone(
-    name: str, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_bad_line_costs_that_line_alone(name: str, caplog: pytest.LogCaptureFixture) -> None:
     line = BAD_LINES[name]
     async with one_worker() as bus, anyio.create_task_group() as tasks:
         other = begin(tasks, lambda: bus.request("hold", [1]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+
 import anyio
 import pytest
 
@@ -96,6 +97,8 @@ def resident_peak() -> int:
 async def test_many_long_answers_are_read_whole_and_in_order() -> None:
     async with open_bus(scripted(instances=2)) as bus, anyio.create_task_group() as tasks:
         sizes = [2**n for n in range(0, 22, 3)] * 2
-        calls = [begin(tasks, lambda s=s: bus.request("blow", {"bytes": s}, reply=str)) for s in sizes]
+        calls = [
+            begin(tasks, lambda s=s: bus.request("blow", {"bytes": s}, reply=str)) for s in sizes
+        ]
 
         assert [len(await call.wait()) for call in calls] == sizes

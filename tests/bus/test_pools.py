@@ -52,7 +52,7 @@ async def test_unknown_pool_is_named_with_those_that_there_are() -> None:
             bus.wait_ready("c"),
             bus.resize("c", 2),
         ):
-            with pytest.raises(UnknownPoolError, match="'c'.*'a', 'b'") as caught:
+            with pytest.raises(UnknownPoolError, match="'c'.*'a', 'b'") as caught:  # noqa: RUF043
                 await call
             assert caught.value.pool == "c"
             assert caught.value.field == "pool"

@@ -95,9 +95,7 @@ async def test_raw_request_returns_an_error_response() -> None:
 async def test_raw_response_has_result_or_error_and_never_both() -> None:
     both = ['{"id":$ID,"result":1,"error":null}', '{"id":$ID,"result":1,"error":{"code":2}}']
     async with one_worker() as bus:
-        responses = [
-            json.loads(await bus.request_raw(json.dumps(raw_say(line)))) for line in both
-        ]
+        responses = [json.loads(await bus.request_raw(json.dumps(raw_say(line)))) for line in both]
 
     assert responses[0] == {"jsonrpc": "2.0", "id": 1, "result": 1}
     assert responses[1] == {"jsonrpc": "2.0", "id": 1, "error": {"code": 2}}
@@ -165,9 +163,7 @@ async def test_notification_reaches_a_worker_once_and_in_order() -> None:
             await bus.notify("note", [number])
 
         notes = [m for m in await log(bus) if m["method"] == "note"]
-        assert notes == [
-            {"jsonrpc": "2.0", "method": "note", "params": [n]} for n in range(20)
-        ]
+        assert notes == [{"jsonrpc": "2.0", "method": "note", "params": [n]} for n in range(20)]
 
 
 async def test_send_passes_a_notification_as_it_is() -> None:

@@ -13,7 +13,6 @@ from anyio_bus.cli._lines import error_of
 
 NOT_OF_A_REQUEST = {
     "PARSE_ERROR",
-    "INVALID_REQUEST",
     "METHOD_NOT_FOUND",
     "INVALID_PARAMS",
     "INTERNAL_ERROR",
@@ -32,9 +31,7 @@ def test_each_code_of_the_kernel_comes_out_as_it_went_in(name: str) -> None:
 
 
 def test_a_failed_start_says_that_there_is_no_worker_and_why() -> None:
-    failure = Failure(
-        code=KernelCode.WORKER_LOST, message="why", phase="spawn", errno=2, sent=False
-    )
+    failure = Failure(code=KernelCode.NO_WORKER, message="why", phase="spawn", errno=2, sent=False)
     error = json.loads(error_of(Raw(b"1"), error_from_failure(failure)))["error"]
     assert error["code"] == KernelCode.NO_WORKER
     assert error["data"] == {

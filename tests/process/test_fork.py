@@ -52,7 +52,7 @@ def forked(check: Callable[[], None]) -> Iterator[Fork]:
         try:
             check()
             verdict = "fine"
-        except BaseException as exc:  # noqa: BLE001  # the parent is told
+        except BaseException as exc:  # the parent is told
             verdict = repr(exc)
         os.write(its, verdict.encode())
         os.read(waits, 1)
@@ -167,9 +167,7 @@ async def test_forks_under_load_do_not_disturb_the_parent() -> None:
         done = True
 
 
-async def test_with_a_guard_workers_die_with_their_host_though_a_forked_child_lives() -> (
-    None
-):
+async def test_with_a_guard_workers_die_with_their_host_though_a_forked_child_lives() -> None:
     """The child must not hold the guard's pipe open either."""
     async with open_reports() as reports:
         async with open_bus(puppets("--report", reports.path, guard=True)) as bus:

@@ -8,8 +8,8 @@ from anyio_bus import Handshake, Limits, Pool, WorkerStartError, open_bus
 from anyio_bus._kernel.incarnation import HANDSHAKE_KEY
 from tests.process.kit import (
     FAST,
-    open_reports,
     only,
+    open_reports,
     patience,
     puppets,
     until,

@@ -16,8 +16,8 @@ from anyio_bus import (
 )
 from tests.process.kit import (
     FAST,
-    open_reports,
     only,
+    open_reports,
     patience,
     pending,
     puppets,

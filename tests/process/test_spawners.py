@@ -6,7 +6,7 @@ import errno
 import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 import pytest
@@ -18,7 +18,6 @@ from tests.process.kit import (
     FAST,
     SED,
     children,
-
     open_reports,
     patience,
     puppet,
@@ -32,7 +31,7 @@ WAYS = {
     "portable": {"ANYIO_BUS_SPAWNER": "portable"},
 }
 CAT = Pool("cat", ["cat"])
-IGNORE_TERM = Pool("deaf", ["sh", "-c", "trap '' TERM; echo up; while :; do sleep 100; done"])
+IGNORE_TERM = Pool("deaf", ["sh", "-c", "trap '' TERM; echo up; exec sleep 100"])
 
 
 @pytest.fixture(params=WAYS)
@@ -111,8 +110,8 @@ async def test_several_buffers_are_written_in_order(spawner: Spawner) -> None:
             assert await child.read_stdout(65536) == b"one two three\n"
 
 
-async def test_32_mib_go_through_in_both_directions(spawner: Spawner) -> None:
-    data = os.urandom(1024) * 1024 * 32
+async def test_8_mib_go_through_in_both_directions(spawner: Spawner) -> None:
+    data = os.urandom(1024) * 1024 * 8
     async with spawned(spawner, CAT) as child, anyio.create_task_group() as tasks:
 
         async def feed() -> None:
@@ -197,10 +196,8 @@ async def test_its_exit_is_seen_though_others_hold_its_pipes(spawner: Spawner) -
     async with spawned(spawner, Pool("fork", ["sh", "-c", script])) as child:
         grandchild = int(await child.read_stdout(65536))
         assert await ended(child) == Exit(exit_code=3)
-        try:
+        with suppress(ProcessLookupError):
             os.kill(grandchild, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
 
 async def test_a_wait_that_is_cancelled_can_be_repeated(spawner: Spawner) -> None:
@@ -218,9 +215,14 @@ async def test_a_wait_that_is_cancelled_can_be_repeated(spawner: Spawner) -> Non
 async def test_what_cannot_be_executed_is_a_permanent_spawn_error(
     spawner: Spawner, argv: list[str], number: int
 ) -> None:
-    with pytest.raises(SpawnError) as caught:
-        async with spawned(spawner, Pool("bad", argv)):
-            pass
+    with patience(), pytest.raises(SpawnError) as caught:
+        child = await spawner.spawn(Pool("bad", argv))  # here, or else below
+        try:
+            await child.started()
+        finally:
+            await child.wait()
+            child.reap()
+            await child.aclose()
     assert (caught.value.errno, caught.value.permanent) == (number, True)
     assert children() == []
 
@@ -304,8 +306,13 @@ def only_states(bus: object) -> set[str]:
     return {info.state for info in bus.workers()}  # type: ignore[attr-defined]
 
 
-async def test_a_bus_ends_a_worker_that_closes_its_stdout(way: str) -> None:
+async def test_a_bus_ends_a_worker_that_closes_its_stdout(
+    way: str, anyio_backend: tuple[str, dict[str, object]]
+) -> None:
+    if way == "portable" and "loop_factory" in anyio_backend[1]:
+        pytest.skip("uvloop gives its children a second copy of each pipe, so none ever ends")
     async with open_bus(puppets(), limits=FAST) as bus:
+        await bus.request("echo")
         with patience(), pytest.raises(WorkerLostError, match="closed its stdout"):
             await bus.request("shut", {"fd": 1})
         with patience():

@@ -139,7 +139,9 @@ async def refused(bus: Bus, method: str) -> BusStoppedError:
     return caught.value
 
 
-async def test_a_stop_from_another_task_fails_what_is_in_flight_and_tells_the_worker_first() -> None:
+async def test_a_stop_from_another_task_fails_what_is_in_flight_and_tells_the_worker_first() -> (
+    None
+):
     errors = []
 
     async def ask() -> None:

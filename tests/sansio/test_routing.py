@@ -113,7 +113,10 @@ def test_a_write_is_offered_as_many_frames_as_it_asks_for_and_at_least_one() -> 
 
     assert outbox.buffers(2, 1000) == [b"one\n", b"two\n"]
     assert outbox.buffers(10, 5) == [b"one\n", b"two\n"]
+    assert outbox.buffers(10, 8) == [b"one\n", b"two\n"]
     assert outbox.buffers(1, 1) == [b"one\n"]
+    outbox.advance(2)
+    assert outbox.buffers(10, 6) == [b"e\n", b"two\n"]
 
 
 def test_an_empty_outbox_has_nothing_to_write() -> None:

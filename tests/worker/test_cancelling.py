@@ -140,7 +140,7 @@ async def test_a_handler_may_finish_when_it_is_cancelled_and_its_result_is_the_a
             begun.set()
             await anyio.sleep_forever()
         except anyio.get_cancelled_exc_class():
-            return "finished"  # noqa: ASYNC104  # as some do
+            return "finished"  # as some do
         raise AssertionError
 
     async with serving(worker) as client:

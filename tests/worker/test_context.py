@@ -80,9 +80,7 @@ class Part:
         (Raw(b'{"a": [1]}'), {"a": [1]}),
     ],
 )
-async def test_a_chunk_carries_the_id_of_its_request(
-    chunk: Any, params: dict[str, Any]
-) -> None:
+async def test_a_chunk_carries_the_id_of_its_request(chunk: Any, params: dict[str, Any]) -> None:
     worker = Worker()
 
     @worker.method("stream")
@@ -139,7 +137,7 @@ async def test_there_are_no_chunks_after_the_answer() -> None:
 
     async with serving(worker) as client:
         await client.call("keep")
-        with pytest.raises(InvalidStateError, match="request 1 .keep. has been answered"):
+        with pytest.raises(InvalidStateError, match="request 1 .keep. has been answered"):  # noqa: RUF043
             await contexts[0].send_chunk("late")
 
 

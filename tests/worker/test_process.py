@@ -75,7 +75,7 @@ def test_the_wire_is_closed_in_children(loop: str) -> None:
 
 
 def test_without_a_stderr_it_serves_all_the_same(loop: str) -> None:
-    command = f'exec "$0" "$@" 2>&-'
+    command = 'exec "$0" "$@" 2>&-'
     arguments = ["sh", "-c", command, sys.executable, str(PROGRAMS / "guarded.py"), loop]
     calls = [request(1, "print", ["x"]), request(2, "write", ["x"]), request(3, "echo", ["ok"])]
     done = subprocess.run(
@@ -85,7 +85,7 @@ def test_without_a_stderr_it_serves_all_the_same(loop: str) -> None:
 
 
 def test_without_a_stdin_it_ends_at_once(loop: str) -> None:
-    command = f'exec "$0" "$@" <&-'
+    command = 'exec "$0" "$@" <&-'
     arguments = ["sh", "-c", command, sys.executable, str(PROGRAMS / "guarded.py"), loop]
     done = subprocess.run(arguments, capture_output=True, check=True, timeout=15)
     assert done.stdout == b""

@@ -21,13 +21,18 @@ from tests.worker.kit import Child, child, notification, request
 FOLDER = Path(anyio_bus.testing.workers.__file__).parent
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
 
+LIVE_ON = {"close_stdin", "deaf", "flood", "hang_up", "hold_pipe", "ignore_term"}
+
 
 @contextmanager
 def running(name: str, *arguments: str, **options: Any) -> Iterator[Child]:
-    """Run one as users do; its whole group is killed at the end."""
+    """Run one as users do; it is let end, if it wants to, and its whole group is killed."""
     with child(f"anyio_bus.testing.workers.{name}", *arguments, **options) as process:
         try:
             yield process
+            if name not in LIVE_ON:
+                process.stdin.close()
+                process.process.wait(10)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.process.pid, signal.SIGKILL)
@@ -252,5 +257,3 @@ def test_slow_start_delays_initialize_alone() -> None:
         assert process.call("echo", [1])["result"] == [1]
         assert process.call("initialize")["result"] is None
         assert process.call("initialize", {"delay_s": 0})["result"] == {"delay_s": 0}
-
-

@@ -72,7 +72,7 @@ def crash(exit_code: int = 1, signal: int | None = None) -> None:
 
 
 @worker.method("stderr")
-def stderr(bytes: int) -> int:  # noqa: A002  # the name on the wire
+def stderr(bytes: int) -> int:  # the name on the wire  # noqa: A002
     """Write so many bytes to stderr, in lines, and return their number."""
     line = b"e" * 127 + b"\n"
     for start in range(0, bytes, len(line)):
@@ -87,7 +87,7 @@ def stray_print(text: str) -> None:
 
 
 @worker.method("big", inline=True)
-def big(bytes: int) -> str:  # noqa: A002  # the name on the wire
+def big(bytes: int) -> str:  # the name on the wire  # noqa: A002
     """Return a string of so many bytes."""
     return "x" * bytes
 

@@ -1,6 +1,6 @@
 """A program that opens a bus, says "ready" and waits to be ended.
 
-    python host.py asyncio|uvloop|trio REPORT-PATH wait|guard [PUPPET-OPTION...]
+python host.py asyncio|uvloop|trio REPORT-PATH wait|guard [PUPPET-OPTION...]
 """
 
 from __future__ import annotations
