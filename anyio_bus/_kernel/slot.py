@@ -168,6 +168,7 @@ class Slot:
                 tasks.cancel_scope.cancel("worker ended")
         except BaseException:  # cut short: an edge cancel, or a bug of ours
             child.kill_now(0.5)
+            await child.aclose()  # shielded and bounded where it waits
             raise
         finally:
             self.incarnation = None

@@ -57,6 +57,7 @@ async def test_other_pools_are_untouched_by_a_death(place: Place) -> None:
     ):
         other = begin(tasks, lambda: bus.request("hold", [1], pool="b"))
         await held(bus, 1)
+        await bus.request("echo", pool="a")
         with pytest.raises(WorkerLostError):
             await bus.request("die", pool="a")
         await bus.request("release", pool="b")
@@ -125,6 +126,7 @@ async def test_every_request_ends_once_while_workers_die(place: Place) -> None:
 
 async def test_dead_worker_gets_nothing_again(place: Place) -> None:
     async with place.bus(limits=QUICK) as bus:
+        await bus.request("echo")
         with pytest.raises(WorkerLostError):
             await bus.request("die")
         assert methods(await log(bus)) == []

@@ -8,6 +8,7 @@ import pytest
 from anyio_bus import BusState, BusStoppedError
 from anyio_bus.testing import cancel_sweep
 from tests.bus.support import begin, held, until
+from tests.conftest import Backend
 from tests.contract.places import Place, all_places
 
 pytestmark = all_places
@@ -77,7 +78,12 @@ async def test_cancelled_block_stops_too(place: Place) -> None:
 
 
 @pytest.mark.timeout(60)  # it opens and leaves a bus once per step
-async def test_block_cancelled_at_any_step_leaves_nothing(place: Place) -> None:
+async def test_block_cancelled_at_any_step_leaves_nothing(
+    place: Place, anyio_backend: Backend
+) -> None:
+    if place.name == "python-portable" and "loop_factory" in anyio_backend[1]:
+        pytest.skip("uvloop opens /dev/null when a spawn is cancelled, once, and keeps it")
+
     async def converse() -> None:
         async with place.bus(grace_s=0.5) as bus:
             await bus.request("echo", [1])

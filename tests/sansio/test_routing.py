@@ -137,6 +137,14 @@ def test_one_written_byte_makes_a_frame_sent_and_none_does_not() -> None:
     assert (first.sent, second.sent, third.sent) == (True, True, False)
 
 
+def test_a_frame_that_is_written_is_not_kept() -> None:
+    router, (lane,) = make()
+    ask(router, 1)
+    write(lane)
+
+    assert lane.entries[1].frame == b""
+
+
 def test_a_withdrawn_frame_is_not_written_wherever_it_stands() -> None:
     outbox, entries = outbox_of(b"one\n", b"two\n", b"three\n", b"four\n")
     outbox.withdraw(entries[0])
@@ -210,6 +218,15 @@ def test_ties_are_broken_in_turn() -> None:
         router.settle(lane, key)
 
     assert chosen == [a, b, c, a, b, c, a]
+
+
+def test_a_tie_goes_to_the_next_in_turn_after_one_that_is_full() -> None:
+    router, (_, b, c) = make(lanes=3)
+    ask(router, 1, 2, 3)
+    router.settle(b, 2)
+    router.settle(c, 3)
+
+    assert ask(router, 4) == [b]
 
 
 def test_round_robin_takes_the_next_lane_that_has_room() -> None:
@@ -477,7 +494,8 @@ def test_the_reserve_for_notifications_ends_and_then_they_wait() -> None:
 def test_the_reserve_of_a_worker_that_is_named_ends_too() -> None:
     router, (lane,) = make(max_output_bytes=1)
     named = Route("p", worker=0)
-    router.submit(b"x" * (CONTROL_RESERVE_BYTES + 2), named, None)
+    router.submit(b"x" * (CONTROL_RESERVE_BYTES + 1), named, None)
+    assert tell(router, "last", named) is lane
 
     assert tell(router, "note", named) is None
     assert router.pump(router.pools["p"]) == []
