@@ -137,10 +137,12 @@ class Pool(msgspec.Struct, frozen=True):
             words = _shell_words(self.command)
             if len(words) > 1:
                 raise _fail(label, "command", f"is not split as a shell would; write {words!r}")
-        if any("\0" in part for part in argv):
-            raise _fail(label, "command", "must not contain NUL")
+        if not all(map(_fits_system, argv)):
+            raise _fail(label, "command", "must not contain NUL or lone surrogates")
+        if not _fits_system(self.cwd or ""):
+            raise _fail(label, "cwd", "must not contain NUL or lone surrogates")
         for name, value in self.env.items():
-            if not name or "=" in name or "\0" in name or "\0" in (value or ""):
+            if not name or "=" in name or not _fits_system(name + (value or "")):
                 raise _fail(label, "env", f"{name!r} is not a valid variable")
         force_setattr(self, "command", tuple(argv))
         force_setattr(self, "args", ())
@@ -158,6 +160,14 @@ def _without_paths(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_without_paths(part) for part in value]
     return value
+
+
+def _fits_system(text: str) -> bool:
+    """Tell whether the system can be given this text; bytes that are no text are surrogates to us."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def _shell_words(command: str) -> list[str]:

@@ -84,9 +84,13 @@ class _Pipe:
             self._bell.ring()
         return self.size - before
 
+    async def room(self) -> None:
+        while self.size >= PIPE_BYTES and not self.closed:
+            await self._bell.wait()
+
     async def write(self, buffers: Sequence[bytes | memoryview]) -> int:
         while not (written := self.try_write(buffers)):
-            await self._bell.wait()
+            await self.room()
         return written
 
     async def send(self, data: bytes) -> None:
@@ -160,6 +164,10 @@ class _MemoryChild:
 
     def try_write(self, buffers: Sequence[bytes | memoryview]) -> int:
         return self._stdin.try_write(buffers)
+
+    async def room(self) -> bool:
+        await self._stdin.room()
+        return True
 
     async def write(self, buffers: Sequence[bytes | memoryview]) -> int:
         return await self._stdin.write(buffers)

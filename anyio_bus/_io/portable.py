@@ -53,6 +53,9 @@ class PortableChild:
     def try_write(self, _buffers: Sequence[bytes | memoryview]) -> int:
         return 0
 
+    async def room(self) -> bool:
+        return False
+
     async def write(self, buffers: Sequence[bytes | memoryview]) -> int:
         if self._process.stdin is None or not self._stdin_open:
             raise BrokenPipeError(errno.EPIPE, "stdin is closed")

@@ -118,12 +118,16 @@ class PosixChild:
         except BlockingIOError:
             return 0
 
+    async def room(self) -> bool:
+        try:
+            await anyio.wait_writable(self._fds["stdin"])
+        except anyio.ClosedResourceError:
+            raise BrokenPipeError(errno.EPIPE, "stdin is closed") from None
+        return True
+
     async def write(self, buffers: Sequence[bytes | memoryview]) -> int:
         while not (written := self.try_write(buffers)):
-            try:
-                await anyio.wait_writable(self._fds["stdin"])
-            except anyio.ClosedResourceError:
-                raise BrokenPipeError(errno.EPIPE, "stdin is closed") from None
+            await self.room()
         return written
 
     def unread_bytes(self) -> int | None:
@@ -187,7 +191,9 @@ class PosixChild:
         while self.reap() is None and time.monotonic() < limit:
             fd = self._fds.get("pidfd")
             if fd is not None:
-                select.select([fd], [], [], max(0.0, limit - time.monotonic()))
+                poll = select.poll()  # unlike select() it takes fds of 1024 and above
+                poll.register(fd, select.POLLIN)
+                poll.poll(1000 * max(0.0, limit - time.monotonic()))
             else:
                 time.sleep(0.001)  # the last rung is synchronous, and bounded
         self._close_all()

@@ -66,6 +66,13 @@ class Child(Protocol):
             OSError: Its stdin is closed.
         """
 
+    async def room(self) -> bool:
+        """Wait until :meth:`try_write` may take something; False at once where only a write does.
+
+        Raises:
+            OSError: Its stdin is closed.
+        """
+
     async def write(self, buffers: Sequence[bytes | memoryview]) -> int:
         """Wait until at least one byte fits, and write.
 

@@ -93,7 +93,6 @@ class Incarnation:
         self._loop = loop
         self._splitter = LineSplitter(limits.max_frame_bytes)
         self._writer: Any = None
-        self._blocked = False  # the writer waits for room in the pipe
         self._handshake: Any = None
         self._resumed: anyio.Event | None = None
 
@@ -129,8 +128,6 @@ class Incarnation:
 
     def flush_now(self) -> None:
         """Write what the pipe takes at once; the writer meets what goes wrong."""
-        if self._blocked:  # the writer has these bytes in hand
-            return
         buffers = self.lane.outbox.buffers(WRITE_BUFFERS, WRITE_BYTES)
         try:
             while buffers and (written := self.child.try_write(buffers)):
@@ -168,9 +165,10 @@ class Incarnation:
                 if buffers:
                     written = child.try_write(buffers)
                     if not written:
-                        self._blocked = True
+                        if await child.room():
+                            continue  # meanwhile some of these may have been withdrawn
+                        outbox.claim(len(buffers))
                         written = await child.write(buffers)
-                        self._blocked = False
                     self._advance(written)
                 else:
                     self._writer = self._loop.waiter()

@@ -11,6 +11,7 @@ import enum
 import math
 from collections import OrderedDict, deque
 from collections.abc import Iterable
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -125,7 +126,7 @@ class Outbox:
         """Return what is to be written next, without removing it.
 
         It is out of date as soon as anything is appended, withdrawn or cleared: whoever waits for
-        room in the pipe asks again afterwards.
+        room in the pipe asks again afterwards, or claims it before.
         """
         out: list[bytes | memoryview] = []
         total = 0
@@ -138,6 +139,11 @@ class Outbox:
                 if total >= max_bytes or len(out) >= max_buffers:
                     break
         return out
+
+    def claim(self, buffers: int) -> None:
+        """Count the first frames as sent before they are: whoever writes them has them in hand."""
+        for entry in islice((entry for entry in self._entries if entry.frame), buffers):
+            _mark_sent(entry)
 
     def advance(self, written: int) -> None:
         """Take note that this many bytes more have been written."""
@@ -160,12 +166,10 @@ class Outbox:
             self._offset = 0
             entries.popleft()
 
-    def clear(self) -> list[Entry]:
-        """Drop and return everything that is left."""
-        left = [entry for entry in self._entries if entry.step is not Step.GONE]
+    def clear(self) -> None:
+        """Drop everything that is left."""
         self._entries.clear()
         self._offset = self._dead = self.size = 0
-        return left
 
 
 def _mark_sent(entry: Entry) -> None:

@@ -82,8 +82,8 @@ def _outcome(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
     """Return what a call returned or raised: a future cannot carry every exception."""
     try:
         return call(), None
-    except BaseException as exc:  # raised again in the loop's thread  # noqa: BLE001
-        return None, exc
+    except BaseException as exc:  # noqa: ASYNC103, BLE001  # raised again in the loop's thread
+        return None, exc  # noqa: ASYNC104
 
 
 def _is(test: Callable[[Any], bool], function: Any) -> bool:

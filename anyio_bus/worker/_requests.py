@@ -32,6 +32,7 @@ class Owner(Protocol):
     @property
     def stopping(self) -> bool:
         """Whether new work is refused."""
+        ...
 
     def start_soon(self, function: Callable[..., Any], *args: object) -> None:
         """Start a task."""

@@ -121,26 +121,30 @@ WRONG: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
 async def test_params_that_are_no_object_or_array_are_refused_and_the_bus_goes_on(
-    name: str,
+    subtests: pytest.Subtests,
 ) -> None:
     async with one_worker() as bus:
-        for call in (bus.request, bus.notify):
-            with pytest.raises(InvalidArgumentError, match="params") as caught:
-                await call("echo", WRONG[name])
-            assert caught.value.field == "params"
+        for name, params in WRONG.items():
+            with subtests.test(params=name):
+                for call in (bus.request, bus.notify):
+                    with pytest.raises(InvalidArgumentError, match="params") as caught:
+                        await call("echo", params)
+                    assert caught.value.field == "params"
         assert bus.statistics().pending == 0
         assert await bus.request("echo", [1]) == [1]
         assert bus.statistics().kernel.messages_out == 2
 
 
-@pytest.mark.parametrize("method", ["\ud800", 5, None, b"echo", ["echo"]])
-async def test_method_that_is_no_text_is_refused(method: Any) -> None:
+async def test_method_that_is_no_text_is_refused(subtests: pytest.Subtests) -> None:
+    methods: list[Any] = ["\ud800", 5, None, b"echo", ["echo"]]
     async with one_worker() as bus:
-        for call in (bus.request, bus.notify):
-            with pytest.raises(InvalidArgumentError, match="method"):
-                await call(method)
+        for method in methods:
+            with subtests.test(method=method):
+                for call in (bus.request, bus.notify):
+                    for params in (None, [1]):
+                        with pytest.raises(InvalidArgumentError, match="method"):
+                            await call(method, params)
         assert await bus.request("echo", [1]) == [1]
 
 

@@ -56,25 +56,23 @@ async def test_result_can_stay_raw() -> None:
     assert msgspec.json.decode(raw) == {"x": 1}
 
 
-@pytest.mark.parametrize(
-    ("params", "kind", "path"),
-    [
-        ({"x": "one"}, Point, "$.x"),
-        ({"left": "l", "right": [1, "2"]}, Pair, "$.right[1]"),
-        ([1, None], list[int], "$[1]"),
-        ({}, int, "int"),
-    ],
-)
-async def test_result_of_another_type_names_the_path_and_costs_that_call(
-    params: object, kind: Any, path: str
-) -> None:
-    async with one_worker() as bus:
-        with pytest.raises(RemoteProtocolError) as caught:
-            await bus.request("echo", params, reply=kind)
+WRONG_RESULTS: list[tuple[object, Any, str]] = [
+    ({"x": "one"}, Point, "$.x"),
+    ({"left": "l", "right": [1, "2"]}, Pair, "$.right[1]"),
+    ([1, None], list[int], "$[1]"),
+    ({}, int, "int"),
+]
 
-        assert path in str(caught.value)
-        assert caught.value.sent
-        assert len(caught.value.line_prefix) <= 200
+
+async def test_result_of_another_type_names_the_path_and_costs_that_call() -> None:
+    async with one_worker() as bus:
+        for params, kind, path in WRONG_RESULTS:
+            with pytest.raises(RemoteProtocolError) as caught:
+                await bus.request("echo", params, reply=kind)
+
+            assert path in str(caught.value)
+            assert caught.value.sent
+            assert len(caught.value.line_prefix) <= 200
         assert await bus.request("echo", [1], reply=list[int]) == [1]
 
 
@@ -106,13 +104,12 @@ async def test_remote_error_may_have_neither_message_nor_data() -> None:
     assert (caught.value.code, caught.value.message, caught.value.data) == (1, "", None)
 
 
-@pytest.mark.parametrize(
-    "error", ["1", '"no"', "[]", "{}", '{"code":"x"}', '{"code":1.5}', '{"code":1,"message":5}']
-)
-async def test_malformed_error_object_is_the_workers_breach(error: str) -> None:
+async def test_malformed_error_object_is_the_workers_breach() -> None:
+    errors = ["1", '"no"', "[]", "{}", '{"code":"x"}', '{"code":1.5}', '{"code":1,"message":5}']
     async with one_worker() as bus:
-        with pytest.raises(RemoteProtocolError, match="error"):
-            await bus.request("say", {"lines": [f'{{"id":$ID,"error":{error}}}']})
+        for error in errors:
+            with pytest.raises(RemoteProtocolError, match="error"):
+                await bus.request("say", {"lines": [f'{{"id":$ID,"error":{error}}}']})
         assert await bus.request("echo", [1]) == [1]
 
 

@@ -215,12 +215,13 @@ async def test_scope_left_before_its_deadline_is_forgotten() -> None:
     assert scope.cancel_reason == "scope closed"
 
 
-@pytest.mark.parametrize("deadline", [float("nan"), "soon", True], ids=repr)
-async def test_deadline_that_is_no_time_is_refused(deadline: Any) -> None:
+async def test_deadline_that_is_no_time_is_refused() -> None:
+    wrong: list[Any] = [float("nan"), "soon", True]
     async with one_worker() as bus:
-        with pytest.raises(InvalidArgumentError, match="deadline"):
-            async with bus.open_scope(deadline=deadline):
-                pass
+        for deadline in wrong:
+            with pytest.raises(InvalidArgumentError, match="deadline"):
+                async with bus.open_scope(deadline=deadline):
+                    pass
         async with bus.open_scope(deadline=float("inf")) as scope:
             assert await bus.request("echo", [1], scope=scope) == [1]
 

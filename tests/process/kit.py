@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,11 @@ FAST = Limits(restart_delay_s=0.001, restart_delay_max_s=0.002, park_retry_s=0)
 SED = ("sed", "-u", "-E", 's/.*"id":([0-9]+).*/{"id":\\1,"result":{}}/')
 
 
-def patience() -> Any:
+@contextmanager
+def patience() -> Iterator[None]:
     """Bound a wait."""
-    return anyio.fail_after(PATIENCE_S)
+    with anyio.fail_after(PATIENCE_S):
+        yield
 
 
 def puppet(*arguments: str) -> list[str]:
@@ -142,11 +144,16 @@ def only(bus: Bus) -> WorkerInfo:
     return info
 
 
-async def pending(bus: Bus, count: int) -> None:
-    """Wait until so many requests have been made; there is no event for it."""
+async def polled(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds for which there is no event; look at it in each turn."""
     with patience():
-        while bus.statistics().pending < count:
+        while not condition():  # noqa: ASYNC110
             await anyio.lowlevel.checkpoint()
+
+
+async def pending(bus: Bus, count: int) -> None:
+    """Wait until so many requests have been made."""
+    await polled(lambda: bus.statistics().pending >= count)
 
 
 def children() -> list[int]:

@@ -53,7 +53,6 @@ async def test_restarts_and_resizes_can_be_cancelled_at_any_step() -> None:
             await bus.resize("quick", 2)
             await bus.restart_worker(0)
             await bus.resize("quick", 1)
-            await bus.wait_ready()
             await bus.stop()
 
     await cancel_sweep(change)
@@ -69,7 +68,7 @@ async def test_a_failing_start_can_be_cancelled_at_any_step() -> None:
     await cancel_sweep(fail)
 
 
-@pytest.mark.parametrize("again", [0, 1, 4])
+@pytest.mark.parametrize("again", [0, 2])
 async def test_native_cancels_of_asyncio_are_survived_at_any_step(
     again: int, anyio_backend_name: str
 ) -> None:

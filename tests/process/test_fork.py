@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import anyio
-import anyio.lowlevel
 import pytest
 
 from anyio_bus import Bus, BusState, InvalidStateError, open_bus
-from tests.process.kit import Reports, open_reports, patience, pending, puppets
+from tests.process.kit import Reports, open_reports, patience, pending, polled, puppets
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -161,9 +160,7 @@ async def test_forks_under_load_do_not_disturb_the_parent() -> None:
             with forked(lambda: refuses_every_use(bus)) as fork:
                 assert await fork.verdict() == "fine"
                 goal = served + 200
-                with patience():
-                    while served < goal:
-                        await anyio.lowlevel.checkpoint()
+                await polled(lambda: served >= goal)  # noqa: B023
         done = True
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import anyio
 import pytest
@@ -45,7 +46,7 @@ async def test_the_bodys_own_exception_comes_out_bare() -> None:
 
 async def test_the_bodys_own_group_comes_out_as_it_is() -> None:
     group = ExceptionGroup("mine", [Oops(), ValueError()])
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.RaisesGroup(Oops, ValueError) as caught:
         async with open_bus(puppets()):
             raise group
     assert caught.value is group
@@ -101,16 +102,17 @@ async def test_a_block_whose_time_is_up_is_left_like_a_cancelled_one() -> None:
 
 
 async def test_a_cancel_while_the_block_is_being_left_waits_for_the_ladder() -> None:
-    async def cancel_at_eof(report: Report, scope: anyio.CancelScope) -> None:
+    async def cancel_at_eof(report: Report) -> None:
         await report.until("eof")
         scope.cancel()
 
+    scope = anyio.CancelScope()
     async with open_reports() as reports, anyio.create_task_group() as tasks:
-        with anyio.CancelScope() as scope:
+        with scope:
             async with open_bus(puppets(*stubborn(reports)), grace_s=SHORT_S) as bus:
                 report = await reports.accept()
                 await bus.request("echo")
-                tasks.start_soon(cancel_at_eof, report, scope)
+                tasks.start_soon(cancel_at_eof, report)
         assert children() == []
 
 
@@ -119,12 +121,11 @@ async def test_a_sibling_that_fails_takes_the_bus_down_in_order() -> None:
         await pending(bus, 1)
         raise Oops
 
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.RaisesGroup(Oops):
         async with anyio.create_task_group() as tasks:
             async with open_bus(puppets()) as bus:
                 tasks.start_soon(fail)
                 await bus.request("hold")
-    assert caught.group_contains(Oops, depth=1)
     assert children() == []
 
 
@@ -137,7 +138,8 @@ async def test_a_bug_in_the_kernel_comes_out_as_one_and_leaves_nothing(
     with pytest.raises(BusInternalError, match="report") as caught:
         async with open_bus(puppets()) as bus:
             await bus.request("echo")
-            monkeypatch.setattr(bus._backend.router, "settle", broken)
+            router: Any = bus._backend.router  # type: ignore[attr-defined]
+            monkeypatch.setattr(router, "settle", broken)
             await bus.request("echo")
     group = caught.value.__cause__
     assert isinstance(group, BaseExceptionGroup)

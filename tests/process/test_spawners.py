@@ -57,7 +57,7 @@ async def spawned(spawner: Spawner, pool: Pool) -> AsyncIterator[Child]:
     """Own a child as the kernel does: in the end kill it, wait, reap, close."""
     child = await spawner.spawn(pool)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(child.run)
+        tasks.start_soon(child.run)  # noqa: ASYNC113  # it is none of those that can be started
         try:
             with patience():
                 await child.started()
@@ -220,9 +220,10 @@ async def test_what_cannot_be_executed_is_a_permanent_spawn_error(
         try:
             await child.started()
         finally:
-            await child.wait()
-            child.reap()
-            await child.aclose()
+            with anyio.move_on_after(5, shield=True):
+                await child.wait()
+                child.reap()
+                await child.aclose()
     assert (caught.value.errno, caught.value.permanent) == (number, True)
     assert children() == []
 

@@ -111,6 +111,10 @@ def _folder(folder: Path) -> Pool:
     return Pool("bad", [str(folder)])
 
 
+def _too_long(_folder: Path) -> Pool:
+    return Pool("bad", ["true", "x" * 1024 * 1024])
+
+
 def _no_interpreter(folder: Path) -> Pool:
     (folder / "script").write_text("#!/no/such/interpreter\n")
     (folder / "script").chmod(0o755)
@@ -134,6 +138,7 @@ def _cwd_is_a_file(folder: Path) -> Pool:
         (_not_executable, errno.EACCES, "data"),
         (_no_format, errno.ENOEXEC, "garbage"),
         (_folder, errno.EACCES, ""),
+        (_too_long, errno.E2BIG, "true"),
         (_no_interpreter, errno.ENOENT, "script"),
         (_missing_cwd, errno.ENOENT, "nowhere"),
         (_cwd_is_a_file, errno.ENOTDIR, "file"),

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 
-import anyio.lowlevel
 import pytest
 
 from anyio_bus import Bus, Limits, Pool, WorkerLostError, open_bus
-from tests.process.kit import SED, only, patience, puppets
+from tests.process.kit import SED, only, patience, polled, puppets
 
 
 async def test_4_mib_on_stderr_do_not_hold_up_an_answer() -> None:
@@ -22,9 +21,7 @@ async def test_4_mib_on_stderr_do_not_hold_up_an_answer() -> None:
 
 async def until_read(bus: Bus, count: int) -> None:
     """Wait until so many bytes of stderr were read: that is another pipe than the answer's."""
-    with patience():
-        while bus.statistics().kernel.stderr_bytes < count:
-            await anyio.lowlevel.checkpoint()
+    await polled(lambda: bus.statistics().kernel.stderr_bytes >= count)
 
 
 async def test_of_much_stderr_the_last_bytes_are_kept() -> None:

@@ -185,12 +185,13 @@ def test_a_frame_that_is_answered_while_it_is_written_stays_whole_among_withdraw
     assert begun + write(lane) == b"<0>\n<1>\n"
 
 
-def test_what_is_left_is_dropped_without_the_withdrawn() -> None:
-    outbox, entries = outbox_of(b"one\n", b"two\n", b"three\n", b"four\n")
+def test_a_cleared_outbox_starts_anew_even_within_a_frame() -> None:
+    outbox, entries = outbox_of(b"one\n", b"two\n", b"three\n")
     outbox.advance(5)
     outbox.withdraw(entries[2])
 
-    assert outbox.clear() == [entries[1], entries[3]]
+    outbox.clear()
+
     assert (outbox.size, outbox.buffers(10, 100)) == (0, [])
     outbox.append(Entry(b"next\n", ANY, 9))
     assert outbox.buffers(10, 100) == [b"next\n"]
@@ -328,7 +329,7 @@ def test_more_than_max_queued_are_refused_wherever_they_wait() -> None:
 
 
 def test_more_than_max_output_bytes_and_a_frame_are_refused() -> None:
-    router, _ = make(max_output_bytes=7)
+    router, _ = make(max_output_bytes=len(frame(2)))
     assert ask(router, 1, 2, 3)[1:] == [None, None]
 
     assert refusal(router, ANY) == (KernelCode.OVERLOADED, "max_output_bytes")
@@ -521,6 +522,21 @@ def test_a_session_stays_on_its_worker_though_another_is_idle() -> None:
     assert ask(router, 1, 2, 3, route=in_session("s")) == [a, a, None]
     assert tell(router, "note", in_session("s")) is a
     assert router.sessions == 1
+
+
+def test_a_request_without_a_session_begins_none() -> None:
+    router, _ = make()
+    ask(router, 1)
+
+    assert router.sessions == 0
+
+
+def test_a_request_that_names_another_worker_does_not_move_its_session() -> None:
+    router, (a, b) = make(lanes=2, max_in_flight=0)
+    ask(router, 1, route=in_session("s"))
+
+    assert ask(router, 2, route=Route("p", session="s", worker=1)) == [b]
+    assert ask(router, 3, route=in_session("s")) == [a]
 
 
 def test_a_session_is_told_once_that_its_worker_is_gone() -> None:

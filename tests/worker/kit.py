@@ -137,7 +137,7 @@ async def serving(worker: Worker) -> AsyncIterator[Client]:
     client = Client()
     try:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(client.serve, worker)
+            tasks.start_soon(client.serve, worker)  # noqa: ASYNC113  # what is sent waits for it
             yield client
             assert await client.rest() == []
     finally:

@@ -274,7 +274,7 @@ def ambiguous(a: list[int] | tuple[int, ...]) -> None: ...
 def many(*args: int) -> None: ...
 
 
-async def yields() -> Any:
+async def yields() -> Any:  # noqa: ASYNC900
     yield 1
 
 

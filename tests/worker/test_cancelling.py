@@ -139,8 +139,8 @@ async def test_a_handler_may_finish_when_it_is_cancelled_and_its_result_is_the_a
         try:
             begun.set()
             await anyio.sleep_forever()
-        except anyio.get_cancelled_exc_class():
-            return "finished"  # as some do
+        except anyio.get_cancelled_exc_class():  # noqa: ASYNC103
+            return "finished"  # noqa: ASYNC104  # as some do
         raise AssertionError
 
     async with serving(worker) as client:
@@ -184,7 +184,7 @@ async def test_shielded_work_is_finished_and_every_further_await_is_cancelled() 
             await anyio.lowlevel.checkpoint()
         finally:
             steps.append("cleanup")
-            await anyio.lowlevel.checkpoint()
+            await anyio.lowlevel.checkpoint()  # noqa: ASYNC102  # that is the point
             steps.append("not reached")
 
     async with serving(worker) as client:

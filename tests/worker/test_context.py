@@ -338,7 +338,7 @@ async def test_when_the_client_closes_its_end_what_it_was_asked_fails_at_once() 
 
 async def test_a_frame_over_the_limit_is_not_sent() -> None:
     worker = Worker(max_frame_bytes=1000)
-    caught: list[Exception] = []
+    caught: list[FrameTooLargeError] = []
 
     @worker.method("talk")
     async def talk(context: Context) -> None:

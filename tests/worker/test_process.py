@@ -236,8 +236,8 @@ def test_a_socket_works_and_is_blocking_again_at_the_end(loop: str) -> None:
     with ours, theirs:
         with subprocess.Popen(
             [sys.executable, str(PROGRAMS / "guarded.py"), loop],
-            stdin=theirs,
-            stdout=theirs,
+            stdin=theirs.fileno(),
+            stdout=theirs.fileno(),
             stderr=subprocess.DEVNULL,
         ) as process:
             ours.sendall(line(request(1, "echo", [1])))

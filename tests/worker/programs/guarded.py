@@ -72,8 +72,8 @@ async def hold(context: Context) -> None:
 async def finish_on_cancel(context: Context) -> str:
     try:
         await hold(context)
-    except anyio.get_cancelled_exc_class():
-        return "finished"
+    except anyio.get_cancelled_exc_class():  # noqa: ASYNC103
+        return "finished"  # noqa: ASYNC104
     return ""
 
 
