@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,12 @@ def test_a_program_whose_path_has_a_space_is_taken_if_it_exists(tmp_path: Path) 
     assert Pool("p", str(program)).argv == (str(program),)
 
 
+def test_file_names_that_are_no_text_are_taken() -> None:
+    name = os.fsdecode(b"worker-\xff")
+
+    assert Pool("p", [name], cwd=name, env={"A": name}).argv == (name,)
+
+
 def test_the_working_directory_may_be_a_path() -> None:
     assert Pool("p", ["x"], cwd=Path("here")).cwd == "here"  # type: ignore[arg-type]
 
@@ -80,6 +87,7 @@ def test_a_pool_can_be_changed_and_comes_back_from_json_as_it_was() -> None:
         ("command", ["worker", 5]),
         ("command", "worker -v"),
         ("command", ["wor\0ker"]),
+        ("command", ["wor\ud800ker"]),
         ("command", None),
         ("args", "-v"),
         ("args", [5]),
@@ -91,9 +99,11 @@ def test_a_pool_can_be_changed_and_comes_back_from_json_as_it_was() -> None:
         ("env", {"A=B": "x"}),
         ("env", {"A\0": "x"}),
         ("env", {"A": "x\0"}),
+        ("env", {"A": "\ud800"}),
         ("env", {"A": 5}),
         ("env", ["A"]),
         ("cwd", 5),
+        ("cwd", "a\0"),
         ("balance", "random"),
         ("max_in_flight", -1),
         ("envelope", "drop"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -174,7 +175,11 @@ class Calls:
             raise self._scope_error(method, scope)
         loop = self._loop
         call = Call(self.peer.new_key(), method, timeout_s, scope, loop.waiter())
-        if self._queue or self._full:
+        if (
+            self._queue
+            or len(self.peer.calls) >= self._max_pending
+            or self.pending_bytes > self._max_bytes
+        ):
             self._queue[call] = partial(self._submit, call, params, route, members)
         else:
             self._submit(call, params, route, members)
@@ -299,8 +304,11 @@ class Calls:
         return min(times, default=None)
 
     def _expire(self, now: float) -> None:
-        for call in self.peer.expire(now):
-            sent = self.withdraw(call, "timeout")
+        expired = self.peer.expire(now)
+        # All at once, so that none of them gets the room of another.
+        unsent = {call for call in expired if self._queue.pop(call, None) is not None}
+        for call in expired:
+            sent = call not in unsent and self.withdraw(call, "timeout")
             self.timeouts += 1
             self.end(call, self._timeout_error(call.method, call.timeout_s, sent=sent))
         for scope in self._scope_deadlines.expire(now):
@@ -344,23 +352,21 @@ class Calls:
                         self.pending_bytes -= call.size
                     wake(call.waiter, message)
             else:
-                self._take_inbound(event.worker, message)
+                self._take_inbound(event, message)
 
-    def _take_inbound(self, worker: int, message: Message) -> None:
+    def _take_inbound(self, event: Lines, message: Message) -> None:
         """Answer a worker's request: nobody here handles it."""
         self.unhandled += 1
         if message.id is UNSET:
             return
-        text = f"no handler for method {message.method!r}"
+        text = f"no handler for method {str(message.method)[:200]!r}"
         frame = encode_error(message.id, KernelCode.METHOD_NOT_FOUND, text)
-        info = next((w for w in self.backend.workers() if w.worker == worker), None)
-        if info is not None:
-            try:
-                self.backend.submit(frame, Route(info.pool, worker=worker), None)
-            except Refused as exc:
-                logger.warning(
-                    "an answer to worker %s was dropped: %s", worker, exc.failure.message
-                )
+        try:
+            self.backend.submit(frame, Route(event.pool, worker=event.worker), None)
+        except Refused as exc:
+            logger.warning(
+                "an answer to worker %s is dropped: %s", event.worker, exc.failure.message
+            )
 
 
 def _nothing() -> None:
@@ -375,30 +381,32 @@ def _stopped(call: Call, reason: str, *, sent: bool) -> BusStoppedError:
     return BusStoppedError(f"request {call.method!r} failed: {reason}", sent=sent)
 
 
-def check_timeout(timeout: object) -> None:
+def _is_number(value: object) -> bool:
+    """Tell whether a value can be added to a time; an integer may be too large for that."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, float) or abs(value) <= sys.float_info.max
+
+
+def check_timeout(timeout: Any) -> None:
     """Refuse what is no timeout in seconds."""
     if timeout is None:
         return
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0:
+    if not _is_number(timeout) or not timeout >= 0:
         msg = f"timeout must be seconds (0 or more) or None, not {timeout!r}"
         raise InvalidArgumentError(msg, field="timeout")
 
 
 def check_deadline(deadline: Any) -> None:
     """Refuse what is no time of a clock."""
-    number = isinstance(deadline, int | float) and not isinstance(deadline, bool)
-    if not number or math.isnan(deadline):
+    if not _is_number(deadline) or math.isnan(deadline):
         msg = f"deadline must be a time of the loop's clock, not {deadline!r}"
         raise InvalidArgumentError(msg, field="deadline")
 
 
-def check_seconds(name: str, value: object) -> None:
+def check_seconds(name: str, value: Any) -> None:
     """Refuse what is no duration in seconds."""
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not 0 <= value < float("inf")
-    ):
+    if not _is_number(value) or not 0 <= value < math.inf:
         msg = f"{name} must be seconds, 0 or more, not {value!r}"
         raise InvalidArgumentError(msg, field=name)
 

@@ -41,7 +41,7 @@ class BusHost:
             await host.aclose(first)          # not the last that was opened
 
     A bus belongs to the host's own task group, never to the task that asked for it. What is still
-    open when the block is left is closed.
+    open when the block is left is closed. The body's own exception comes out bare.
 
     Owns:
         The buses and the tasks that they live in.
@@ -72,10 +72,17 @@ class BusHost:
             hosted.close.set()
         stack, self._stack = self._stack, None
         assert stack is not None  # __aenter__ made it
+        own = isinstance(exc, Exception)  # the body's own comes out bare
         try:
-            return await stack.__aexit__(kind, exc, trace)
+            if not own:
+                return await stack.__aexit__(kind, exc, trace)
+            await stack.aclose()
+        except anyio.get_cancelled_exc_class():
+            if not own:  # on trio the body's own would be lost here
+                raise
         finally:
             self._tasks = None
+        return None
 
     async def open(self, *args: Any, **options: Any) -> Bus:
         """Open a bus; arguments as :func:`~anyio_bus.open_bus`.
@@ -128,6 +135,8 @@ class BusHost:
             async with open_bus(*args, **options) as bus:
                 self._hosted[bus] = hosted
                 task_status.started(bus)
+                if self._stack is None:  # the host's block was left meanwhile
+                    hosted.close.set()
                 await hosted.close.wait()
         except Exception as exc:  # one bus's fault is not the host's  # noqa: BLE001
             hosted.error = exc

@@ -91,7 +91,7 @@ async def open_bus(
     check_seconds("drain_s", drain_s)
     check_seconds("grace_s", grace_s)
     bus = Bus._create(_config(pools, config, limits), backend, timeout)
-    body_error: Exception | None = None
+    body_error: BaseException | None = None
     try:
         async with anyio.create_task_group() as tasks:
             try:
@@ -103,6 +103,12 @@ async def open_bus(
                         with bus._life.body_scope:
                             yield bus
                     except Exception as exc:  # the body's own; raised bare at the end  # noqa: BLE001
+                        body_error = exc
+                    except BaseExceptionGroup as exc:
+                        # On trio the body's own tasks give their errors and Cancelled together.
+                        errors = exc.split(anyio.get_cancelled_exc_class())[1]
+                        if not isinstance(errors, Exception):
+                            raise
                         body_error = exc
             finally:
                 try:
@@ -123,7 +129,7 @@ async def open_bus(
 
 
 def _internal_error(
-    group: BaseExceptionGroup[BaseException], body_error: Exception | None
+    group: BaseExceptionGroup[BaseException], body_error: BaseException | None
 ) -> BaseException:
     """Tell a bug of ours from what merely passes through: Ctrl-C and exits keep their class."""
     passing = group.subgroup((KeyboardInterrupt, SystemExit))

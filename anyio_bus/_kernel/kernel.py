@@ -40,6 +40,9 @@ _ALIVE = frozenset(
 )
 
 
+_GONE = Failure(code=KernelCode.NO_WORKER, message="no worker is left", reason="retired")
+
+
 class _Counts(msgspec.Struct):
     """Counters that only grow."""
 
@@ -226,7 +229,7 @@ class Kernel:
         for message in messages:
             if isinstance(message, BadLine):
                 if wanted:
-                    events.append(Lines(lane.worker, wanted))
+                    events.append(Lines(lane.pool.config.id, lane.worker, wanted))
                     wanted = []
                 self._take_bad_line(lane, message, events)
                 continue
@@ -237,7 +240,7 @@ class Kernel:
             else:
                 self._tombstones.discard((lane, key), self.limits.cancel_grace_s)
         if wanted:
-            events.append(Lines(lane.worker, wanted))
+            events.append(Lines(lane.pool.config.id, lane.worker, wanted))
         self.counts.messages_in += len(messages)
         if events:
             self.deliver(events)
@@ -287,9 +290,15 @@ class Kernel:
         self.counts.stderr_bytes += inc.stderr.total
         self.fail(self.router.drop_lane(inc.lane), failure)
 
-    def lost_hope(self, pool_id: str, failure: Failure) -> None:
-        """A slot is parked or gone: if none of its pool is left, fail what waits there."""
-        if not any(s.life.state in _ALIVE for s in self.slots.values() if s.pool.id == pool_id):
+    def lost_hope(self, pool_id: str, failure: Failure | None) -> None:
+        """A slot is parked or gone: if none of its pool is left, fail what waits there.
+
+        One that is parked says why, rather than one that was told to go.
+        """
+        slots = [slot for slot in self.slots.values() if slot.pool.id == pool_id]
+        if not any(slot.life.state in _ALIVE for slot in slots):
+            parked = (slot.failure for slot in slots if slot.life.state is State.PARKED)
+            failure = next(parked, None) or failure or _GONE
             reason = self._unavailable[pool_id] = _unavailable(pool_id, failure)
             self.fail(self.router.fail_queue(self.router.pools[pool_id]), reason)
         self._stopped.ring()

@@ -242,6 +242,8 @@ class Slot:
         elif action is Action.ADMIT and self.incarnation is not None:
             self.failure = None
             self._admit(self.incarnation)
+        elif action is Action.FORGET:
+            self._kernel.lost_hope(self.pool.id, self.failure)
         elif action in (Action.CLOSE, Action.CLIMB) and self.incarnation is not None:
             self._kernel.router.set_mode(self.incarnation.lane, Mode.CLOSED)
         if self.life.state is not State.STOPPED and (

@@ -26,6 +26,7 @@ __all__ = (
 class Lines(msgspec.Struct, gc=False):
     """A run of messages of one worker: answers to live requests, notifications and requests."""
 
+    pool: str
     worker: int
     messages: list[Message]
 

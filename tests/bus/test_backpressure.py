@@ -130,10 +130,13 @@ async def test_waiting_caller_times_out_unsent_and_leaves_the_queue() -> None:
         assert methods(await log(bus)) == ["echo", "hold", "release"]
 
 
-JUMPING = ("trio", {"clock": trio.testing.MockClock(autojump_threshold=0)})
+def with_jumping_clock() -> pytest.MarkDecorator:
+    """Run a test without children on trio alone: no other loop has a clock that jumps."""
+    backend = ("trio", {"clock": trio.testing.MockClock(autojump_threshold=0)})
+    return pytest.mark.parametrize("anyio_backend", [backend], ids=["trio"])
 
 
-@pytest.mark.parametrize("anyio_backend", [JUMPING], ids=["trio"])  # no other clock jumps
+@with_jumping_clock()
 async def test_time_in_the_queue_counts_for_the_timeout(anyio_backend: Backend) -> None:
     limits = Limits(max_pending=1)
     memory = Memory({"w": serve})
@@ -151,6 +154,27 @@ async def test_time_in_the_queue_counts_for_the_timeout(anyio_backend: Backend) 
         assert anyio.current_time() - start == pytest.approx(50)
         with pytest.raises(RequestTimeoutError):
             await first.wait()
+
+
+@with_jumping_clock()
+async def test_callers_that_time_out_together_are_not_let_in_by_each_other(
+    anyio_backend: Backend,
+) -> None:
+    limits = Limits(max_pending=1)
+    memory = Memory({"w": serve})
+    async with (
+        open_bus(scripted(), limits=limits, backend=memory) as bus,
+        anyio.create_task_group() as tasks,
+    ):
+        calls = [begin(tasks, lambda: bus.request("mute", timeout=5)) for _ in range(10)]
+        sent = []
+        for call in calls:
+            with pytest.raises(RequestTimeoutError) as caught:
+                await call.wait()
+            sent.append(caught.value.sent)
+
+        assert sorted(sent) == [False] * 9 + [True]
+        assert methods(await log(bus)) == ["mute", "$/cancelRequest"]
 
 
 async def test_cancelled_caller_that_was_just_let_in_passes_its_place_on() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
-from anyio_bus import Bus, InvalidArgumentError, Limits, RequestTimeoutError, open_bus
+from anyio_bus import Bus, Handshake, InvalidArgumentError, Limits, RequestTimeoutError, open_bus
 from tests.bus.support import begin, held, log, methods, one_worker, scripted, until
 
 SHORT_S = 0.05
@@ -40,6 +40,17 @@ async def test_request_that_times_out_in_a_queue_was_not_sent_and_never_runs() -
         await bus.notify("release")
         await blocker.wait()
         assert methods(await log(bus)) == ["echo", "hold", "release"]
+
+
+async def test_request_times_out_unsent_while_no_worker_is_ready() -> None:
+    pool = scripted(ready=Handshake("mute"))
+    async with open_bus(pool, grace_s=1) as bus:
+        with pytest.raises(RequestTimeoutError) as caught:
+            await bus.request("echo", timeout=SHORT_S)
+
+        assert not caught.value.sent
+        assert bus.statistics().pending == 0
+        assert bus.statistics().kernel.queued_requests == 0
 
 
 async def test_default_timeout_is_that_of_the_bus() -> None:

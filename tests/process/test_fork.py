@@ -51,7 +51,7 @@ def forked(check: Callable[[], None]) -> Iterator[Fork]:
         try:
             check()
             verdict = "fine"
-        except BaseException as exc:  # the parent is told
+        except BaseException as exc:  # noqa: ASYNC103  # the parent is told
             verdict = repr(exc)
         os.write(its, verdict.encode())
         os.read(waits, 1)

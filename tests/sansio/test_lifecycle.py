@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,6 +49,20 @@ def test_every_event_in_every_state_does_what_the_table_says(state: State, event
 
 def test_the_table_has_a_row_for_every_state() -> None:
     assert set(TABLE) == set(State)
+
+
+def test_the_design_page_shows_the_same_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "design" / "kernel.md").read_text("utf-8")
+    shown = page.partition("<!-- table: lifecycle -->")[2].partition("<!-- end -->")[0]
+    head, _, *rows = [
+        [cell.strip().strip("`") for cell in line.split("|")[1:-1]]
+        for line in shown.strip().splitlines()
+    ]
+
+    assert head[1:] == [str(event) for event in Event]
+    assert {row[0]: row[1:] for row in rows} == {
+        str(state): [", ".join(TABLE[state].get(event, ())) for event in Event] for state in State
+    }
 
 
 @given(histories)

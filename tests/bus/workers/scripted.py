@@ -86,6 +86,8 @@ class Script:
                 return line_of({"result": [text], "id": id_, "more": [text]})
             case "notification":
                 return line_of({"method": "note", "params": [text]}) + answer(id_, "done")
+            case "long method":
+                return line_of({"method": text, "id": "long"}) + answer(id_, "done")
             case "request":  # of the worker's own, which may have the same id as one of ours
                 note = line_of({"method": "ask", "params": [text], "id": id_})
                 return note + answer(id_, "done")

@@ -65,6 +65,7 @@ def pid(key: Key, params: Params) -> None:
 
 def gate(key: Key, params: Params) -> None:
     """Answer when the one to whom it reports allows it."""
+    assert reports is not None
     reports.recv(1)
     echo(key, params)
 
