@@ -94,7 +94,8 @@ def coverage(session: nox.Session) -> None:
     session.install("-e", ".[test]")
     env = {"COVERAGE_FILE": str(_elsewhere(session) / "coverage")}
     pytest = str(Path(session.bin) / "pytest")
-    session.run("coverage", "run", pytest, *session.posargs, env=env)
+    # 1 means that a test failed: the tests are judged where they run without a tracer.
+    session.run("coverage", "run", pytest, *session.posargs, env=env, success_codes=[0, 1])
     session.run("coverage", "combine", "--quiet", env=env)
     session.run("coverage", "report", f"--include={PACKAGE}/_sansio/*", "--fail-under=100", env=env)
     session.run("coverage", "report", f"--omit={PACKAGE}/_sansio/*", "--fail-under=90", env=env)

@@ -42,6 +42,7 @@ class Backend(Protocol):
 
     def withdraw(self, key: RequestId, reason: str = "") -> Withdrawal:
         """Give up a request: after this there is neither answer nor failure for it."""
+        ...
 
     def pause(self, worker: int) -> None:
         """Leave a worker's output unread."""
@@ -51,6 +52,7 @@ class Backend(Protocol):
 
     def spawn(self, pool_id: str) -> int:
         """Add a worker to a pool; return its number."""
+        ...
 
     def resize(self, pool_id: str, instances: int, drain_s: float) -> None:
         """Spawn workers, or drain and retire the last ones, until there are so many."""
@@ -78,9 +80,11 @@ class Backend(Protocol):
 
     def workers(self) -> list[WorkerInfo]:
         """Report every worker slot."""
+        ...
 
     def statistics(self) -> KernelStatistics:
         """Report the counters."""
+        ...
 
     async def stop(self, grace_s: float) -> None:
         """End every worker within ``grace_s`` and wait for it; a shorter grace shortens a stop."""

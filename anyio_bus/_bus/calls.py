@@ -81,11 +81,11 @@ class Scope:
 
         Workers are told, and the callers get :class:`ScopeCancelledError` with this reason.
         """
-        tree = [self]
+        tree: list[Scope] = [self]
         for scope in tree:  # all are marked before a call ends, so that none is let in meanwhile
             if scope.cancel_reason is None:
                 scope.cancel_reason = reason
-            tree += scope._children
+            tree.extend(scope._children)
         for scope in tree:
             for call in reversed(self._owner.calls_of(scope)):  # those without a frame are the last
                 sent = self._owner.withdraw(call, reason)

@@ -75,14 +75,14 @@ class BusHost:
         own = isinstance(exc, Exception)  # the body's own comes out bare
         try:
             if not own:
-                return await stack.__aexit__(kind, exc, trace)
-            await stack.aclose()
-        except anyio.get_cancelled_exc_class():
+                return await stack.__aexit__(kind, exc, trace)  # noqa: ASYNC102
+            await stack.aclose()  # noqa: ASYNC102  # the buses in it bound themselves
+        except anyio.get_cancelled_exc_class():  # noqa: ASYNC103
             if not own:  # on trio the body's own would be lost here
                 raise
         finally:
             self._tasks = None
-        return None
+        return None  # noqa: ASYNC910  # leaving the task group was one
 
     async def open(self, *args: Any, **options: Any) -> Bus:
         """Open a bus; arguments as :func:`~anyio_bus.open_bus`.
@@ -121,7 +121,7 @@ class BusHost:
         if hosted.error is not None:
             raise hosted.error
 
-    async def _keep(
+    async def _keep(  # noqa: ASYNC910  # a bus of its own has them
         self,
         args: tuple[Any, ...],
         options: dict[str, Any],

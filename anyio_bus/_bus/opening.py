@@ -119,7 +119,7 @@ async def open_bus(
     except anyio.get_cancelled_exc_class():
         if body_error is None:
             raise
-        raise body_error from None  # on trio it would be lost here
+        raise body_error from None  # noqa: ASYNC104  # on trio it would be lost here
     except BaseExceptionGroup as group:
         raise _internal_error(group, body_error) from group
     if body_error is not None:

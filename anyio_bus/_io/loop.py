@@ -22,6 +22,7 @@ class Waiter(Protocol[T_co]):
 
     def __await__(self) -> Generator[Any, Any, T_co]:
         """Wait for the value."""
+        ...
 
 
 class Loop(Protocol):
@@ -29,9 +30,11 @@ class Loop(Protocol):
 
     def now(self) -> float:
         """Return its clock, in seconds."""
+        ...
 
     def waiter(self) -> Waiter[Any]:
         """Make a waiter."""
+        ...
 
     def wake(self, waiter: Waiter[Any], value: object) -> None:
         """Hand a waiter its value; for one that has it already, or is cancelled, nothing happens."""

@@ -50,7 +50,7 @@ class PortableChild:
     async def read_stderr(self, max_bytes: int) -> bytes:
         return await self._read(self._process.stderr, max_bytes)
 
-    def try_write(self, _buffers: Sequence[bytes | memoryview]) -> int:
+    def try_write(self, buffers: Sequence[bytes | memoryview]) -> int:
         return 0
 
     async def room(self) -> bool:

@@ -42,6 +42,7 @@ class Child(Protocol):
     @property
     def pid(self) -> int | None:
         """Its process id; None where it is no process."""
+        ...
 
     async def started(self) -> None:
         """Wait until its program runs.
@@ -55,9 +56,11 @@ class Child(Protocol):
 
     def read_stdout(self, max_bytes: int) -> Awaitable[bytes]:
         """Return some bytes of its stdout, none at its end."""
+        ...
 
     def read_stderr(self, max_bytes: int) -> Awaitable[bytes]:
         """Return some bytes of its stderr, none at its end."""
+        ...
 
     def try_write(self, buffers: Sequence[bytes | memoryview]) -> int:
         """Write to its stdin what fits now; return the number of bytes, 0 where none fits.
@@ -65,6 +68,7 @@ class Child(Protocol):
         Raises:
             OSError: Its stdin is closed.
         """
+        ...
 
     async def room(self) -> bool:
         """Wait until :meth:`try_write` may take something; False at once where only a write does.
@@ -72,6 +76,7 @@ class Child(Protocol):
         Raises:
             OSError: Its stdin is closed.
         """
+        ...
 
     async def write(self, buffers: Sequence[bytes | memoryview]) -> int:
         """Wait until at least one byte fits, and write.
@@ -79,9 +84,11 @@ class Child(Protocol):
         Raises:
             OSError: Its stdin is closed.
         """
+        ...
 
     def unread_bytes(self) -> int | None:
         """Return how much of what was written it has not read yet; None where that is unknown."""
+        ...
 
     async def aclose_stdin(self) -> None:
         """Let it read the end of its input; does not wait for it."""
@@ -97,6 +104,7 @@ class Child(Protocol):
 
     def reap(self) -> Exit | None:
         """Return how it ended, None while it lives."""
+        ...
 
     async def aclose(self) -> None:
         """Close its pipes; it has been reaped."""
@@ -119,6 +127,7 @@ class Spawner(Protocol):
         Raises:
             SpawnError: It could not be started.
         """
+        ...
 
     def close(self) -> None:
         """Give up what the spawner itself holds."""

@@ -93,6 +93,7 @@ class Incarnation:
         self._loop = loop
         self._splitter = LineSplitter(limits.max_frame_bytes)
         self._writer: Any = None
+        self._closing = False
         self._handshake: Any = None
         self._resumed: anyio.Event | None = None
 
@@ -143,6 +144,11 @@ class Incarnation:
             if not self.lane.outbox.size:
                 return
             await anyio.lowlevel.checkpoint()
+
+    async def close_stdin(self) -> None:
+        """Let it read the end of its input; what it closes from here on is our doing."""
+        self._closing = True
+        await self.child.aclose_stdin()
 
     def look_at_input(self) -> None:
         """Find out whether it has read any of its input, while that is still open."""
@@ -287,6 +293,6 @@ class Incarnation:
     async def _hang_up(self, what: str) -> None:
         """Count it as hung up, unless it exits at once as a dying process does."""
         await anyio.sleep(HANG_UP_S)
-        if not self.exited and self.hung_up is None:
+        if not self.exited and not self._closing and self.hung_up is None:
             self.hung_up = what
             self._bell.ring()

@@ -215,7 +215,7 @@ class Slot:
 
         await inc.flush()
         with anyio.move_on_after(0.1):
-            await inc.child.aclose_stdin()
+            await inc.close_stdin()
         for fraction, act in ((0.4, inc.child.terminate), (0.8, inc.child.kill)):
             if await self._bell.until(lambda: inc.exited, partial(rung, fraction), now):
                 return

@@ -50,18 +50,18 @@ def is_empty(bus: Bus) -> bool:
 
 
 @pytest.mark.timeout(60)
-async def test_twenty_thousand_requests_one_after_the_other_leave_nothing() -> None:
+async def test_thousands_of_requests_one_after_the_other_leave_nothing() -> None:
     async with one_worker() as bus:
-        left = await grows(bus, 20_000, lambda number: bus.request("echo", [number]))
+        left = await grows(bus, 4_000, lambda number: bus.request("echo", [number]))
 
         assert left < SOME_BLOCKS
-        assert bus.statistics().kernel.messages_in == 20_000 + WARM_UP + 1
+        assert bus.statistics().kernel.messages_in == 4_000 + WARM_UP + 1
 
 
 async def test_requests_with_a_timeout_of_their_own_each_leave_nothing() -> None:
     async with one_worker() as bus:
         timeouts = (1000 + number / 7 for number in range(100_000))
-        left = await grows(bus, 5000, lambda _: bus.request("echo", timeout=next(timeouts)))
+        left = await grows(bus, 2500, lambda _: bus.request("echo", timeout=next(timeouts)))
 
         assert left < SOME_BLOCKS
 
@@ -88,7 +88,7 @@ async def test_scopes_leave_nothing() -> None:
             await bus.request("echo", scope=scope)
 
     async with one_worker() as bus:
-        assert await grows(bus, 3000, in_a_scope) < SOME_BLOCKS
+        assert await grows(bus, 2000, in_a_scope) < SOME_BLOCKS
 
 
 async def test_bad_lines_stray_answers_and_requests_of_workers_leave_nothing(

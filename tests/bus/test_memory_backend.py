@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 import anyio
+import anyio.lowlevel
 import msgspec
 import pytest
 
@@ -28,6 +29,7 @@ async def test_worker_object_serves() -> None:
 
     @worker.method("greet")
     async def greet(name: str) -> Greeting:
+        await anyio.lowlevel.checkpoint()
         return Greeting(f"hello {name}")
 
     async with open_bus(POOL, backend=Memory({"w": worker})) as bus:

@@ -202,12 +202,12 @@ async def test_unknown_key_of_a_file_is_a_warning_that_names_it(
     assert "$.color" in warnings[0]
 
 
-async def test_memory_worker_must_be_callable() -> None:
+def test_memory_worker_must_be_callable() -> None:
     with pytest.raises(InvalidArgumentError, match="workers"):
         Memory({"w": 5})
 
 
-async def test_bus_cannot_be_constructed() -> None:
+def test_bus_cannot_be_constructed() -> None:
     with pytest.raises(TypeError, match="open_bus"):
         Bus()
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
+import anyio.lowlevel
 import pytest
 
 from anyio_bus import Bus, Memory, Pool, open_bus
@@ -25,6 +26,7 @@ class Kind(NamedTuple):
 
 
 async def crash(_receive: Receive, _send: Send) -> None:
+    await anyio.lowlevel.checkpoint()
     raise RuntimeError("no luck today")
 
 

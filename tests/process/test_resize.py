@@ -14,6 +14,7 @@ from anyio_bus import (
     WorkerLostError,
     open_bus,
 )
+from anyio_bus._kernel import slot
 from tests.process.kit import (
     FAST,
     only,
@@ -157,6 +158,28 @@ async def test_a_cancelled_request_of_a_draining_worker_is_told_to_it() -> None:
                 await bus.restart_worker(0)
                 tasks.cancel_scope.cancel()
             await report.until("$/cancelRequest")
+
+
+async def test_a_worker_that_we_end_is_not_said_to_have_closed_its_pipes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where a write was stuck when we closed its stdin."""
+    errors: list[WorkerLostError] = []
+
+    async def ask() -> None:
+        with pytest.raises(WorkerLostError) as caught:
+            await bus.request("echo", {"text": "x" * 1024 * 1024})
+        errors.append(caught.value)
+
+    monkeypatch.setattr(slot, "DRAIN_GRACE_S", 1.0)
+    async with open_bus(puppets()) as bus:
+        await bus.request("echo")
+        await bus.notify("sleep_for_ever")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            await pending(bus, 1)
+            await bus.restart_worker(0, drain_s=0)
+    assert [(error.reason, error.sent) for error in errors] == [("was killed by SIGTERM", True)]
 
 
 async def test_a_restart_on_request_counts_neither_as_death_nor_as_failed_start() -> None:

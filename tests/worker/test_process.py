@@ -26,6 +26,12 @@ def told(process: Child, method: str) -> None:
     assert process.read()["method"] == method
 
 
+def until_refused(process: Child) -> None:
+    """Wait until new requests are refused: the signal was seen."""
+    while process.call("echo", key=2).get("error", {}).get("code") != -32055:
+        pass
+
+
 # -- nothing strays onto the wire ------------------------------------------------------------------
 
 
@@ -107,10 +113,7 @@ def test_a_signal_ends_it_in_order(loop: str, number: int) -> None:
         process.write(request(1, "wait_for_answer"))
         asked = process.read()
         process.process.send_signal(number)
-        process.write(request(2, "echo"))
-        while (refused := process.read()).get("error", {}).get("code") != -32055:
-            assert refused["id"] == 2  # it came before the signal
-            process.write(request(2, "echo"))
+        until_refused(process)
         process.write({"id": asked["id"], "result": "the answer"})
         assert process.read()["result"] == "the answer"
         assert process.stdout.read() == b""
@@ -121,8 +124,8 @@ def test_a_second_signal_cancels_at_once(loop: str) -> None:
     with child("guarded", loop) as process:
         process.write(request(1, "hold"))
         told(process, "holding")
-        process.stdin.close()
         process.process.send_signal(signal.SIGTERM)
+        until_refused(process)
         process.process.send_signal(signal.SIGTERM)
         assert process.read()["error"]["code"] == -32800
         assert process.process.wait() == 0

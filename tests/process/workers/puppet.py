@@ -43,7 +43,7 @@ def report(line: str) -> None:
         reports.sendall(line.encode() + b"\n")
 
 
-def sleep_for_ever() -> NoReturn:
+def sleep_for_ever(_key: Key = None, _params: Params | None = None) -> NoReturn:
     while True:
         signal.pause()
 
