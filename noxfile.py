@@ -213,7 +213,8 @@ def wheel(session: nox.Session) -> None:
             session.run(command, *arguments, external=True)
     session.run(python, "-m", "pip", "install", "--quiet", f"{built}[test]", external=True)
     # From a folder of its own, so that the wheel is tested and not the checkout beside it.
-    shutil.copytree("tests", place / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("tests", "docs"):
+        shutil.copytree(name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(name, place)
     with session.chdir(place):

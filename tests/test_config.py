@@ -324,6 +324,7 @@ def test_an_unknown_key_is_a_warning_that_names_it_and_an_error_if_strict(
     assert [record.getMessage() for record in caplog.records] == [
         f"config: unknown key {key} is ignored"
     ]
+    assert BusConfig.from_json(json.dumps(data)).pools[0].id == "echo"
     with pytest.raises(InvalidArgumentError, match="unknown key") as caught:
         BusConfig.from_mapping(data)
     assert caught.value.field == key

@@ -416,7 +416,7 @@ class Kernel:
             routing_errors=counts.routing_errors,
             workers=len(alive),
             live_requests=router.live,
-            queued_requests=sum(len(pool.queue) for pool in router.pools.values()),
+            queued_requests=sum(pool.queued for pool in router.pools.values()),
             sessions=router.sessions,
         )
 

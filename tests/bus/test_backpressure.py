@@ -226,15 +226,15 @@ async def test_callers_over_max_output_bytes_wait_instead_of_being_refused() -> 
         assert bus.statistics().pending_bytes == 0
 
 
-async def test_a_thousand_callers_give_up_their_wait_at_once() -> None:
+async def test_many_callers_give_up_their_wait_at_once() -> None:
     async with one_worker(Limits(max_pending=1)) as bus, anyio.create_task_group() as tasks:
         first = begin(tasks, lambda: bus.request("hold"))
         await held(bus, 1)
         with anyio.CancelScope() as all_of_them:
             async with anyio.create_task_group() as waiting:
-                for _ in range(1000):
+                for _ in range(400):
                     waiting.start_soon(bus.request, "echo")
-                await until(lambda: bus.statistics().waiting == 1000)
+                await until(lambda: bus.statistics().waiting == 400)
                 all_of_them.cancel()
 
         assert bus.statistics().waiting == 0

@@ -78,6 +78,7 @@ async def test_oversize_line_that_is_no_answer_costs_no_request(shape: str) -> N
         assert bus.statistics().kernel.stray_answers == 0
 
 
+@pytest.mark.timeout(60)
 async def test_line_of_64_mib_passes_in_both_directions() -> None:
     async with one_worker() as bus:
         text = "x" * (64 * MIB - 1000)

@@ -136,6 +136,7 @@ async def test_bad_lines_cost_themselves_as_with_processes() -> None:
         await until(lambda: bus.statistics().kernel.bad_lines == 2)
 
 
+@pytest.mark.timeout(60)
 async def test_pipes_are_bounded_and_a_line_of_64_mib_passes_them() -> None:
     text = "x" * (64 * MIB - 1000)
     async with open_bus(POOL, backend=Memory({"w": serve}), timeout=None) as bus:
