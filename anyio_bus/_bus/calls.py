@@ -113,11 +113,11 @@ class Calls:
 
     def __init__(self, limits: Limits, loop: Loop) -> None:
         self.peer: Peer[Call] = Peer()
-        self.root = Scope(self, "bus", None)
+        self.root: Scope = Scope(self, "bus", None)
         self.backend: Backend = None  # type: ignore[assignment]  # set before anything can call
-        self.pending_bytes = 0
-        self.timeouts = 0
-        self.unhandled = 0
+        self.pending_bytes: int = 0
+        self.timeouts: int = 0
+        self.unhandled: int = 0
         self.on_worker_changed: Callable[[], None] = _nothing
         self.on_idle: Callable[[], None] | None = None
         self._max_pending = limits.max_pending
@@ -126,7 +126,7 @@ class Calls:
         self._scope_deadlines: Deadlines[Scope] = Deadlines()
         # Calls that wait for room, in order, and what hands each to the kernel once there is some.
         self._queue: OrderedDict[Call, Callable[[], None]] = OrderedDict()
-        self.alarm = Alarm(loop, self._next_deadline, self._expire)
+        self.alarm: Alarm = Alarm(loop, self._next_deadline, self._expire)
 
     # -- a call's life ------------------------------------------------------------------------
 

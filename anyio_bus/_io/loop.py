@@ -164,7 +164,7 @@ class Alarm:
         self._next_at = next_at
         self._fire = fire
         self._bell = Bell()
-        self.until = float("inf")
+        self.until: float = float("inf")
 
     def nudge(self, at: float) -> None:
         """Take note of a new deadline; wake the task only if it comes before all others."""

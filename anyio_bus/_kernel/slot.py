@@ -121,7 +121,7 @@ class Slot:
 
     # -- its life -----------------------------------------------------------------------------
 
-    async def run(
+    async def run(  # noqa: ASYNC128  # _live calls it
         self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
     ) -> None:
         """Keep a worker here until retired; started when the first process is spawned."""
@@ -146,14 +146,14 @@ class Slot:
                 self._policy.reset()
             self._fire(Event.SPAWN)
 
-    async def _live(self, task_status: anyio.abc.TaskStatus[None]) -> None:
+    async def _live(self, started: anyio.abc.TaskStatus[None]) -> None:
         kernel = self._kernel
         self.generation += 1
         kernel.counts.worker_restarts += self.generation > 1
         try:
             child = await kernel.spawner.spawn(self.pool)
         except SpawnError as exc:
-            task_status.started()
+            started.started()
             self._fire(Event.EXITED, error=exc)
             return
         lane = kernel.router.add_lane(self.worker, self.pool.id)
@@ -163,7 +163,7 @@ class Slot:
         try:
             async with anyio.create_task_group() as tasks:
                 inc.start(tasks, self._came_up)
-                task_status.started()
+                started.started()
                 await self._oversee(inc)
                 tasks.cancel_scope.cancel("worker ended")
         except BaseException:  # cut short: an edge cancel, or a bug of ours

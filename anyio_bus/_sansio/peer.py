@@ -47,7 +47,7 @@ class Peer(Generic[C]):
         self.calls: dict[RequestId, C] = {}
         self._deadlines: Deadlines[int] = Deadlines()
         self.new_key: Callable[[], int] = itertools.count(1).__next__
-        self.late_answers = 0
+        self.late_answers: int = 0
 
     def open(self, call: C, now: float) -> float:
         """Keep a call; return the time at which it expires, infinity where it has no deadline."""
