@@ -119,7 +119,12 @@ def _startable(files: list[str]) -> str:
         for node in ast.walk(ast.parse(Path(file).read_text()))
         if isinstance(node, ast.AsyncFunctionDef)
     )
-    names = {f.name for f in functions if "task_status" in (arg.arg for arg in f.args.kwonlyargs)}
+    names = {
+        function.name
+        for function in functions
+        for argument in (*function.args.args, *function.args.kwonlyargs)
+        if argument.arg == "task_status"
+    }
     return "--startable-in-context-manager=" + ",".join(sorted(names))
 
 

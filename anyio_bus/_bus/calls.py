@@ -64,8 +64,8 @@ class Scope:
         self._owner = owner
         self._calls: dict[Call, None] = {}
         self._children: dict[Scope, None] = {}
-        self.name = name
-        self.parent = parent
+        self.name: str = name
+        self.parent: Scope | None = parent
         self.cancel_reason: str | None = None
         self.timeout_s: float | None = None
         if parent is not None:

@@ -135,6 +135,17 @@ async def test_killing_what_is_reaped_does_nothing(spawner: Spawner) -> None:
         assert child.reap() == Exit(exit_code=0)
 
 
+async def test_kill_now_kills_and_reaps_without_the_loop(spawner: Spawner) -> None:
+    if spawner.name == "portable":
+        pytest.skip("only the loop can reap what AnyIO spawned")
+    async with spawned(spawner, IGNORE_TERM) as child:
+        assert await child.read_stdout(65536) == b"up\n"
+        child.kill_now(5.0)
+        assert child.reap() == Exit(signal=signal.SIGKILL)
+        assert children() == []
+        assert await child.read_stdout(65536) == b""
+
+
 async def test_writing_to_a_closed_stdin_is_an_oserror(spawner: Spawner) -> None:
     async with spawned(spawner, CAT) as child:
         await child.aclose_stdin()
