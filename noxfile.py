@@ -105,9 +105,10 @@ def coverage(session: nox.Session) -> None:
 ASYNC_RULES = "--anyio", "--enable=ASYNC,ASYNC900"  # naming an optional rule turns all of them on
 NOWHERE = ("ASYNC109", "ASYNC122")
 # 91x asks for a checkpoint on every path: what users await has one, the inner layers have fast
-# paths without, on purpose. 2xx forbids to block the loop: tests and benchmarks may.
+# paths without, on purpose. 2xx forbids to block the loop, 124 to be async without an await: tests
+# and benchmarks may do both.
 CHECKPOINTS = ("ASYNC910", "ASYNC911", "ASYNC912", "ASYNC913")
-BLOCKING = ("ASYNC2",)
+IN_TESTS = ("ASYNC124", "ASYNC2")
 INNER = ("_backends", "_io", "_kernel")
 
 
@@ -138,7 +139,7 @@ def lint(session: nox.Session) -> None:
     inner = [file for file in package if Path(file).parts[1] in INNER]
     outer = sorted({*package} - {*inner})
     rules = (*ASYNC_RULES, _startable([*package, *rest]))
-    for files, without in ((outer, ()), (inner, CHECKPOINTS), (rest, CHECKPOINTS + BLOCKING)):
+    for files, without in ((outer, ()), (inner, CHECKPOINTS), (rest, CHECKPOINTS + IN_TESTS)):
         session.run("flake8-async", *rules, f"--disable={','.join(NOWHERE + without)}", *files)
     session.run("codespell")
     session.run("interrogate", "--quiet", PACKAGE)
