@@ -57,7 +57,7 @@ async def test_an_error_while_the_body_is_cancelled_is_the_bodys_own() -> None:
             scope.cancel()
             await anyio.sleep_forever()
 
-    with pytest.raises(BaseExceptionGroup) as caught, anyio.CancelScope() as scope:
+    with pytest.raises(BaseExceptionGroup) as caught, anyio.CancelScope() as scope:  # noqa: ASYNC401
         async with open_bus(scripted(), backend=IN_MEMORY):
             await body()
     assert isinstance(caught.value, ExceptionGroup)
