@@ -188,8 +188,9 @@ class Bus:
         call = calls.begin(method, params, route, timeout, scope)
         try:
             message = await call.waiter
-        finally:
+        except BaseException:
             calls.abandon(call)
+            raise
         if type(message) is not Message:
             raise message
         raw = result_of(message) if message.error is not UNSET else message.result

@@ -100,6 +100,12 @@ class BusHost:
         opened: Bus | Exception = await self._tasks.start(self._keep, args, options)
         if isinstance(opened, Exception):
             raise opened
+        try:
+            await anyio.lowlevel.checkpoint_if_cancelled()  # else it may be seen while it stops
+        except anyio.get_cancelled_exc_class():
+            if opened in self._hosted:
+                self._hosted[opened].close.set()
+            raise
         return opened
 
     async def aclose(self, bus: Bus) -> None:

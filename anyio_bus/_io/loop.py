@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import anyio
+import msgspec
 
 __all__ = ("Alarm", "Bell", "Loop", "Waiter", "current_loop")
 
@@ -53,14 +54,11 @@ class _AsyncioLoop:
             waiter.set_result(value)
 
 
-class _TrioWaiter:
-    __slots__ = ("is_set", "lowlevel", "task", "value")
-
-    def __init__(self, lowlevel: Any) -> None:
-        self.lowlevel = lowlevel
-        self.task: Any = None
-        self.is_set = False
-        self.value: object = None
+class _TrioWaiter(msgspec.Struct, eq=False):
+    lowlevel: Any
+    task: Any = None
+    is_set: bool = False
+    value: Any = None
 
     def __await__(self) -> Generator[Any, Any, Any]:
         if self.is_set:

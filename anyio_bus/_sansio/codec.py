@@ -44,6 +44,7 @@ _messages = msgspec.json.Decoder(Message)
 _errors = msgspec.json.Decoder(ErrorObject)
 _members = msgspec.json.Decoder(dict[str, Raw])
 _anything = msgspec.json.Decoder(Raw)
+_plain = msgspec.json.Decoder()
 _encoder = msgspec.json.Encoder()
 _encode = _encoder.encode
 
@@ -215,6 +216,12 @@ def _call(method: str, params: object, session: str | None) -> bytes:
         raise InvalidArgumentError(msg, field=field) from exc
 
 
+class _Request(msgspec.Struct, gc=False, tag_field="jsonrpc", tag="2.0"):
+    id: RequestId
+    method: str
+    params: dict[Any, Any]
+
+
 def encode_request(
     key: RequestId, method: str, params: object = UNSET, session: str | None = None
 ) -> bytes:
@@ -226,19 +233,14 @@ def encode_request(
         params: Anything that encodes to an object or an array; left out when UNSET or None.
         session: The top-level ``sessionId``; left out when None.
     """
-    if (
-        type(key) is int
-        and session is None
-        and params is not UNSET
-        and params is not None
-        and type(method) is str
-        and method.isascii()
-    ):  # nearly every request, in one step
-        return b'{"jsonrpc":"2.0","id":%d,"method":%b,"params":%b}\n' % (
-            key,
-            _encode(method),
-            _encode_params(params),
-        )
+    if session is None and type(params) is dict and type(method) is str:
+        try:  # nearly every request, in one step
+            frame = _encode(_Request(key, method, params))
+        except Exception:  # noqa: BLE001  # said below, with the part that it is about
+            pass
+        else:
+            if b"null" not in frame and b"\n" not in frame:  # else it needs a closer look
+                return frame + b"\n"
     call = _call(method, params, session)
     if type(key) is int:
         return b'{"jsonrpc":"2.0","id":%d,%b' % (key, call)
@@ -295,7 +297,8 @@ def decode_value(raw: Raw | bytes, kind: type[T] | Any = Any, what: str = "resul
         InvalidArgumentError: Nothing can be decoded into that type.
     """
     try:
-        return decoder_of(kind).decode(raw)  # type: ignore[no-any-return]
+        decoder = _plain if kind is Any else decoder_of(kind)
+        return decoder.decode(raw)  # type: ignore[no-any-return]
     except _BAD as exc:
         msg = f"{what} is not what was asked for: {exc}"
         raise RemoteProtocolError(msg, line_prefix=bytes(raw)[:PREFIX_BYTES]) from exc

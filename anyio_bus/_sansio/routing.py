@@ -149,6 +149,13 @@ class Outbox:
         """Take note that this many bytes more have been written."""
         self.size -= written
         entries = self._entries
+        if not self.size and not self._dead:  # as nearly always
+            for entry in entries:
+                _mark_sent(entry)
+                entry.frame = _FREE
+            entries.clear()
+            self._offset = 0
+            return
         while entries:
             entry = entries[0]
             left = len(entry.frame) - self._offset

@@ -49,18 +49,23 @@ async def test_no_more_requests_run_than_the_bound_and_the_first_that_came_run_f
 async def test_the_bound_holds_for_plain_functions_as_well() -> None:
     worker = Worker(max_concurrency=50)  # more than the default number of threads
     gate = anyio.Event()
+    full = anyio.Event()
     begun: list[None] = []
+
+    def begin() -> None:
+        begun.append(None)
+        if len(begun) == 50:
+            full.set()
 
     @worker.method("block")
     def block() -> None:
-        anyio.from_thread.run_sync(begun.append, None)
+        anyio.from_thread.run_sync(begin)
         anyio.from_thread.run(gate.wait)
 
     async with serving(worker) as client:
         client.write(*(request(n, "block") for n in range(51)))
         with anyio.fail_after(5):
-            while len(begun) < 50:
-                await anyio.wait_all_tasks_blocked()
+            await full.wait()
         await anyio.wait_all_tasks_blocked()
         assert len(begun) == 50
         gate.set()
