@@ -19,6 +19,7 @@ from anyio_bus._bus.calls import (
     check_timeout,
     result_of,
 )
+from anyio_bus._bus.handlers import Handlers
 from anyio_bus._bus.lifetime import BusState, Lifetime
 from anyio_bus._errors import InvalidArgumentError, UnknownPoolError, error_from_failure
 from anyio_bus._io.loop import current_loop
@@ -86,6 +87,7 @@ class Bus:
 
     _config: BusConfig
     _calls: Calls
+    _handlers: Handlers
     _backend: Backend
     _life: Lifetime
     _routes: dict[str, Route]
@@ -101,7 +103,10 @@ class Bus:
         self._calls = Calls(config.limits, loop)
         self._backend = self._calls.backend = open_backend(option, config, self._calls.deliver)
         self._life = Lifetime(self._backend, self._calls, loop)
-        self._calls.on_worker_changed = self._life.bell.ring
+        self._handlers = Handlers(self._calls)
+        self._calls.on_request = self._handlers.take
+        self._calls.on_cancel = self._handlers.cancel
+        self._calls.worker_listeners += (self._life.worker_changed, self._handlers.worker_changed)
         self._routes = {pool.id: Route(pool.id) for pool in config.pools}
         self._enveloped = frozenset(p.id for p in config.pools if p.envelope == "keep")
         self._default = self._routes[config.pools[0].id] if len(config.pools) == 1 else None

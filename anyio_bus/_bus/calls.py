@@ -17,17 +17,17 @@ from anyio_bus._errors import (
     BusError,
     BusStoppedError,
     InvalidArgumentError,
-    KernelCode,
     RequestTimeoutError,
     ScopeCancelledError,
     error_from_failure,
 )
 from anyio_bus._io.loop import Alarm, Loop
-from anyio_bus._sansio.codec import decode_error, encode_error, encode_request, encode_value
+from anyio_bus._sansio.codec import decode_error, encode_request, encode_value
 from anyio_bus._sansio.deadlines import Deadlines
-from anyio_bus._sansio.events import Failed, KernelEvent, LineBad, Lines
+from anyio_bus._sansio.events import Failed, KernelEvent, LineBad, Lines, WorkerChanged
 from anyio_bus._sansio.messages import Message, is_error
 from anyio_bus._sansio.peer import Peer
+from anyio_bus._sansio.profiles import CANCEL_METHODS
 from anyio_bus._sansio.routing import Refused, Route, Withdrawal
 
 if TYPE_CHECKING:
@@ -118,7 +118,10 @@ class Calls:
         self.pending_bytes: int = 0
         self.timeouts: int = 0
         self.unhandled: int = 0
-        self.on_worker_changed: Callable[[], None] = _nothing
+        # What workers send by themselves, to whoever serves it; each is called in the loop's thread.
+        self.on_request: Callable[[Lines, Message], None] = _nothing
+        self.on_cancel: Callable[[Lines, Message], bool] = _not_ours
+        self.worker_listeners: list[Callable[[WorkerChanged], None]] = []
         self.on_idle: Callable[[], None] | None = None
         self._max_pending = limits.max_pending
         self._max_bytes = limits.max_output_bytes
@@ -336,7 +339,8 @@ class Calls:
                     "%s/%s: bad line (%s): %r", event.pool, event.worker, event.line.reason, prefix
                 )
             else:
-                self.on_worker_changed()
+                for listen in self.worker_listeners:
+                    listen(event)  # type: ignore[arg-type]  # what is left of the union
 
     def _take_lines(self, event: Lines) -> None:
         receive = self.peer.receive
@@ -355,22 +359,19 @@ class Calls:
                 self._take_inbound(event, message)
 
     def _take_inbound(self, event: Lines, message: Message) -> None:
-        """Answer a worker's request: nobody here handles it."""
-        self.unhandled += 1
-        if message.id is UNSET:
-            return
-        text = f"no handler for method {str(message.method)[:200]!r}"
-        frame = encode_error(message.id, KernelCode.METHOD_NOT_FOUND, text)
-        try:
-            self.backend.submit(frame, Route(event.pool, worker=event.worker), None)
-        except Refused as exc:
-            logger.warning(
-                "an answer to worker %s is dropped: %s", event.worker, exc.failure.message
-            )
+        """Pass on what a worker sent by itself."""
+        if message.id is not UNSET:
+            self.on_request(event, message)
+        elif message.method not in CANCEL_METHODS or not self.on_cancel(event, message):
+            self.unhandled += 1
 
 
-def _nothing() -> None:
+def _nothing(_event: Lines, _message: Message) -> None:
     return
+
+
+def _not_ours(_event: Lines, _message: Message) -> bool:
+    return False
 
 
 def _strange_scope(field: str, scope: Scope) -> InvalidArgumentError:

@@ -15,6 +15,7 @@ from anyio_bus._io.loop import Bell, Loop
 if TYPE_CHECKING:
     from anyio_bus._backends.base import Backend
     from anyio_bus._bus.calls import Calls
+    from anyio_bus._sansio.events import WorkerChanged
 
 __all__ = ("BusState", "Lifetime")
 
@@ -60,6 +61,10 @@ class Lifetime:
         self._grace_s = float("inf")
         self._drain_until = float("inf")
         self._tasks_scope = anyio.CancelScope()
+
+    def worker_changed(self, _event: WorkerChanged) -> None:
+        """Wake whoever waits for a worker."""
+        self.bell.ring()
 
     @property
     def over(self) -> bool:
