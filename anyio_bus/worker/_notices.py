@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 import anyio
 
 from anyio_bus._io.loop import Bell
-from anyio_bus.worker._binding import InvalidParamsError
+from anyio_bus._io.raised import is_cancellation, is_interrupt
+from anyio_bus._sansio.binding import InvalidParamsError
 from anyio_bus.worker._context import Context
-from anyio_bus.worker._requests import Owner, is_cancellation, is_interrupt
 
 if TYPE_CHECKING:
     from anyio_bus._sansio.messages import Message
     from anyio_bus.worker._handlers import Handler
     from anyio_bus.worker._link import Link
+    from anyio_bus.worker._requests import Owner
     from anyio_bus.worker._settings import Settings
 
 __all__ = ("Notices",)

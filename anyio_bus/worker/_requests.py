@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,8 +11,9 @@ import anyio
 from msgspec import UNSET, Raw
 
 from anyio_bus._errors import KernelCode
+from anyio_bus._io.raised import is_cancellation, is_interrupt
+from anyio_bus._sansio.answers import error_frame, result_frame
 from anyio_bus._sansio.codec import encode_error
-from anyio_bus.worker._answers import error_frame, result_frame
 from anyio_bus.worker._context import Context
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from anyio_bus.worker._link import Link
     from anyio_bus.worker._settings import Settings
 
-__all__ = ("Owner", "Requests", "is_cancellation", "is_interrupt")
+__all__ = ("Owner", "Requests")
+
+logger = logging.getLogger("anyio_bus.worker")
 
 QUEUED_BYTES = 64 * 1024 * 1024  # of params that wait, besides one frame
 
@@ -189,33 +192,18 @@ class Requests:
 
     def _result(self, context: Context, result: object) -> bytes:
         limit = self._settings.max_frame_bytes
-        return result_frame(context.request_id, context.method, result, limit)
+        return result_frame(context.request_id, context.method, result, limit, _report)
 
     def _error(self, context: Context, exc: BaseException) -> bytes:
         if is_interrupt(exc):
             self._owner.interrupted()
         limit = self._settings.max_frame_bytes
-        return error_frame(context.request_id, context.method, exc, limit)
+        return error_frame(context.request_id, context.method, exc, limit, _report)
+
+
+def _report(text: str, exc: BaseException) -> None:
+    logger.error("%s", text, exc_info=exc)
 
 
 def _size(message: Message) -> int:
     return 0 if message.params is UNSET else memoryview(message.params).nbytes
-
-
-def is_cancellation(exc: BaseException) -> bool:
-    """Tell whether a handler ended because a scope around it was cancelled.
-
-    One that raises the loop's exception by itself would take the whole worker down on asyncio.
-    """
-    if anyio.current_effective_deadline() != -math.inf:
-        return False
-    if isinstance(exc, BaseExceptionGroup):
-        return exc.split(anyio.get_cancelled_exc_class())[1] is None
-    return isinstance(exc, anyio.get_cancelled_exc_class())
-
-
-def is_interrupt(exc: BaseException) -> bool:
-    """Tell whether Ctrl-C is among what was raised."""
-    if isinstance(exc, BaseExceptionGroup):
-        return exc.subgroup(KeyboardInterrupt) is not None
-    return isinstance(exc, KeyboardInterrupt)

@@ -2,7 +2,8 @@
 
 The rule, in this order:
 
-1. A parameter annotated :class:`~anyio_bus.worker.Context` gets the context.
+1. A parameter annotated with the context's class gets the context (``anyio_bus.worker.Context`` in
+   a worker, ``anyio_bus.HandlerContext`` in a bus).
 2. If there is one other parameter and it is called ``params``, it gets the params as a whole,
    decoded into its annotation: a Struct, a dataclass, a TypedDict, ``dict[str, int]``, ``Raw``.
 3. Otherwise each parameter gets the member of its name, or, if the params are an array, the item at
@@ -27,7 +28,6 @@ import msgspec.inspect
 from msgspec import UNSET, Raw, UnsetType
 
 from anyio_bus._errors import InvalidArgumentError
-from anyio_bus.worker._context import Context
 
 __all__ = ("Binding", "InvalidParamsError")
 
@@ -35,7 +35,7 @@ Arguments = tuple[list[Any], dict[str, Any]]
 
 _BAD = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _EMPTY = Parameter.empty
-_CONTEXTS = ("_meta", "sessionId")  # members that Context reads
+_CONTEXTS = ("_meta", "sessionId")  # members that a context reads
 _members = msgspec.json.Decoder(dict[str, Raw])
 
 
@@ -49,19 +49,35 @@ class Binding:
     Args:
         function: The handler.
         what: What to call it in errors.
+        context: The class of the context.
         names: Further names that its annotations may use, those of the place where it is defined.
 
+    Attributes:
+        is_async: Whether the handler is an async function.
+
     Raises:
-        InvalidArgumentError: Its signature cannot be served; the message names the parameter.
+        InvalidArgumentError: It is no function that can be served; the message says why.
     """
 
-    __slots__ = ("_parameters", "_takes")
+    __slots__ = ("_context", "_parameters", "_takes", "is_async")
 
     def __init__(
-        self, function: Callable[..., Any], what: str, names: Mapping[str, Any] | None = None
+        self,
+        function: Callable[..., Any],
+        what: str,
+        context: type,
+        names: Mapping[str, Any] | None = None,
     ) -> None:
+        if not callable(function):
+            msg = f"{what}: {function!r} is not callable"
+            raise InvalidArgumentError(msg, field=what)
+        if _is(inspect.isasyncgenfunction, function) or _is(inspect.isgeneratorfunction, function):
+            msg = f"{what}: a handler returns its result and must not yield"
+            raise InvalidArgumentError(msg, field=what)
+        self.is_async = _is(inspect.iscoroutinefunction, function)
+        self._context = context
         self._parameters = _parameters(function, what, names)
-        fields = [p for p in self._parameters if p.annotation is not Context]
+        fields = [p for p in self._parameters if p.annotation is not context]
         for field in fields:
             _check(field, what)
         if len(fields) == 1 and fields[0].name == "params" and not _is_rest(fields[0]):
@@ -69,7 +85,7 @@ class Binding:
         else:
             self._takes = _Members(fields)
 
-    def arguments(self, context: Context, raw: Raw | UnsetType) -> Arguments:
+    def arguments(self, context: object, raw: Raw | UnsetType) -> Arguments:
         """Decode params into the arguments of a call.
 
         Raises:
@@ -85,7 +101,7 @@ class Binding:
         for p in self._parameters:
             if p.kind is Parameter.VAR_KEYWORD:
                 continue
-            value = context if p.annotation is Context else values[p.name]
+            value = context if p.annotation is self._context else values[p.name]
             if p.kind is Parameter.KEYWORD_ONLY:
                 kwargs[p.name] = value
             else:
@@ -113,6 +129,13 @@ def _parameters(
         hint = hints.get(p.name, Any)
         found.append(p.replace(annotation=Any if hint is object else hint))
     return found
+
+
+def _is(test: Callable[[Any], bool], function: Any) -> bool:
+    """Test a function that may be wrapped in a partial, or be an instance with ``__call__``."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return test(function) or test(type(function).__call__)
 
 
 def _starts(raw: Raw, byte: bytes) -> bool:

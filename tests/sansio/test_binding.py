@@ -11,10 +11,13 @@ import pytest
 from msgspec import UNSET, Raw
 
 from anyio_bus import InvalidArgumentError
-from anyio_bus.worker import Context, Worker
-from anyio_bus.worker._binding import Binding, InvalidParamsError
+from anyio_bus._sansio.binding import Binding, InvalidParamsError
 
 CONTEXT: Any = object()
+
+
+class Context:
+    """What stands for a context here: any class will do."""
 
 
 class Point(msgspec.Struct):
@@ -34,7 +37,7 @@ class Options(TypedDict):
 def call(function: Any, params: object = UNSET) -> Any:
     """Call a handler with params as they come off the wire."""
     raw = UNSET if params is UNSET else Raw(msgspec.json.encode(params))
-    args, kwargs = Binding(function, "method 'm'").arguments(CONTEXT, raw)
+    args, kwargs = Binding(function, "method 'm'", Context).arguments(CONTEXT, raw)
     return function(*args, **kwargs)
 
 
@@ -170,8 +173,8 @@ def test_absent_params_are_the_default_or_null_or_an_empty_object() -> None:
 
     assert call(with_default) == 5
     names = {"Filter": Filter}
-    assert Binding(with_null, "m", names).arguments(CONTEXT, UNSET) == ([None], {})
-    assert Binding(with_object, "m", names).arguments(CONTEXT, UNSET) == ([Filter()], {})
+    assert Binding(with_null, "m", Context, names).arguments(CONTEXT, UNSET) == ([None], {})
+    assert Binding(with_object, "m", Context, names).arguments(CONTEXT, UNSET) == ([Filter()], {})
 
 
 def test_params_beside_others_is_a_member_like_any() -> None:
@@ -224,7 +227,7 @@ def test_text_that_is_not_utf_8_is_refused() -> None:
         return a
 
     with pytest.raises(InvalidParamsError):
-        Binding(handler, "m").arguments(CONTEXT, Raw(b'{"a":"\xff"}'))
+        Binding(handler, "m", Context).arguments(CONTEXT, Raw(b'{"a":"\xff"}'))
 
 
 def test_partials_methods_and_callable_objects_are_served() -> None:
@@ -247,11 +250,24 @@ def test_an_annotation_may_name_a_class_of_the_surrounding_function() -> None:
     class Local(msgspec.Struct):
         a: int
 
-    worker = Worker()
-
-    @worker.method("m")
     def handler(params: Local) -> int:
         return params.a
+
+    binding = Binding(handler, "m", Context, locals())
+    assert binding.arguments(CONTEXT, Raw(b'{"a":1}')) == ([Local(1)], {})
+
+
+def test_async_functions_are_told_from_plain_ones() -> None:
+    async def handler() -> None: ...
+
+    class Callable_:
+        async def __call__(self, a: int) -> int:
+            return a
+
+    assert Binding(handler, "m", Context).is_async
+    assert Binding(functools.partial(handler), "m", Context).is_async
+    assert Binding(Callable_(), "m", Context).is_async
+    assert not Binding(add, "m", Context).is_async
 
 
 class Unknown:
@@ -294,55 +310,5 @@ def test_a_signature_that_cannot_be_served_is_refused_at_registration(
     function: Any, words: str
 ) -> None:
     with pytest.raises(InvalidArgumentError, match=words) as caught:
-        Worker().method("name")(function)
+        Binding(function, "method 'name'", Context)
     assert "method 'name'" in str(caught.value)
-
-
-def test_a_name_has_one_handler() -> None:
-    worker = Worker()
-    worker.method("m")(add)
-    with pytest.raises(InvalidArgumentError, match="method 'm' has a handler already"):
-        worker.method("m")(add)
-    worker.notification("m")(add)  # another table
-
-
-@pytest.mark.parametrize(
-    "name", ["$/cancelRequest", "notifications/cancelled", "$/cancel_request", "bus/credit"]
-)
-def test_control_notifications_are_the_worker_s_own(name: str) -> None:
-    with pytest.raises(InvalidArgumentError, match="the worker's own"):
-        Worker().notification(name)
-
-
-def test_inline_is_for_plain_functions() -> None:
-    async def handler() -> None: ...
-
-    with pytest.raises(InvalidArgumentError, match="inline=True is for plain functions"):
-        Worker().method("m", inline=True)(handler)
-
-
-@pytest.mark.parametrize(
-    ("options", "field"),
-    [
-        ({"max_concurrency": 0}, "max_concurrency"),
-        ({"max_concurrency": True}, "max_concurrency"),
-        ({"max_queued": -1}, "max_queued"),
-        ({"max_frame_bytes": 0}, "max_frame_bytes"),
-        ({"drain_s": -1}, "drain_s"),
-        ({"drain_s": float("nan")}, "drain_s"),
-        ({"cancel": "loud"}, "cancel"),
-    ],
-)
-def test_a_wrong_bound_is_refused_by_its_name(options: dict[str, Any], field: str) -> None:
-    with pytest.raises(InvalidArgumentError, match=f"Worker.{field} must be") as caught:
-        Worker(**options)
-    assert caught.value.field == field
-
-
-def test_the_decorator_returns_the_function() -> None:
-    assert Worker().method("m")(add) is add
-
-
-def test_a_context_is_not_made_by_hand() -> None:
-    with pytest.raises(TypeError, match="made by the worker"):
-        Context()
