@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     from anyio_bus._bus.bus import BusStatistics as BusStatistics
     from anyio_bus._bus.calls import Scope as Scope
     from anyio_bus._bus.host import BusHost as BusHost
+    from anyio_bus._bus.identity import AuditEvent as AuditEvent
+    from anyio_bus._bus.identity import HelloResult as HelloResult
+    from anyio_bus._bus.identity import Identity as Identity
     from anyio_bus._bus.lifetime import BusState as BusState
     from anyio_bus._bus.opening import open_bus as open_bus
+    from anyio_bus._bus.sessions import Session as Session
     from anyio_bus._config import BusConfig as BusConfig
     from anyio_bus._config import Handshake as Handshake
     from anyio_bus._config import Limits as Limits
@@ -61,8 +65,10 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "anyio_bus._backends.memory": ("Memory",),
     "anyio_bus._bus.bus": ("Bus", "BusStatistics"),
     "anyio_bus._bus.calls": ("Scope",),
+    "anyio_bus._bus.identity": ("AuditEvent", "HelloResult", "Identity"),
     "anyio_bus._bus.lifetime": ("BusState",),
     "anyio_bus._bus.opening": ("open_bus",),
+    "anyio_bus._bus.sessions": ("Session",),
     "anyio_bus._bus.host": ("BusHost",),
     "anyio_bus._config": ("BusConfig", "Handshake", "Limits", "Pool", "find_config", "load_config"),
     "anyio_bus._errors": (

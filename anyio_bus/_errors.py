@@ -67,6 +67,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     pool: str | None = None
     worker: int | None = None
+    session: str | None = None
     pid: int | None = None
     exit_code: int | None = None
     signal: int | None = None

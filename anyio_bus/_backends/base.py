@@ -13,7 +13,7 @@ import anyio
 import anyio.abc
 
 if TYPE_CHECKING:
-    from anyio_bus._sansio.events import KernelStatistics, WorkerInfo
+    from anyio_bus._sansio.events import KernelStatistics, SessionInfo, WorkerInfo
     from anyio_bus._sansio.messages import RequestId
     from anyio_bus._sansio.routing import Route, Withdrawal
 
@@ -77,6 +77,10 @@ class Backend(Protocol):
 
     def end_session(self, session: str) -> None:
         """Forget a session."""
+
+    def find_session(self, session: str) -> SessionInfo | None:
+        """Report a session; None where it is not known."""
+        ...
 
     def workers(self) -> list[WorkerInfo]:
         """Report every worker slot."""

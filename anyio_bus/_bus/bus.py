@@ -20,10 +20,13 @@ from anyio_bus._bus.calls import (
     result_of,
 )
 from anyio_bus._bus.handlers import Handlers
+from anyio_bus._bus.identity import AuditEvent, Identity, envelope_members
 from anyio_bus._bus.lifetime import BusState, Lifetime
+from anyio_bus._bus.sessions import Opening, Session, Sessions, scope_in
 from anyio_bus._errors import InvalidArgumentError, UnknownPoolError, error_from_failure
 from anyio_bus._io.loop import current_loop
 from anyio_bus._sansio.codec import (
+    decode_envelope,
     decode_value,
     decoder_of,
     encode_notification,
@@ -93,6 +96,7 @@ class Bus:
     _routes: dict[str, Route]
     _enveloped: frozenset[str]
     _default: Route | None
+    _sessions: Sessions
     _timeout: float | None
 
     @classmethod
@@ -111,6 +115,7 @@ class Bus:
         self._enveloped = frozenset(p.id for p in config.pools if p.envelope == "keep")
         self._default = self._routes[config.pools[0].id] if len(config.pools) == 1 else None
         self._timeout = timeout
+        self._sessions = Sessions(self)
         return self
 
     def __repr__(self) -> str:
@@ -127,6 +132,7 @@ class Bus:
         *,
         reply: type[T],
         pool: str | None = ...,
+        session: str | Session | None = ...,
         timeout: float | UnsetType | None = ...,
         scope: Scope | None = ...,
     ) -> T: ...
@@ -139,6 +145,7 @@ class Bus:
         *,
         reply: Any = ...,
         pool: str | None = ...,
+        session: str | Session | None = ...,
         timeout: float | UnsetType | None = ...,
         scope: Scope | None = ...,
     ) -> Any: ...
@@ -150,27 +157,32 @@ class Bus:
         *,
         reply: Any = Any,
         pool: str | None = None,
+        session: str | Session | None = None,
         timeout: float | UnsetType | None = UNSET,  # data of the call
         scope: Scope | None = None,
     ) -> Any:
         """Send one request to a worker of a pool and return its result.
 
-        It goes to the least busy ready worker. While none is ready but one is starting or about to
-        be restarted, and while ``Limits.max_pending`` is reached, it waits.
+        It goes to the least busy ready worker, in a session to the worker that holds it. While none
+        is ready but one is starting or about to be restarted, and while ``Limits.max_pending`` is
+        reached, it waits.
 
         Args:
             method: JSON-RPC method name, sent as it is.
             params: What encodes to a JSON object or array; left out when UNSET or None.
             reply: The type that the result is decoded into, any that msgspec knows.
-            pool: The pool; may be left out where there is only one.
+            pool: The pool; may be left out where there is only one, and with a session that has one.
+            session: The session that it belongs to: one of :meth:`session`, or any text, which
+                names a session that begins with its first use.
             timeout: Seconds from now to the answer; None for no limit; default that of the bus.
-            scope: The scope that it belongs to; default the bus's own.
+            scope: The scope that it belongs to; default that of the session, else the bus's own.
 
         Raises:
             RemoteError: The worker answered with an error object.
             WorkerLostError: The worker went away first; see its ``stderr_tail``.
             WorkerStartError: No worker came up.
             PoolUnavailableError: Every worker of the pool is parked.
+            SessionLostError: The worker that held the session is gone.
             RequestTimeoutError: No answer came in time.
             OverloadedError: A queue is full.
             FrameTooLargeError: The request, or its answer, is over ``max_frame_bytes``.
@@ -182,7 +194,9 @@ class Bus:
             Always a checkpoint. The wait ends at once. A request of which no byte was written never
             runs; else its worker is told, and a late answer is dropped and counted.
         """
-        route = self._route(pool)
+        route = self._route(pool, session)
+        if session is not None:
+            scope = scope_in(session, scope)
         if timeout is UNSET:
             timeout = self._timeout
         else:
@@ -206,6 +220,7 @@ class Bus:
         frame: bytes | str,
         *,
         pool: str | None = None,
+        session: str | Session | None = None,
         timeout: float | UnsetType | None = UNSET,  # data of the call
         scope: Scope | None = None,
     ) -> bytes:
@@ -217,6 +232,7 @@ class Bus:
         Args:
             frame: One JSON object with ``id`` and ``method``; a newline at its end is optional.
             pool: As in :meth:`request`.
+            session: As in :meth:`request`; default the ``sessionId`` of the frame.
             timeout: As in :meth:`request`.
             scope: As in :meth:`request`.
 
@@ -233,9 +249,13 @@ class Bus:
             raise InvalidArgumentError(msg, field="frame")
         check_timeout(None if timeout is UNSET else timeout)
         seconds = self._timeout if timeout is UNSET else timeout
-        route = self._route(pool)
+        if session is None and request.session is not UNSET:
+            session = request.session or None
+        route = self._route(pool, session)
+        if session is not None:
+            scope = scope_in(session, scope)
         key = members["id"]
-        members = self._without_envelope(members, route)
+        members = self._with_envelope(members, route)
         calls = self._calls
         call = calls.begin(request.method, None, route, seconds, scope, members)
         try:
@@ -246,23 +266,32 @@ class Bus:
             raise message
         return _response_line(message, key)
 
-    async def notify(self, method: str, params: object = UNSET, *, pool: str | None = None) -> None:
+    async def notify(
+        self,
+        method: str,
+        params: object = UNSET,
+        *,
+        pool: str | None = None,
+        session: str | Session | None = None,
+    ) -> None:
         """Send a notification to a worker of a pool; there is no answer.
 
         Args:
             method: JSON-RPC method name, sent as it is.
             params: What encodes to a JSON object or array; left out when UNSET or None.
             pool: As in :meth:`request`.
+            session: As in :meth:`request`.
 
         Raises:
             OverloadedError: A queue is full.
             PoolUnavailableError: Every worker of the pool is parked.
+            SessionLostError: The worker that held the session is gone.
 
         Cancellation:
             Always a checkpoint, before anything is sent.
         """
-        route = self._route(pool)
-        frame = encode_notification(method, params)
+        route = self._route(pool, session)
+        frame = encode_notification(method, params, None, route.envelope)
         await anyio.lowlevel.checkpoint()
         self._submit(frame, route)
 
@@ -272,7 +301,8 @@ class Bus:
         """Send a prepared notification or response as it is.
 
         Args:
-            frame: One JSON object; a newline at its end is optional.
+            frame: One JSON object; a newline at its end is optional. Its ``sessionId`` says where a
+                notification goes.
             pool: As in :meth:`request`.
             worker: The worker that it is for; a response needs it.
 
@@ -289,8 +319,9 @@ class Bus:
         if message.method is UNSET and worker is None:
             msg = "worker= must be given: a response is for the worker that asked"
             raise InvalidArgumentError(msg, field="worker")
-        route = self._route(pool)
-        kept = self._without_envelope(members, route)
+        session = None if worker is not None or message.session is UNSET else message.session
+        route = self._route(pool, session or None)
+        kept = self._with_envelope(members, route)
         line = frame.encode() if isinstance(frame, str) else bytes(frame)
         value = Raw(line.rstrip(b"\r\n")) if kept is members else kept
         if worker is not None:
@@ -298,11 +329,13 @@ class Bus:
         await anyio.lowlevel.checkpoint()
         self._submit(encode_value(value, "frame") + b"\n", route)
 
-    def _without_envelope(self, members: dict[str, Raw], route: Route) -> dict[str, Raw]:
-        """Leave out what only a router reads, unless the workers of the pool are to see it."""
-        if route.pool in self._enveloped or _ENVELOPE.isdisjoint(members):
-            return members
-        return {name: raw for name, raw in members.items() if name not in _ENVELOPE}
+    def _with_envelope(self, members: dict[str, Raw], route: Route) -> dict[str, Raw]:
+        """Leave out what only a router reads, unless workers are to see it; add what they are to."""
+        if route.pool not in self._enveloped and not _ENVELOPE.isdisjoint(members):
+            members = {name: raw for name, raw in members.items() if name not in _ENVELOPE}
+        if route.envelope:
+            members = members | decode_envelope(route.envelope)
+        return members
 
     def _submit(self, frame: bytes, route: Route) -> None:
         self._life.check_running()
@@ -311,9 +344,12 @@ class Bus:
         except Refused as exc:
             raise error_from_failure(exc.failure) from None
 
-    def _route(self, pool: str | None) -> Route:
+    def _route(self, pool: str | None, session: str | Session | None = None) -> Route:
+        """Return where a call goes."""
         if self._life.state is not BusState.RUNNING:
             self._life.check_running()
+        if session is not None:
+            return self._sessions.route(pool, session)
         route = self._default if pool is None else self._routes.get(pool)
         if route is not None:
             return route
@@ -323,6 +359,39 @@ class Bus:
             raise InvalidArgumentError(msg, field="pool")
         msg = f"there is no pool {pool!r}: this bus has {names}"
         raise UnknownPoolError(msg, pool=pool, field="pool")
+
+    @asynccontextmanager
+    async def session(
+        self,
+        *,
+        pool: str | None = None,
+        id: str | None = None,  # what it is called everywhere  # noqa: A002
+        rebind: bool = False,
+        identity: Identity | None = None,
+        audit: AuditEvent | None = None,
+        agent_id: str | None = None,
+    ) -> AsyncIterator[Session]:
+        """Open a session: what is called in it goes to one worker, the one that takes its first call.
+
+        It ends with the block; calls that are still in flight then are withdrawn.
+
+        Args:
+            pool: The pool; may be left out where there is only one.
+            id: Its name; default 128 random bits.
+            rebind: If its worker dies, go on with another one, instead of raising
+                :class:`SessionLostError` at the next call.
+            identity: Sent in each frame as ``_ext.identity``.
+            audit: Sent in each frame as ``_ext.audit``.
+            agent_id: Sent in each frame as ``agentId``.
+
+        Cancellation:
+            Opening is a checkpoint, before anything is done. Leaving never waits.
+        """
+        named = Opening(
+            pool, id, rebind=rebind, members=envelope_members(identity, audit, agent_id)
+        )
+        async with self._sessions.open(named) as session:
+            yield session
 
     # -- scopes -------------------------------------------------------------------------------
 

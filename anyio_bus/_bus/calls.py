@@ -197,7 +197,7 @@ class Calls:
         self, call: Call, params: object, route: Route, members: dict[str, Raw] | None
     ) -> None:
         if members is None:
-            frame = encode_request(call.key, call.method, params, route.session)
+            frame = encode_request(call.key, call.method, params, None, route.envelope)
         else:
             frame = encode_value({"jsonrpc": "2.0", **members, "id": call.key}, "frame") + b"\n"
         try:

@@ -22,6 +22,7 @@ from anyio_bus._sansio.events import (
     KernelStatistics,
     LineBad,
     Lines,
+    SessionInfo,
     WorkerInfo,
 )
 from anyio_bus._sansio.lifecycle import State
@@ -377,6 +378,10 @@ class Kernel:
     def end_session(self, session: str) -> None:
         """Forget a session."""
         self.router.end_session(session)
+
+    def find_session(self, session: str) -> SessionInfo | None:
+        """Report a session; None where it is not known."""
+        return self.router.find_session(session)
 
     def pause(self, worker: int) -> None:
         """Leave a worker's stdout unread until :meth:`resume`."""

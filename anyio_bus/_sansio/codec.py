@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 
 __all__ = (
     "decode_block",
+    "decode_envelope",
     "decode_error",
     "decode_items",
     "decode_value",
     "decoder_of",
+    "encode_envelope",
     "encode_error",
     "encode_notification",
     "encode_request",
@@ -198,14 +200,14 @@ def _encode_params(params: object) -> bytes:
     return raw
 
 
-def _call(method: str, params: object, session: str | None) -> bytes:
+def _call(method: str, params: object, session: str | None, envelope: bytes) -> bytes:
     """Encode the members that a request and a notification share, up to the end of the frame."""
     if not isinstance(method, str):
         msg = f"method must be text, not {type(method).__name__}"
         raise InvalidArgumentError(msg, field="method")
-    tail = b"}\n"
+    tail = b"%b}\n" % envelope
     if params is not UNSET and params is not None:
-        tail = b',"params":%b}\n' % _encode_params(params)
+        tail = b',"params":%b%b}\n' % (_encode_params(params), envelope)
     try:
         if session is not None:
             tail = b',"sessionId":%b%b' % (_encode(session), tail)
@@ -223,7 +225,11 @@ class _Request(msgspec.Struct, gc=False, tag_field="jsonrpc", tag="2.0"):
 
 
 def encode_request(
-    key: RequestId, method: str, params: object = UNSET, session: str | None = None
+    key: RequestId,
+    method: str,
+    params: object = UNSET,
+    session: str | None = None,
+    envelope: bytes = b"",
 ) -> bytes:
     """Make the frame of a request (JSON-RPC 2.0, section 4).
 
@@ -232,8 +238,9 @@ def encode_request(
         method: Its method, as it is.
         params: Anything that encodes to an object or an array; left out when UNSET or None.
         session: The top-level ``sessionId``; left out when None.
+        envelope: More members, as :func:`encode_envelope` made them.
     """
-    if session is None and type(params) is dict and type(method) is str:
+    if session is None and not envelope and type(params) is dict and type(method) is str:
         try:  # nearly every request, in one step
             frame = _encode(_Request(key, method, params))
         except Exception:  # noqa: BLE001  # said below, with the part that it is about
@@ -241,15 +248,28 @@ def encode_request(
         else:
             if b"null" not in frame and b"\n" not in frame:  # else it needs a closer look
                 return frame + b"\n"
-    call = _call(method, params, session)
+    call = _call(method, params, session, envelope)
     if type(key) is int:
         return b'{"jsonrpc":"2.0","id":%d,%b' % (key, call)
     return b'{"jsonrpc":"2.0","id":%b,%b' % (_encode(key), call)
 
 
-def encode_notification(method: str, params: object = UNSET, session: str | None = None) -> bytes:
+def encode_notification(
+    method: str, params: object = UNSET, session: str | None = None, envelope: bytes = b""
+) -> bytes:
     """Make the frame of a notification; arguments as :func:`encode_request`."""
-    return b'{"jsonrpc":"2.0",%b' % _call(method, params, session)
+    return b'{"jsonrpc":"2.0",%b' % _call(method, params, session, envelope)
+
+
+def encode_envelope(members: dict[str, object]) -> bytes:
+    """Encode members that stand at the top level of many frames, once for all of them.
+
+    Raises:
+        InvalidArgumentError: One cannot be encoded; the message names it.
+    """
+    return b"".join(
+        b",%b:%b" % (_encode(name), encode_value(value, name)) for name, value in members.items()
+    )
 
 
 def encode_result(key: RequestId, result: object) -> bytes:
@@ -265,6 +285,11 @@ def encode_error(key: RequestId, code: int, message: str, data: object = None) -
     text = message.encode(errors="backslashreplace").decode()
     error = encode_value(ErrorObject(code, text, UNSET if data is None else data), "error")
     return b'{"jsonrpc":"2.0","id":%b,"error":%b}\n' % (_encode(key), error)
+
+
+def decode_envelope(envelope: bytes) -> dict[str, Raw]:
+    """Return the members that :func:`encode_envelope` has encoded, each still encoded."""
+    return _members.decode(b"{%b}" % envelope[1:])
 
 
 @lru_cache(maxsize=256)

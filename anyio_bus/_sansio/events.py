@@ -18,6 +18,7 @@ __all__ = (
     "KernelStatistics",
     "LineBad",
     "Lines",
+    "SessionInfo",
     "WorkerChanged",
     "WorkerInfo",
 )
@@ -89,6 +90,20 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     uptime_s: float
     reason: str
     stderr_tail: str
+
+
+class SessionInfo(msgspec.Struct, frozen=True):
+    """One session, as a kernel sees it.
+
+    Args:
+        pool: The pool that it is in.
+        worker: The worker that holds it; None where that is gone and nobody was told yet.
+        in_flight: Requests without an answer on that worker, whoever made them.
+    """
+
+    pool: str
+    worker: int | None = None
+    in_flight: int = 0
 
 
 class KernelStatistics(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from anyio_bus._errors import Failure, KernelCode
+from anyio_bus._sansio.events import SessionInfo
 from anyio_bus._sansio.messages import RequestId
 from anyio_bus._sansio.profiles import cancel_frame
 
@@ -47,11 +48,15 @@ class Route(msgspec.Struct, frozen=True):
         pool: The pool's id.
         session: Keep it on the worker that holds this session.
         worker: Send it to this worker and no other.
+        rebind: Where that session was lost, begin it anew elsewhere instead of refusing.
+        envelope: Encoded members that the client puts into its frames; nothing to a kernel.
     """
 
     pool: str
     session: str | None = None
     worker: int | None = None
+    rebind: bool = False
+    envelope: bytes = b""
 
 
 class Step(enum.IntEnum):
@@ -328,7 +333,8 @@ class Router:
         self.pools = {pool.id: PoolTable(pool, limits) for pool in pools}
         self._live: dict[RequestId, Entry] = {}  # every request that has neither answer nor failure
         self._tombstones: set[RequestId] = set()  # ids of cancelled ones that still hold a slot
-        self._sessions: dict[str, Lane | None] = {}  # None: its worker died and nobody was told yet
+        self._sessions: dict[str, Lane] = {}
+        self._lost: dict[str, PoolTable] = {}  # their workers died and nobody was told yet
         self.late_answers = 0
         self.stray_answers = 0
 
@@ -375,11 +381,12 @@ class Router:
                 text = f"worker {route.worker} of pool {route.pool!r} is not there"
                 raise self._refuse(KernelCode.NO_WORKER, text, route, "worker_gone")
             return lane
-        if route.session is None or route.session not in self._sessions:
+        if route.session is None:
             return None
-        lane = self._sessions[route.session]
+        lane = self._sessions.get(route.session)
         if lane is None:
-            del self._sessions[route.session]
+            if self._lost.pop(route.session, None) is None or route.rebind:
+                return None
             text = f"the worker that held session {route.session!r} is gone"
             raise self._refuse(KernelCode.SESSION_LOST, text, route, "session_lost")
         if lane.pool is not pool:
@@ -529,7 +536,8 @@ class Router:
         if lane.pool.lanes.get(lane.worker) is lane:
             del lane.pool.lanes[lane.worker]
         for session in lane.sessions:
-            self._sessions[session] = None
+            del self._sessions[session]
+            self._lost[session] = lane.pool
         lane.sessions.clear()
         waiting = list(lane.waiting)
         for entry in waiting:
@@ -553,14 +561,23 @@ class Router:
 
     def end_session(self, session: str) -> None:
         """Forget a session."""
+        self._lost.pop(session, None)
         lane = self._sessions.pop(session, None)
         if lane is not None:
             lane.sessions.discard(session)
 
+    def find_session(self, session: str) -> SessionInfo | None:
+        """Report a session, None where it is not known."""
+        lane = self._sessions.get(session)
+        if lane is not None:
+            return SessionInfo(lane.pool.config.id, lane.worker, len(lane.entries))
+        pool = self._lost.get(session)
+        return SessionInfo(pool.config.id) if pool is not None else None
+
     @property
     def sessions(self) -> int:
         """Number of sessions that are known."""
-        return len(self._sessions)
+        return len(self._sessions) + len(self._lost)
 
     @property
     def live(self) -> int:
@@ -578,6 +595,7 @@ class Router:
                 reason=reason,
                 pool=route.pool,
                 worker=route.worker,
+                session=route.session,
                 sent=False,
                 limit_bytes=limit_bytes,
             )

@@ -18,9 +18,11 @@ from msgspec import UNSET, Raw
 from anyio_bus._errors import InvalidArgumentError, RemoteError, RemoteProtocolError
 from anyio_bus._sansio.codec import (
     decode_block,
+    decode_envelope,
     decode_error,
     decode_items,
     decode_value,
+    encode_envelope,
     encode_error,
     encode_notification,
     encode_request,
@@ -79,6 +81,26 @@ def test_a_request_decodes_to_what_it_was_made_of(
     assert message.method == method
     assert message.session == (UNSET if session is None else session)
     assert decode_value(message.params) == args  # type: ignore[arg-type]
+
+
+@given(params | st.just(UNSET), st.dictionaries(text, values, max_size=3))
+def test_an_envelope_stands_at_the_top_level_of_its_frames(
+    args: Any, extra: dict[str, Any]
+) -> None:
+    extra = {f"_{name}": value for name, value in extra.items()}
+    envelope = encode_envelope(extra)
+    frames = [
+        encode_request(1, "m", args, None, envelope),
+        encode_notification("m", args, None, envelope),
+    ]
+
+    for frame in frames:
+        only(frame)
+        members = msgspec.json.decode(frame)
+        assert {name: members[name] for name in extra} == extra
+        assert args is UNSET or members["params"] == args
+    raw = decode_envelope(envelope)
+    assert {name: msgspec.json.decode(value) for name, value in raw.items()} == extra
 
 
 @given(text, params, st.none() | text)

@@ -9,6 +9,7 @@ import pytest
 
 from anyio_bus._config import Limits, Pool
 from anyio_bus._errors import KernelCode
+from anyio_bus._sansio.events import SessionInfo
 from anyio_bus._sansio.messages import RequestId
 from anyio_bus._sansio.profiles import cancel_frame
 from anyio_bus._sansio.routing import (
@@ -557,6 +558,23 @@ def test_a_session_is_told_once_that_its_worker_is_gone() -> None:
 
     assert refusal(router, in_session("s")) == (KernelCode.SESSION_LOST, "session_lost")
     assert ask(router, 2, route=in_session("s")) == [b]
+
+
+def test_a_lost_session_begins_anew_untold_where_its_request_asks_for_that() -> None:
+    router, [a, b] = make(lanes=2)
+    ask(router, 1, route=in_session("s"))
+    router.drop_lane(a)
+    assert ask(router, 2, route=Route("p", session="s", rebind=True)) == [b]
+
+
+def test_a_session_is_reported_with_its_worker_until_that_is_gone() -> None:
+    router, [a] = make()
+    assert router.find_session("s") is None
+    ask(router, 1, route=in_session("s"))
+    assert router.find_session("s") == SessionInfo("p", 0, in_flight=1)
+    router.drop_lane(a)
+    assert router.find_session("s") == SessionInfo("p")
+    assert router.sessions == 1
 
 
 def test_a_session_that_is_ended_begins_anew_elsewhere() -> None:

@@ -1,0 +1,275 @@
+"""Own sessions: what keeps a conversation on one worker, and ends with its block."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar, final, overload
+
+import anyio.lowlevel
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from anyio_bus._bus.identity import HelloResult
+from anyio_bus._errors import InvalidArgumentError, InvalidStateError
+from anyio_bus._sansio.codec import encode_envelope
+from anyio_bus._sansio.routing import Route
+
+if TYPE_CHECKING:
+    from anyio_bus._bus.bus import Bus
+    from anyio_bus._bus.calls import Scope
+
+__all__ = ("Opening", "Session", "Sessions", "scope_in")
+
+T = TypeVar("T")
+
+ID_BYTES = 16  # of an id that we make: 128 random bits
+
+
+def scope_in(session: str | Session, scope: Scope | None) -> Scope | None:
+    """Return the scope of a call that is made in a session."""
+    return session.scope if scope is None and isinstance(session, Session) else scope
+
+
+def check_session_id(session: object, field: str = "session") -> None:
+    """Refuse what is no id of a session."""
+    if not isinstance(session, str) or not session:
+        msg = f"{field} must be a text that is not empty, or a Session, not {session!r}"
+        raise InvalidArgumentError(msg, field=field)
+
+
+@final
+class Session:
+    """A conversation that stays on one worker; from :meth:`Bus.session`.
+
+    Its calls are those of the bus. They are in its scope: what is still in flight when the block is
+    left is withdrawn.
+
+    Attributes:
+        id: Its name, unique in the bus.
+        pool: The pool that it is in.
+        scope: The scope of its calls.
+    """
+
+    __slots__ = ("_bus", "_over", "_route", "id", "pool", "scope")
+
+    def __init__(self) -> None:
+        """Refuse: a session is opened, not constructed."""
+        msg = "use `async with bus.session(...) as session:`"
+        raise TypeError(msg)
+
+    _bus: Bus
+    _route: Route
+    _over: bool
+    id: str
+    pool: str
+    scope: Scope
+
+    @classmethod
+    def _create(cls, bus: Bus, route: Route, scope: Scope) -> Session:
+        self = object.__new__(cls)
+        self._bus = bus
+        self._route = route
+        self._over = False
+        self.id = route.session or ""
+        self.pool = route.pool
+        self.scope = scope
+        return self
+
+    def __repr__(self) -> str:
+        """Show where it is."""
+        state = "over" if self._over else "lost" if self.lost else f"worker {self.worker}"
+        return f"<Session {self.id!r} of pool {self.pool!r}: {state}>"
+
+    @property
+    def worker(self) -> int | None:
+        """The number of the worker that holds it; None before its first call, and without one."""
+        info = self._bus._backend.find_session(self.id)
+        return None if info is None else info.worker
+
+    @property
+    def lost(self) -> bool:
+        """Whether its worker is gone and no call of it was told so yet."""
+        info = self._bus._backend.find_session(self.id)
+        return info is not None and info.worker is None
+
+    def _route_for(self, bus: Bus, pool: str | None) -> Route:
+        """Return where its calls go, if this bus and this pool are its own."""
+        if self._bus is not bus:
+            msg = f"session: {self!r} is of another bus"
+            raise InvalidArgumentError(msg, field="session")
+        if pool is not None and pool != self.pool:
+            msg = f"pool={pool!r}: session {self.id!r} is in pool {self.pool!r}"
+            raise InvalidArgumentError(msg, field="pool")
+        if self._over:
+            msg = f"session {self.id!r} is over: its block was left"
+            raise InvalidStateError(msg)
+        return self._route
+
+    @overload
+    async def request(
+        self,
+        method: str,
+        params: object = ...,
+        *,
+        reply: type[T],
+        timeout: float | UnsetType | None = ...,
+        scope: Scope | None = ...,
+    ) -> T: ...
+
+    @overload
+    async def request(
+        self,
+        method: str,
+        params: object = ...,
+        *,
+        reply: Any = ...,
+        timeout: float | UnsetType | None = ...,
+        scope: Scope | None = ...,
+    ) -> Any: ...
+
+    async def request(
+        self,
+        method: str,
+        params: object = UNSET,
+        *,
+        reply: Any = Any,
+        timeout: float | UnsetType | None = UNSET,  # data of the call
+        scope: Scope | None = None,
+    ) -> Any:
+        """Send one request in this session; as :meth:`Bus.request`.
+
+        Raises:
+            SessionLostError: The worker that held the session is gone.
+            BusError: As :meth:`Bus.request`.
+
+        Cancellation:
+            As :meth:`Bus.request`.
+        """
+        return await self._bus.request(
+            method, params, reply=reply, timeout=timeout, scope=scope, session=self
+        )
+
+    async def hello(
+        self, protocol_version: str = "0.1.0", extensions: Mapping[str, Any] | None = None
+    ) -> HelloResult:
+        """Greet the worker with the request ``stdio_bus/hello``; return what it answers.
+
+        Args:
+            protocol_version: The version that is asked for.
+            extensions: Name -> ``{"version": ..., "required": ...}``.
+
+        Raises:
+            RemoteError: The worker refuses, or knows no such method.
+            BusError: As :meth:`Bus.request`.
+
+        Cancellation:
+            As :meth:`Bus.request`.
+        """
+        params = {"protocolVersion": protocol_version, "extensions": extensions or {}}
+        return await self.request("stdio_bus/hello", params, reply=HelloResult)
+
+    async def request_raw(
+        self,
+        frame: bytes | str,
+        *,
+        timeout: float | UnsetType | None = UNSET,  # data of the call
+        scope: Scope | None = None,
+    ) -> bytes:
+        """Send a prepared request in this session; as :meth:`Bus.request_raw`.
+
+        Raises:
+            SessionLostError: The worker that held the session is gone.
+            BusError: As :meth:`Bus.request_raw`.
+
+        Cancellation:
+            As :meth:`Bus.request`.
+        """
+        return await self._bus.request_raw(frame, timeout=timeout, scope=scope, session=self)
+
+    async def notify(self, method: str, params: object = UNSET) -> None:
+        """Send a notification in this session; as :meth:`Bus.notify`.
+
+        Raises:
+            SessionLostError: The worker that held the session is gone.
+            BusError: As :meth:`Bus.notify`.
+
+        Cancellation:
+            As :meth:`Bus.notify`.
+        """
+        await self._bus.notify(method, params, session=self)
+
+
+class Opening(msgspec.Struct, frozen=True):
+    """What a session is opened with; see :meth:`Bus.session`."""
+
+    pool: str | None
+    id: str | None
+    rebind: bool = False
+    members: dict[str, object] = {}
+
+
+class Sessions:
+    """The sessions of a bus whose blocks are open, and the routes of all.
+
+    Args:
+        bus: Whose they are.
+    """
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._open: dict[str, Session] = {}
+
+    def route(self, pool: str | None, session: str | Session) -> Route:
+        """Return where a call in a session goes.
+
+        Raises:
+            InvalidArgumentError: It is no session, of another bus, or in another pool.
+            InvalidStateError: It is over.
+        """
+        if isinstance(session, Session):
+            return session._route_for(self._bus, pool)
+        check_session_id(session)
+        if session in self._open:
+            return self._open[session]._route_for(self._bus, pool)
+        if pool is None and self._bus._default is None:
+            known = self._bus._backend.find_session(session)
+            pool = None if known is None else known.pool
+        return self._make_route(pool, session)
+
+    def _make_route(
+        self,
+        pool: str | None,
+        session: str,
+        *,
+        rebind: bool = False,
+        members: dict[str, object] | None = None,
+    ) -> Route:
+        """Make the route of a session; its frames name it only where workers are to see that."""
+        name = self._bus._route(pool).pool
+        named: dict[str, object] = {"sessionId": session} if name in self._bus._enveloped else {}
+        envelope = encode_envelope(named | (members or {}))
+        return Route(name, session, rebind=rebind, envelope=envelope)
+
+    @asynccontextmanager
+    async def open(self, opening: Opening) -> AsyncIterator[Session]:
+        """Open a session, and end it."""
+        bus = self._bus
+        key = secrets.token_hex(ID_BYTES) if opening.id is None else opening.id
+        check_session_id(key, "id")
+        route = self._make_route(opening.pool, key, rebind=opening.rebind, members=opening.members)
+        if key in self._open:
+            msg = f"id: session {key!r} is open already"
+            raise InvalidArgumentError(msg, field="id")
+        await anyio.lowlevel.checkpoint()
+        bus._life.check_running()
+        session = Session._create(bus, route, bus._calls.new_scope(f"session {key}", None))
+        self._open[key] = session
+        try:
+            yield session
+        finally:
+            session._over = True
+            del self._open[key]
+            session.scope._close()
+            bus._backend.end_session(key)
