@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from anyio_bus._bus.lifetime import BusState as BusState
     from anyio_bus._bus.opening import open_bus as open_bus
     from anyio_bus._bus.sessions import Session as Session
+    from anyio_bus._bus.taps import FrameStream as FrameStream
+    from anyio_bus._bus.taps import MessageHook as MessageHook
+    from anyio_bus._bus.taps import Recording as Recording
+    from anyio_bus._bus.taps import read_tap as read_tap
     from anyio_bus._config import BusConfig as BusConfig
     from anyio_bus._config import Handshake as Handshake
     from anyio_bus._config import Limits as Limits
@@ -55,6 +59,7 @@ if TYPE_CHECKING:
     from anyio_bus._sansio.events import KernelStatistics as KernelStatistics
     from anyio_bus._sansio.events import WorkerInfo as WorkerInfo
     from anyio_bus._sansio.lifecycle import State as _State
+    from anyio_bus._sansio.tapping import TapFrame as TapFrame
 
     WorkerState = _State  # to type checkers `State as WorkerState` would export nothing
 
@@ -70,6 +75,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "anyio_bus._bus.opening": ("open_bus",),
     "anyio_bus._bus.sessions": ("Session",),
     "anyio_bus._bus.host": ("BusHost",),
+    "anyio_bus._bus.taps": ("FrameStream", "MessageHook", "Recording", "read_tap"),
     "anyio_bus._config": ("BusConfig", "Handshake", "Limits", "Pool", "find_config", "load_config"),
     "anyio_bus._errors": (
         "BusError",
@@ -97,6 +103,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     ),
     "anyio_bus._sansio.events": ("KernelStatistics", "WorkerInfo"),
     "anyio_bus._sansio.lifecycle": ("State=WorkerState",),
+    "anyio_bus._sansio.tapping": ("TapFrame",),
 }
 
 _TABLE: dict[str, tuple[str, str]] = {

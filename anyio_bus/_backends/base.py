@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from anyio_bus._sansio.events import KernelStatistics, SessionInfo, WorkerInfo
     from anyio_bus._sansio.messages import RequestId
     from anyio_bus._sansio.routing import Route, Withdrawal
+    from anyio_bus._sansio.tapping import Tap
 
 __all__ = ("Backend",)
 
@@ -81,6 +82,9 @@ class Backend(Protocol):
     def find_session(self, session: str) -> SessionInfo | None:
         """Report a session; None where it is not known."""
         ...
+
+    def tap(self, callback: Tap | None) -> None:
+        """Show every line of every pipe to ``callback``, in batches, at once; None ends it."""
 
     def workers(self) -> list[WorkerInfo]:
         """Report every worker slot."""

@@ -23,6 +23,15 @@ from anyio_bus._bus.handlers import Handlers
 from anyio_bus._bus.identity import AuditEvent, Identity, envelope_members
 from anyio_bus._bus.lifetime import BusState, Lifetime
 from anyio_bus._bus.sessions import Opening, Session, Sessions, scope_in
+from anyio_bus._bus.taps import (
+    FrameStream,
+    MessageHook,
+    Recording,
+    Redact,
+    TapOverflow,
+    Taps,
+    open_recording,
+)
 from anyio_bus._errors import InvalidArgumentError, UnknownPoolError, error_from_failure
 from anyio_bus._io.loop import current_loop
 from anyio_bus._sansio.codec import (
@@ -39,6 +48,8 @@ from anyio_bus._sansio.messages import Message, is_error
 from anyio_bus._sansio.routing import Refused, Route
 
 if TYPE_CHECKING:
+    import os
+
     from anyio_bus._backends.base import Backend
     from anyio_bus._config import BusConfig
 
@@ -93,6 +104,7 @@ class Bus:
     _handlers: Handlers
     _backend: Backend
     _life: Lifetime
+    _taps: Taps
     _routes: dict[str, Route]
     _enveloped: frozenset[str]
     _default: Route | None
@@ -107,6 +119,8 @@ class Bus:
         self._calls = Calls(config.limits, loop)
         self._backend = self._calls.backend = open_backend(option, config, self._calls.deliver)
         self._life = Lifetime(self._backend, self._calls, loop)
+        self._taps = Taps(self._calls)
+        self._life.at_end.append(self._taps.end)
         self._handlers = Handlers(self._calls)
         self._calls.on_request = self._handlers.take
         self._calls.on_cancel = self._handlers.cancel
@@ -538,6 +552,103 @@ class Bus:
             act()
         except Refused as exc:
             raise error_from_failure(exc.failure) from None
+
+    # -- tracing ------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def tap(
+        self,
+        *,
+        pool: str | None = None,
+        worker: int | None = None,
+        redact: Redact = True,
+        max_queue: int = 1024,
+        overflow: TapOverflow = "drop_oldest",
+    ) -> AsyncIterator[FrameStream]:
+        """Follow what goes through the pipes of the workers, in both directions.
+
+        Each frame is shown as it was on the pipe, when its last byte has been written, or when it
+        was read; bad lines too. It costs nothing while nobody follows.
+
+        Args:
+            pool: Only this pool.
+            worker: Only this worker.
+            redact: Hide what is named like a secret, and all of what is no JSON. A function takes
+                each decoded message and returns what to show of it. False or None: show everything.
+            max_queue: Frames that wait to be read.
+            overflow: What happens when more come: ``"drop_oldest"``, ``"drop_newest"``, or
+                ``"close"``, which ends the tap. Workers never wait for a tap.
+
+        Raises:
+            InvalidArgumentError: An argument is wrong.
+
+        Cancellation:
+            Opening is a checkpoint, before anything is done.
+        """
+        name = None if pool is None else self._route(pool).pool
+        frames = FrameStream(self._taps, name, worker, redact, max_queue, overflow)
+        self._life.check_running()
+        await anyio.lowlevel.checkpoint()
+        self._taps.add(frames)
+        try:
+            yield frames
+        finally:
+            frames._close()
+
+    def on_message(
+        self, callback: Callable[[str], object], *, pool: str | None = None
+    ) -> MessageHook:
+        """Call a function with every line that a worker writes, exactly as it was read.
+
+        It gets the text without the newline, at once and in order; it must not block. Bytes that
+        are no UTF-8 become surrogates (``errors="surrogateescape"``). What it raises is logged and
+        costs that line. Lines over ``max_frame_bytes`` are not kept, so it does not see them.
+
+        Args:
+            callback: The function.
+            pool: Only lines of this pool.
+
+        Returns:
+            A handle whose ``remove()`` ends it; as a context manager it does so by itself.
+
+        Raises:
+            InvalidArgumentError: It is not a plain function.
+        """
+        name = None if pool is None else self._route(pool).pool
+        hook = MessageHook(self._taps, callback, name)
+        self._life.check_running()
+        self._taps.add(hook)
+        return hook
+
+    def record_tap(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        pool: str | None = None,
+        worker: int | None = None,
+        redact: Redact = True,
+        max_bytes: int = 256 * 1024 * 1024,
+    ) -> Recording:
+        """Write what goes through the pipes of the workers to a file, one frame per line of JSON.
+
+        ``with bus.record_tap("session.ndjson"):`` records inside the block. :func:`read_tap` reads
+        the file, and ``anyio_bus.testing.replay`` makes a worker of it. The file is made anew, for
+        its owner to read.
+
+        Args:
+            path: The file.
+            pool: As for :meth:`tap`.
+            worker: As for :meth:`tap`.
+            redact: As for :meth:`tap`.
+            max_bytes: Where the recording ends; the log says so.
+
+        Raises:
+            InvalidArgumentError: An argument is wrong.
+            OSError: The file cannot be made.
+        """
+        name = None if pool is None else self._route(pool).pool
+        self._life.check_running()
+        return open_recording(self._taps, path, name, worker, redact, max_bytes)
 
     # -- the end ------------------------------------------------------------------------------
 

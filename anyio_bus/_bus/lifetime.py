@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import anyio
@@ -55,6 +56,7 @@ class Lifetime:
         self.bell = Bell()  # rings when the state, a worker or a call that a stop waits for changes
         self.body_scope = anyio.CancelScope()
         self.fault: BusError | None = None
+        self.at_end: list[Callable[[], None]] = []  # called when nothing more can come
         self._backend = backend
         self._calls = calls
         self._now = loop.now
@@ -116,6 +118,8 @@ class Lifetime:
             if self.state is not BusState.FORKED:
                 self.state = BusState.STOPPED
             self._calls.fail_all("bus is stopped")
+            for end in self.at_end:
+                end()
             self.bell.ring()
 
     def protect(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,10 +23,16 @@ from anyio_bus._sansio.codec import (
 from anyio_bus._sansio.lines import LineSplitter
 from anyio_bus._sansio.messages import BadLine, Message
 from anyio_bus._sansio.routing import Entry, Lane, PoolTable, Route
+from anyio_bus._sansio.tapping import (
+    frames_from_worker,
+    frames_to_worker,
+    unfinished_from_worker,
+)
 
 if TYPE_CHECKING:
     from anyio_bus._config import Limits
     from anyio_bus._io.loop import Bell, Loop
+    from anyio_bus._sansio.tapping import Tap
 
 __all__ = ("HANDSHAKE_KEY", "Incarnation")
 
@@ -43,6 +50,8 @@ HANG_UP_S = 0.25  # between the end of a worker's stdout and its exit, before it
 
 class Owner(Protocol):
     """What an incarnation tells."""
+
+    on_frames: Tap | None
 
     def receive(self, inc: Incarnation, messages: list[Message | BadLine]) -> None:
         """Take a batch of its messages."""
@@ -76,6 +85,7 @@ class Incarnation:
         self.stderr = StderrRing(limits.stderr_tail_bytes)
         self.spoke = False  # it wrote a line that is a message
         self.has_read = False  # some of its input; known from its end on
+        self.generation = 0  # which of its slot's processes it is
         self.up = False  # its exec succeeded and its handshake was answered
         self.start_error: SpawnError | None = None
         self.handshake_error: str | None = None
@@ -158,6 +168,10 @@ class Incarnation:
     def _advance(self, written: int) -> None:
         self.bytes_out += written
         lane = self.lane
+        if self._owner.on_frames is not None:
+            entries = lane.outbox.ending_within(written)
+            if entries:
+                self._owner.on_frames(frames_to_worker(entries, **self._where()))
         lane.outbox.advance(written)
         if lane.pool.queue or lane.waiting:
             self._owner.pump(lane.pool)
@@ -208,9 +222,15 @@ class Incarnation:
             self.bytes_in += len(data)
             items = self._splitter.feed(data)
             if items:
+                if self._owner.on_frames is not None:
+                    frames = frames_from_worker(items, self.lane.entries, **self._where())
+                    self._owner.on_frames(frames)
                 self._take(decode_items(items, limit))
+        size = self._splitter.open_bytes
         rest = self._splitter.close()
         if rest:
+            if self._owner.on_frames is not None:
+                self._owner.on_frames([unfinished_from_worker(rest, size, **self._where())])
             self._owner.receive(self, [BadLine(rest[:200], "unterminated last line", len(rest))])
         self._output_ended()
         await self._hang_up("closed its stdout")
@@ -241,6 +261,16 @@ class Incarnation:
             label = {"pool": self.lane.pool.config.id, "worker": self.lane.worker}
             for line in lines:
                 stderr_log.info("%s/%s: %s", label["pool"], label["worker"], line, extra=label)
+
+    def _where(self) -> dict[str, Any]:
+        """Say for a tap whose pipe it is, and when."""
+        return {
+            "pool": self.lane.pool.config.id,
+            "worker": self.lane.worker,
+            "generation": self.generation,
+            "at": self._loop.now(),
+            "time": time.time(),
+        }
 
     def _output_ended(self) -> None:
         self.open_outputs -= 1

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from anyio_bus._config import BusConfig
     from anyio_bus._io.process import Spawner
     from anyio_bus._kernel.incarnation import Incarnation
+    from anyio_bus._sansio.tapping import Tap
 
 __all__ = ("Kernel",)
 
@@ -98,6 +99,7 @@ class Kernel:
         self._stopped = Bell()
         self._over = False
         self.counts = _Counts()
+        self.on_frames: Tap | None = None  # looked at once for each write and each batch of reads
 
     # -- running ------------------------------------------------------------------------------
 
@@ -394,6 +396,10 @@ class Kernel:
         inc = self._slot(worker).incarnation
         if inc is not None:
             inc.resume()
+
+    def tap(self, callback: Tap | None) -> None:
+        """Show every line of every pipe to ``callback``, which must not raise; None ends it."""
+        self.on_frames = callback
 
     # -- reports ------------------------------------------------------------------------------
 

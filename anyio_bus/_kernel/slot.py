@@ -158,6 +158,7 @@ class Slot:
             return
         lane = kernel.router.add_lane(self.worker, self.pool.id)
         inc = Incarnation(child, lane, self._bell, kernel, kernel.limits, kernel.loop)
+        inc.generation = self.generation
         self.incarnation = inc
         kernel.begin(inc)
         try:

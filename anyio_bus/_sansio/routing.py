@@ -150,6 +150,18 @@ class Outbox:
         for entry in islice((entry for entry in self._entries if entry.frame), buffers):
             _mark_sent(entry)
 
+    def ending_within(self, written: int) -> list[Entry]:
+        """Return what would be whole if this many bytes more were written; :meth:`advance` drops it."""
+        out: list[Entry] = []
+        end = -self._offset
+        for entry in self._entries:
+            end += len(entry.frame)
+            if end > written:
+                break
+            if entry.frame:
+                out.append(entry)
+        return out
+
     def advance(self, written: int) -> None:
         """Take note that this many bytes more have been written."""
         self.size -= written
