@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from anyio_bus._config import Handshake as Handshake
     from anyio_bus._config import Limits as Limits
     from anyio_bus._config import Pool as Pool
+    from anyio_bus._config import Probe as Probe
     from anyio_bus._config import find_config as find_config
     from anyio_bus._config import load_config as load_config
     from anyio_bus._errors import BusError as BusError
@@ -76,7 +77,15 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "anyio_bus._bus.sessions": ("Session",),
     "anyio_bus._bus.host": ("BusHost",),
     "anyio_bus._bus.taps": ("FrameStream", "MessageHook", "Recording", "read_tap"),
-    "anyio_bus._config": ("BusConfig", "Handshake", "Limits", "Pool", "find_config", "load_config"),
+    "anyio_bus._config": (
+        "BusConfig",
+        "Handshake",
+        "Limits",
+        "Pool",
+        "Probe",
+        "find_config",
+        "load_config",
+    ),
     "anyio_bus._errors": (
         "BusError",
         "BusInternalError",

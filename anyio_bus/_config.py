@@ -9,18 +9,29 @@ import tomllib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import msgspec
 from msgspec.structs import force_setattr
 
 from anyio_bus._errors import InvalidArgumentError
 
-__all__ = ("BusConfig", "Handshake", "Limits", "Pool", "find_config", "load_config")
+__all__ = (
+    "BusConfig",
+    "Handshake",
+    "Limits",
+    "Pool",
+    "Probe",
+    "find_config",
+    "load_config",
+)
 
 logger = logging.getLogger("anyio_bus")
 
 MIB = 1024 * 1024
+MCP_VERSION = "2025-11-25"  # a server that does not know it answers with one that it does
+ACP_VERSION = 1
+CLIENT_NAME, CLIENT_VERSION = "anyio-bus", "0.1.0"
 _EXAMPLE = (
     "give open_bus() a pool, for example:\n"
     '    async with open_bus(Pool("echo", [sys.executable, "-m", "my_worker"])) as bus:\n'
@@ -58,6 +69,17 @@ def _check_range(
             raise _fail(struct, name, f"must not be negative, not {getattr(struct, name)!r}")
 
 
+def _check_message(struct: msgspec.Struct, method: str, *more: str) -> None:
+    """Check the parts of a request that is sent to workers later."""
+    if not getattr(struct, method):
+        raise _fail(struct, method, "must not be empty")
+    for name in (method, *more):
+        try:
+            msgspec.json.encode(getattr(struct, name))
+        except (TypeError, ValueError, OverflowError, RecursionError) as exc:
+            raise _fail(struct, name, f"cannot be encoded as JSON: {exc}") from exc
+
+
 class Handshake(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
     """The exchange that a new worker must answer before it gets work, again after each restart.
 
@@ -77,13 +99,83 @@ class Handshake(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
         """Validate."""
         _check_types(self)
         _check_range(self, positive=("timeout_s",), natural=())
-        if not self.method:
-            raise _fail(self, "method", "must not be empty")
-        for name in ("method", "params", "then_notify"):
-            try:
-                msgspec.json.encode(getattr(self, name))
-            except (TypeError, ValueError, OverflowError, RecursionError) as exc:
-                raise _fail(self, name, f"cannot be encoded as JSON: {exc}") from exc
+        _check_message(self, "method", "params", "then_notify")
+
+    @classmethod
+    def mcp(
+        cls,
+        *,
+        capabilities: dict[str, Any] | None = None,
+        name: str = CLIENT_NAME,
+        version: str = CLIENT_VERSION,
+        timeout_s: float = 30.0,
+    ) -> Self:
+        """Return the handshake of the Model Context Protocol: ``initialize``, ``initialized``.
+
+        Args:
+            capabilities: What this client can do, ``{"sampling": {}}`` for example.
+            name: The client's name, as servers see it.
+            version: The client's version.
+            timeout_s: Seconds that the server has to answer.
+        """
+        params = {
+            "protocolVersion": MCP_VERSION,
+            "capabilities": capabilities or {},
+            "clientInfo": {"name": name, "version": version},
+        }
+        return cls("initialize", params, "notifications/initialized", timeout_s)
+
+    @classmethod
+    def acp(
+        cls,
+        *,
+        capabilities: dict[str, Any] | None = None,
+        name: str = CLIENT_NAME,
+        version: str = CLIENT_VERSION,
+        timeout_s: float = 30.0,
+    ) -> Self:
+        """Return the handshake of the Agent Client Protocol: ``initialize``.
+
+        Args:
+            capabilities: What the agent may ask of this client; default: neither files nor a
+                terminal. ``{"fs": {"readTextFile": True, "writeTextFile": True}}`` needs handlers
+                for ``fs/read_text_file`` and ``fs/write_text_file``.
+            name: The client's name, as agents see it.
+            version: The client's version.
+            timeout_s: Seconds that the agent has to answer.
+        """
+        params = {
+            "protocolVersion": ACP_VERSION,
+            "clientCapabilities": capabilities or {},
+            "clientInfo": {"name": name, "version": version},
+        }
+        return cls("initialize", params, None, timeout_s)
+
+
+class Probe(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
+    """How a pool finds out that a worker is ill: by its silence.
+
+    Every ``every_s`` seconds a ready worker gets the request. One that writes nothing at all, no
+    byte on stdout or stderr, for ``timeout_s`` after it, is killed, and its successor starts. An
+    error is an answer, and whoever writes anything else is slow, not ill.
+
+    Args:
+        method: Method of the request.
+        params: Its params, as plain objects.
+        every_s: Seconds between the end of one probe and the next.
+        timeout_s: Seconds of silence that count as illness.
+    """
+
+    method: str
+    params: dict[str, Any] = {}
+    every_s: float = 30.0
+    timeout_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        """Validate."""
+        _check_types(self)
+        _check_range(self, positive=("every_s", "timeout_s"), natural=())
+        _check_message(self, "method", "params")
 
 
 class Pool(msgspec.Struct, frozen=True):
@@ -105,6 +197,22 @@ class Pool(msgspec.Struct, frozen=True):
             (``$/cancel_request``) or ``"none"``.
         ready: ``"spawn"``, or the :class:`Handshake` played to every new worker.
         guard: Add a watchdog process that kills this pool's process groups when this process dies.
+        spares: Workers held in reserve, started and ready, besides ``instances``.
+        idle_timeout_s: Seconds without a request after which a worker ends; it starts again when a
+            request finds every running one busy. 0 means never.
+        max_lifetime_s: Age in seconds at which a worker is replaced; 0 means never.
+        max_requests: Requests after which a worker is replaced; 0 means never.
+        max_rss_bytes: Resident memory of a worker's own process at which it is replaced; 0 means
+            never. Linux only.
+        health: The :class:`Probe` that finds workers that have fallen silent; None for none.
+        user: The user that the workers run as, by name or id; needs root.
+        groups: Their groups, by name or id, the primary one first; None means those of ``user``.
+        umask: Their file mode mask, as an integer or as octal text (``"027"``).
+        nice: Added to this process's niceness.
+        rlimits: Resource limits by their names in lower case without ``RLIMIT_``, for example
+            ``{"nofile": 1024}``: a number, or the soft and the hard one; None means no limit.
+        spawn: How they are started: ``"posix"``, ``"portable"``, or ``"auto"``: what this system
+            has, or ``ANYIO_BUS_SPAWNER`` says.
     """
 
     id: str
@@ -119,6 +227,18 @@ class Pool(msgspec.Struct, frozen=True):
     cancel: Literal["lsp", "mcp", "acp", "none"] = "lsp"
     ready: Literal["spawn"] | Handshake = "spawn"
     guard: bool = False
+    spares: int = 0
+    idle_timeout_s: float = 0.0
+    max_lifetime_s: float = 0.0
+    max_requests: int = 0
+    max_rss_bytes: int = 0
+    health: Probe | None = None
+    user: str | int | None = None
+    groups: Sequence[str | int] | None = None
+    umask: int | str | None = None
+    nice: int = 0
+    rlimits: dict[str, int | Sequence[int | None] | None] = {}
+    spawn: Literal["auto", "posix", "portable"] = "auto"
 
     def __post_init__(self) -> None:
         """Validate, and turn ``command`` with ``args`` into one argv tuple."""
@@ -128,7 +248,18 @@ class Pool(msgspec.Struct, frozen=True):
         if not self.id:
             raise _fail(self, "id", "must not be empty")
         label = f"Pool({self.id!r})"
-        _check_range(self, positive=("instances",), natural=("max_in_flight",))
+        _check_range(
+            self,
+            positive=("instances",),
+            natural=(
+                "max_in_flight",
+                "spares",
+                "idle_timeout_s",
+                "max_lifetime_s",
+                "max_requests",
+                "max_rss_bytes",
+            ),
+        )
         head = [self.command] if isinstance(self.command, str) else list(self.command)
         argv = [*head, *self.args]
         if not argv or not argv[0]:
@@ -146,11 +277,87 @@ class Pool(msgspec.Struct, frozen=True):
                 raise _fail(label, "env", f"{name!r} is not a valid variable")
         force_setattr(self, "command", tuple(argv))
         force_setattr(self, "args", ())
+        self._check_options()
+
+    def _check_options(self) -> None:
+        """Check what needs no system; who and what there is on this one is checked at the start."""
+        for name, kind in (("ready", Handshake), ("health", Probe)):
+            if isinstance(getattr(self, name), dict):  # as from a file
+                force_setattr(self, name, msgspec.convert(getattr(self, name), kind))
+        if self.user == "" or (isinstance(self.user, int) and self.user < 0):
+            raise _fail(self, "user", f"is neither a name nor an id: {self.user!r}")
+        for group in self.groups or ():
+            if group == "" or (isinstance(group, int) and group < 0):
+                raise _fail(self, "groups", f"is neither a name nor an id: {group!r}")
+        if self.groups is not None:
+            if not self.groups:
+                raise _fail(self, "groups", "must name at least one, the primary group")
+            force_setattr(self, "groups", tuple(self.groups))
+        if self.umask is not None:
+            force_setattr(self, "umask", _mask(self, self.umask))
+        if not -40 <= self.nice <= 40:
+            raise _fail(self, "nice", f"must be within -40 and 40, not {self.nice}")
+        limits = {name: _soft_and_hard(self, name, pair) for name, pair in self.rlimits.items()}
+        force_setattr(self, "rlimits", limits)
+
+    @classmethod
+    def mcp(cls, id: str, command: str | Sequence[str], **options: Any) -> Self:  # noqa: A002
+        """Return a pool of Model Context Protocol servers (stdio).
+
+        Handshake, cancel and chunk profile are MCP's; any of them may be given in ``options``.
+
+        Args:
+            id: The name of the pool.
+            command: As for any pool.
+            **options: Any other field of a pool.
+        """
+        return cls(id, command, **{**_MCP, "ready": Handshake.mcp(), **options})
+
+    @classmethod
+    def acp(cls, id: str, command: str | Sequence[str], **options: Any) -> Self:  # noqa: A002
+        """Return a pool of Agent Client Protocol agents (stdio).
+
+        Handshake, cancel, chunk and session profile are ACP's; any of them may be given in
+        ``options``.
+
+        Args:
+            id: The name of the pool.
+            command: As for any pool.
+            **options: Any other field of a pool.
+        """
+        return cls(id, command, **{**_ACP, "ready": Handshake.acp(), **options})
 
     @property
     def argv(self) -> tuple[str, ...]:
         """The whole command line."""
         return tuple(self.command)
+
+
+_MCP = {"cancel": "mcp"}
+_ACP = {"cancel": "acp"}
+
+
+def _mask(pool: Pool, umask: int | str) -> int:
+    try:
+        mask = int(umask, 8) if isinstance(umask, str) else umask
+    except ValueError:
+        raise _fail(pool, "umask", f"is not octal: {umask!r}") from None
+    if not 0 <= mask <= 0o777:
+        raise _fail(pool, "umask", f"must be within 0 and 0o777, not {umask!r}")
+    return mask
+
+
+def _soft_and_hard(
+    pool: Pool, name: str, limit: int | Sequence[int | None] | None
+) -> tuple[int | None, int | None]:
+    pair = tuple(limit) if isinstance(limit, Sequence) else (limit, limit)
+    if len(pair) != 2 or any(part is not None and part < 0 for part in pair):
+        what = "must be a number from 0, None, or the soft and the hard limit"
+        raise _fail(pool, "rlimits", f"{name!r} {what}, not {limit!r}")
+    soft, hard = pair
+    if hard is not None and (soft is None or soft > hard):
+        raise _fail(pool, "rlimits", f"{name!r}: the soft limit is above the hard one: {limit!r}")
+    return soft, hard
 
 
 def _without_paths(value: Any) -> Any:
@@ -353,6 +560,7 @@ def _unknown_keys(data: object, cls: type, path: str) -> list[str]:
         found += _unknown_keys(data.get("limits"), Limits, f"{path}.limits")
     if cls is Pool:
         found += _unknown_keys(data.get("ready"), Handshake, f"{path}.ready")
+        found += _unknown_keys(data.get("health"), Probe, f"{path}.health")
     return found
 
 

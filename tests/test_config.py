@@ -13,7 +13,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from anyio_bus._config import BusConfig, Handshake, Limits, Pool, find_config, load_config
+import anyio_bus
+from anyio_bus._config import (
+    BusConfig,
+    Handshake,
+    Limits,
+    Pool,
+    Probe,
+    find_config,
+    load_config,
+)
 from anyio_bus._errors import InvalidArgumentError
 
 ECHO = {"id": "echo", "command": "echo-worker", "instances": 2}
@@ -128,6 +137,84 @@ def test_a_command_line_is_not_split_and_the_error_shows_how_to_write_it() -> No
 def test_an_argument_with_a_nul_is_refused() -> None:
     with pytest.raises(InvalidArgumentError, match="must not contain NUL"):
         Pool("p", "worker", args=["a\0"])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("spares", -1),
+        ("spares", 1.5),
+        ("idle_timeout_s", -1),
+        ("max_lifetime_s", math.nan),
+        ("max_requests", -1),
+        ("max_rss_bytes", -1),
+        ("health", "ping"),
+        ("user", ""),
+        ("user", -1),
+        ("user", True),
+        ("groups", []),
+        ("groups", ["staff", -1]),
+        ("umask", 0o1000),
+        ("umask", -1),
+        ("umask", "08"),
+        ("nice", 41),
+        ("rlimits", {"cpu": -1}),
+        ("rlimits", {"cpu": [1, 2, 3]}),
+        ("rlimits", {"cpu": [2, 1]}),
+        ("rlimits", {"cpu": [None, 1]}),
+        ("spawn", "docker"),
+    ],
+)
+def test_a_wrong_option_of_the_processes_names_its_field(field: str, value: Any) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        Pool("p", "worker", **{field: value})
+    assert caught.value.field == field
+
+
+def test_options_of_the_processes_have_one_form_inside() -> None:
+    pool = Pool("p", "worker", umask="027", groups=["a", 1], rlimits={"cpu": 1, "core": [0, None]})
+    plain: Any = {"ready": {"method": "hello"}, "health": {"method": "ping"}}
+
+    assert (pool.umask, pool.groups) == (0o027, ("a", 1))
+    assert pool.rlimits == {"cpu": (1, 1), "core": (0, None)}
+    assert Pool("p", "worker", **plain) == Pool(
+        "p", "worker", ready=Handshake("hello"), health=Probe("ping")
+    )
+    assert msgspec.structs.replace(pool, instances=2).rlimits == pool.rlimits
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"method": ""}, {"every_s": 0}, {"timeout_s": -1}, {"params": []}]
+)
+def test_a_wrong_probe_names_its_field(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        Probe(**{"method": "ping", **wrong})
+    assert caught.value.field == next(iter(wrong))
+
+
+def test_a_file_has_the_options_of_the_processes_too() -> None:
+    pool = {"health": {"method": "ping"}, "umask": "027", "rlimits": {"as": None}, "groups": ["g"]}
+    (read,) = BusConfig.from_json(as_json({**ECHO, **pool}), strict=True).pools
+
+    assert read.health == Probe("ping")
+    assert (read.umask, read.rlimits, read.groups) == (0o027, {"as": (None, None)}, ("g",))
+
+
+def test_an_unknown_key_of_a_probe_is_named() -> None:
+    with pytest.raises(InvalidArgumentError, match=r"health\.every"):
+        BusConfig.from_json(as_json({**ECHO, "health": {"method": "p", "every": 1}}), strict=True)
+
+
+def test_presets_give_the_profiles_of_their_protocol_and_yield_to_options() -> None:
+    mcp, acp = Pool.mcp("m", ["server"], spares=1), Pool.acp("a", "agent", args=["-x"])
+
+    assert (mcp.cancel, mcp.ready, mcp.spares) == ("mcp", Handshake.mcp(), 1)
+    assert (acp.cancel, acp.ready, acp.argv) == ("acp", Handshake.acp(), ("agent", "-x"))
+    assert Pool.mcp("m", ["server"], cancel="none", ready="spawn").cancel == "none"
+    mine = Handshake.acp(capabilities={"terminal": True}, name="me", version="7", timeout_s=1)
+    assert mine.params["clientCapabilities"] == {"terminal": True}
+    assert (mine.params["clientInfo"], mine.timeout_s) == ({"name": "me", "version": "7"}, 1)
+    assert Handshake.mcp().params["clientInfo"]["version"] == anyio_bus.__version__
 
 
 # -- handshakes and limits -----------------------------------------------------------------------

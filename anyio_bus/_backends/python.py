@@ -17,4 +17,4 @@ __all__ = ("open_python",)
 
 def open_python(config: BusConfig, deliver: Deliver) -> Backend:
     """Make the backend; nothing is spawned before it runs."""
-    return Kernel(config, open_spawner(), deliver)
+    return Kernel(config, open_spawner(config.pools), deliver)

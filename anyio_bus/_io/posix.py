@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.to_thread
 
+from anyio_bus._io.launch import launch_options
 from anyio_bus._io.process import Exit, SpawnError
 
 if TYPE_CHECKING:
@@ -83,8 +84,10 @@ class PosixChild:
         raw = await self._read("exec", 32)
         self._close("exec")
         if raw:
-            code = int(raw)
-            raise SpawnError(OSError(code, os.strerror(code)), permanent=code in _PERMANENT)
+            number, _, option = raw.decode().partition(" ")
+            code = int(number)
+            error = OSError(code, os.strerror(code))
+            raise SpawnError(error, permanent=code in _PERMANENT, option=option)
 
     async def run(self) -> None:
         return
@@ -281,6 +284,7 @@ class PosixSpawner:
                 str(its_exec),
                 str(os.getpid()),
                 locale,
+                launch_options(pool),
             )
             argv = [*shim, *argv]
         process = subprocess.Popen(

@@ -24,8 +24,12 @@ class Exit(msgspec.Struct, frozen=True):
 class SpawnError(Exception):
     """A process could not be started; a value inside the kernel, never seen by users."""
 
-    def __init__(self, exc: OSError, *, permanent: bool, cwd: str | None = None) -> None:
+    def __init__(
+        self, exc: OSError, *, permanent: bool, cwd: str | None = None, option: str = ""
+    ) -> None:
         text = exc.strerror or str(exc)
+        if option:
+            text = f"{option}: {text}"
         bad_cwd = cwd is not None and (exc.filename == cwd or not os.path.isdir(cwd))
         super().__init__(f"cwd {cwd!r}: {text}" if bad_cwd else text)
         self.errno = exc.errno
