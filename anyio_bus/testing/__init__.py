@@ -17,15 +17,19 @@ if TYPE_CHECKING:
     from anyio_bus.testing._memory import memory_pools as memory_pools
     from anyio_bus.testing._memory import memory_worker as memory_worker
     from anyio_bus.testing._memory import open_memory_bus as open_memory_bus
+    from anyio_bus.testing._replay import Replay as Replay
+    from anyio_bus.testing._replay import replay as replay
     from anyio_bus.testing._sweep import cancel_sweep as cancel_sweep
 
 _MODULES = {
     "LeakCheck": "anyio_bus.testing._leaks",
     "LeakError": "anyio_bus.testing._leaks",
+    "Replay": "anyio_bus.testing._replay",
     "cancel_sweep": "anyio_bus.testing._sweep",
     "memory_pools": "anyio_bus.testing._memory",
     "memory_worker": "anyio_bus.testing._memory",
     "open_memory_bus": "anyio_bus.testing._memory",
+    "replay": "anyio_bus.testing._replay",
 }
 
 __all__ = tuple(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
