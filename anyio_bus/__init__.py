@@ -22,8 +22,13 @@ if TYPE_CHECKING:
     from anyio_bus._bus.identity import HelloResult as HelloResult
     from anyio_bus._bus.identity import Identity as Identity
     from anyio_bus._bus.lifetime import BusState as BusState
+    from anyio_bus._bus.maps import MapResults as MapResults
     from anyio_bus._bus.opening import open_bus as open_bus
     from anyio_bus._bus.sessions import Session as Session
+    from anyio_bus._bus.streams import Stream as Stream
+    from anyio_bus._bus.streams import StreamEvent as StreamEvent
+    from anyio_bus._bus.streams import StreamEvents as StreamEvents
+    from anyio_bus._bus.subscriptions import Subscription as Subscription
     from anyio_bus._bus.taps import FrameStream as FrameStream
     from anyio_bus._bus.taps import MessageHook as MessageHook
     from anyio_bus._bus.taps import Recording as Recording
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
     from anyio_bus._config import Limits as Limits
     from anyio_bus._config import Pool as Pool
     from anyio_bus._config import Probe as Probe
+    from anyio_bus._config import Retry as Retry
     from anyio_bus._config import find_config as find_config
     from anyio_bus._config import load_config as load_config
     from anyio_bus._errors import BusError as BusError
@@ -60,6 +66,8 @@ if TYPE_CHECKING:
     from anyio_bus._sansio.events import KernelStatistics as KernelStatistics
     from anyio_bus._sansio.events import WorkerInfo as WorkerInfo
     from anyio_bus._sansio.lifecycle import State as _State
+    from anyio_bus._sansio.notifications import Chunk as Chunk
+    from anyio_bus._sansio.notifications import Notification as Notification
     from anyio_bus._sansio.tapping import TapFrame as TapFrame
 
     WorkerState = _State  # to type checkers `State as WorkerState` would export nothing
@@ -77,12 +85,17 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "anyio_bus._bus.sessions": ("Session",),
     "anyio_bus._bus.host": ("BusHost",),
     "anyio_bus._bus.taps": ("FrameStream", "MessageHook", "Recording", "read_tap"),
+    "anyio_bus._bus.maps": ("MapResults",),
+    "anyio_bus._bus.streams": ("Stream", "StreamEvent", "StreamEvents"),
+    "anyio_bus._bus.subscriptions": ("Subscription",),
+    "anyio_bus._sansio.notifications": ("Chunk", "Notification"),
     "anyio_bus._config": (
         "BusConfig",
         "Handshake",
         "Limits",
         "Pool",
         "Probe",
+        "Retry",
         "find_config",
         "load_config",
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import shlex
 import tomllib
 from collections.abc import Sequence
@@ -14,7 +15,16 @@ from typing import Any, Literal, Self
 import msgspec
 from msgspec.structs import force_setattr
 
-from anyio_bus._errors import InvalidArgumentError
+from anyio_bus._errors import (
+    BusStoppedError,
+    FrameTooLargeError,
+    InvalidArgumentError,
+    ProtocolError,
+    ScopeCancelledError,
+    SessionLostError,
+    StreamOverflowError,
+    TransportError,
+)
 
 __all__ = (
     "BusConfig",
@@ -22,8 +32,20 @@ __all__ = (
     "Limits",
     "Pool",
     "Probe",
+    "Retry",
     "find_config",
     "load_config",
+)
+
+
+# What sending a request again does not help, or what the caller is to hear of.
+_FINAL = (
+    BusStoppedError,
+    FrameTooLargeError,
+    ProtocolError,
+    ScopeCancelledError,
+    SessionLostError,
+    StreamOverflowError,
 )
 
 logger = logging.getLogger("anyio_bus")
@@ -32,6 +54,7 @@ MIB = 1024 * 1024
 MCP_VERSION = "2025-11-25"  # a server that does not know it answers with one that it does
 ACP_VERSION = 1
 CLIENT_NAME, CLIENT_VERSION = "anyio-bus", "0.1.0"
+CHUNK_PROFILES = ("anyio-bus", "acp", "mcp-progress")
 _EXAMPLE = (
     "give open_bus() a pool, for example:\n"
     '    async with open_bus(Pool("echo", [sys.executable, "-m", "my_worker"])) as bus:\n'
@@ -178,6 +201,44 @@ class Probe(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
         _check_message(self, "method", "params")
 
 
+class Retry(msgspec.Struct, frozen=True):
+    """When a request is sent again.
+
+    Only after a transport error, and only where that is safe: no byte of the request reached a
+    worker (``sent`` is False), or the call is marked as idempotent.
+
+    Args:
+        attempts: How often it is sent at most, the first time included.
+        backoff_s: Seconds before the second attempt, at most; doubles with each. The delay is
+            random between half of that and all of it.
+        backoff_max_s: Longest delay in seconds.
+        idempotent: The call may run twice without harm.
+    """
+
+    attempts: int = 3
+    backoff_s: float = 0.1
+    backoff_max_s: float = 5.0
+    idempotent: bool = False
+
+    def __post_init__(self) -> None:
+        """Validate."""
+        _check_types(self)
+        _check_range(self, positive=("attempts",), natural=("backoff_s", "backoff_max_s"))
+
+    def allows(self, error: Exception, attempt: int) -> bool:
+        """Tell whether to send it again after this error of attempt number ``attempt``, from 1."""
+        if attempt >= self.attempts or not isinstance(error, TransportError):
+            return False
+        if isinstance(error, _FINAL):
+            return False
+        return self.idempotent or error.sent is False
+
+    def delay_s(self, attempt: int) -> float:
+        """Return the seconds to wait after attempt number ``attempt``."""
+        full = min(self.backoff_s * 2.0 ** min(attempt - 1, 32), self.backoff_max_s)
+        return full * (0.5 + 0.5 * random.random())  # only spreads load
+
+
 class Pool(msgspec.Struct, frozen=True):
     """A set of worker processes that run the same command.
 
@@ -195,6 +256,11 @@ class Pool(msgspec.Struct, frozen=True):
         cancel: The notification that tells a worker that a request is cancelled: ``"lsp"``
             (``$/cancelRequest``), ``"mcp"`` (``notifications/cancelled``), ``"acp"``
             (``$/cancel_request``) or ``"none"``.
+        chunks: What tells a part of an answer from other notifications: ``"anyio-bus"`` (method
+            ``chunk``, as workers built on :mod:`anyio_bus.worker` send), ``"acp"``
+            (``session/update``), ``"mcp-progress"`` (``notifications/progress``), or from Python a
+            function ``(method, params) -> text | None``.
+        collect: ``"text"`` puts the joined text of a request's chunks into its result.
         ready: ``"spawn"``, or the :class:`Handshake` played to every new worker.
         guard: Add a watchdog process that kills this pool's process groups when this process dies.
         spares: Workers held in reserve, started and ready, besides ``instances``.
@@ -225,6 +291,8 @@ class Pool(msgspec.Struct, frozen=True):
     max_in_flight: int = 1024
     envelope: Literal["strip", "keep"] = "strip"
     cancel: Literal["lsp", "mcp", "acp", "none"] = "lsp"
+    chunks: Any = "anyio-bus"
+    collect: Literal["text"] | None = None
     ready: Literal["spawn"] | Handshake = "spawn"
     guard: bool = False
     spares: int = 0
@@ -268,6 +336,7 @@ class Pool(msgspec.Struct, frozen=True):
             words = _shell_words(self.command)
             if len(words) > 1:
                 raise _fail(label, "command", f"is not split as a shell would; write {words!r}")
+        _check_chunks(label, self.chunks)
         if not all(map(_fits_system, argv)):
             raise _fail(label, "command", "must not contain NUL or lone surrogates")
         if not _fits_system(self.cwd or ""):
@@ -333,8 +402,8 @@ class Pool(msgspec.Struct, frozen=True):
         return tuple(self.command)
 
 
-_MCP = {"cancel": "mcp"}
-_ACP = {"cancel": "acp"}
+_MCP = {"cancel": "mcp", "chunks": "mcp-progress"}
+_ACP = {"cancel": "acp", "chunks": "acp"}
 
 
 def _mask(pool: Pool, umask: int | str) -> int:
@@ -358,6 +427,12 @@ def _soft_and_hard(
     if hard is not None and (soft is None or soft > hard):
         raise _fail(pool, "rlimits", f"{name!r}: the soft limit is above the hard one: {limit!r}")
     return soft, hard
+
+
+def _check_chunks(label: str, chunks: object) -> None:
+    if chunks not in CHUNK_PROFILES and not callable(chunks):
+        names = ", ".join(map(repr, CHUNK_PROFILES))
+        raise _fail(label, "chunks", f"must be one of {names}, or a function")
 
 
 def _without_paths(value: Any) -> Any:
@@ -413,8 +488,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, rename=_LIMIT_KEYS):
         park_retry_s: Seconds after which a parked slot tries again on its own; 0 means never.
         cancel_grace_s: Seconds for which a cancelled request keeps its slot without an answer.
         drain_timeout_s: Seconds that a draining worker has for what it has in flight.
-        backpressure_timeout_s: Seconds for which a worker's pipe may stay paused; 0 means for ever.
-            Nothing pauses one yet.
+        backpressure_timeout_s: Seconds for which a worker's pipe may stay paused for a slow reader;
+            then that reader's stream or subscription ends. 0 means for ever.
         stderr_tail_bytes: Bytes of stderr that are kept of each worker.
     """
 

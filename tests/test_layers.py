@@ -59,6 +59,7 @@ ALLOWED: dict[str, set[str]] = {
 TASK_GROUP_OWNERS = {
     "_bus.host",
     "_bus.lifetime",
+    "_bus.maps",  # reads asynchronous params while results are awaited
     "_bus.opening",
     "_kernel.kernel",
     "_kernel.slot",

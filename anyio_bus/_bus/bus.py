@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, final, overload
 
+import anyio
 import anyio.lowlevel
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from anyio_bus._backends.select import BackendOption, open_backend
 from anyio_bus._bus.calls import (
+    Call,
     Calls,
     Scope,
+    check_count,
     check_deadline,
     check_seconds,
     check_timeout,
@@ -21,8 +25,12 @@ from anyio_bus._bus.calls import (
 )
 from anyio_bus._bus.handlers import Handlers
 from anyio_bus._bus.identity import AuditEvent, Identity, envelope_members
+from anyio_bus._bus.inbound import Inbound
 from anyio_bus._bus.lifetime import BusState, Lifetime
+from anyio_bus._bus.maps import MapResults, open_map
 from anyio_bus._bus.sessions import Opening, Session, Sessions, scope_in
+from anyio_bus._bus.streams import DEFAULT_BUFFER_BYTES, ChunkSink, Collect, Stream, StreamOptions
+from anyio_bus._bus.subscriptions import Callback, Filter, Overflow, Subscription
 from anyio_bus._bus.taps import (
     FrameStream,
     MessageHook,
@@ -32,7 +40,12 @@ from anyio_bus._bus.taps import (
     Taps,
     open_recording,
 )
-from anyio_bus._errors import InvalidArgumentError, UnknownPoolError, error_from_failure
+from anyio_bus._errors import (
+    BusError,
+    InvalidArgumentError,
+    UnknownPoolError,
+    error_from_failure,
+)
 from anyio_bus._io.loop import current_loop
 from anyio_bus._sansio.codec import (
     decode_envelope,
@@ -51,7 +64,8 @@ if TYPE_CHECKING:
     import os
 
     from anyio_bus._backends.base import Backend
-    from anyio_bus._config import BusConfig
+    from anyio_bus._config import BusConfig, Retry
+    from anyio_bus._sansio.notifications import Notification
 
 __all__ = ("Bus", "BusStatistics")
 
@@ -71,6 +85,7 @@ class BusStatistics(msgspec.Struct, frozen=True, kw_only=True):
         waiting: Callers that wait until ``max_pending`` has room.
         timeouts: Requests that ended by their own timeout.
         unhandled: Notifications and requests of workers that nobody here handled.
+        unattributed: Chunks that could be of several streams, or of none; followers had them.
         kernel: The kernel's counters.
     """
 
@@ -81,6 +96,7 @@ class BusStatistics(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int
     timeouts: int
     unhandled: int
+    unattributed: int
     kernel: KernelStatistics
 
 
@@ -102,6 +118,8 @@ class Bus:
     _config: BusConfig
     _calls: Calls
     _handlers: Handlers
+    _inbound: Inbound
+    _collecting: frozenset[str]
     _backend: Backend
     _life: Lifetime
     _taps: Taps
@@ -121,6 +139,10 @@ class Bus:
         self._life = Lifetime(self._backend, self._calls, loop)
         self._taps = Taps(self._calls)
         self._life.at_end.append(self._taps.end)
+        self._inbound = Inbound(config.pools, self._calls)
+        self._calls.on_notifications = self._inbound.take
+        self._life.at_end.append(self._inbound.end_all)
+        self._collecting = frozenset(pool.id for pool in config.pools if pool.collect == "text")
         self._handlers = Handlers(self._calls)
         self._calls.on_request = self._handlers.take
         self._calls.on_cancel = self._handlers.cancel
@@ -148,6 +170,9 @@ class Bus:
         pool: str | None = ...,
         session: str | Session | None = ...,
         timeout: float | UnsetType | None = ...,
+        progress_renews: bool = ...,
+        collect: Collect | UnsetType = ...,
+        retry: Retry | None = ...,
         scope: Scope | None = ...,
     ) -> T: ...
 
@@ -161,6 +186,9 @@ class Bus:
         pool: str | None = ...,
         session: str | Session | None = ...,
         timeout: float | UnsetType | None = ...,
+        progress_renews: bool = ...,
+        collect: Collect | UnsetType = ...,
+        retry: Retry | None = ...,
         scope: Scope | None = ...,
     ) -> Any: ...
 
@@ -173,6 +201,9 @@ class Bus:
         pool: str | None = None,
         session: str | Session | None = None,
         timeout: float | UnsetType | None = UNSET,  # data of the call
+        progress_renews: bool = False,
+        collect: Collect | UnsetType = UNSET,
+        retry: Retry | None = None,
         scope: Scope | None = None,
     ) -> Any:
         """Send one request to a worker of a pool and return its result.
@@ -189,6 +220,10 @@ class Bus:
             session: The session that it belongs to: one of :meth:`session`, or any text, which
                 names a session that begins with its first use.
             timeout: Seconds from now to the answer; None for no limit; default that of the bus.
+            progress_renews: Start the timeout anew whenever a chunk of the answer comes.
+            collect: ``"text"`` puts the joined text of its chunks into a result that is an object
+                without a ``text``; default that of the pool.
+            retry: When to send it again; default never.
             scope: The scope that it belongs to; default that of the session, else the bus's own.
 
         Raises:
@@ -217,6 +252,11 @@ class Bus:
             check_timeout(timeout)
         if reply is not Any:
             decoder_of(reply)  # a type that cannot be decoded is found before anything is sent
+        if collect is not UNSET or progress_renews or retry is not None or self._collecting:
+            options = StreamOptions(
+                scope, reply, timeout, progress_renews, self._collects(route, collect)
+            )
+            return await self._request_with(method, params, route, options, retry)
         calls = self._calls
         call = calls.begin(method, params, route, timeout, scope)
         try:
@@ -228,6 +268,299 @@ class Bus:
             raise message
         raw = result_of(message) if message.error is not UNSET else message.result
         return decode_value(raw, reply)  # type: ignore[arg-type]  # what is no error has a result
+
+    async def _request_with(
+        self, method: str, params: object, route: Route, options: StreamOptions, retry: Retry | None
+    ) -> Any:
+        """Send a request that follows its chunks, or that may be sent again."""
+        attempt = 1
+        while True:
+            stream = self._open_stream(method, params, route, options, DEFAULT_BUFFER_BYTES)
+            try:
+                return await stream.result()
+            except BusError as exc:
+                if retry is None or not retry.allows(exc, attempt):
+                    raise
+            finally:
+                stream._close()
+            await anyio.sleep(retry.delay_s(attempt))
+            attempt += 1
+
+    def _collects(self, route: Route, collect: Collect | UnsetType) -> bool:
+        if collect is UNSET:
+            return route.pool in self._collecting
+        if collect not in (None, "text"):
+            msg = f'collect must be "text" or None, not {collect!r}'
+            raise InvalidArgumentError(msg, field="collect")
+        return collect == "text"
+
+    # -- streams ------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        method: str,
+        params: object = UNSET,
+        *,
+        reply: Any = Any,
+        pool: str | None = None,
+        session: str | Session | None = None,
+        timeout: float | UnsetType | None = UNSET,  # data of the call
+        progress_renews: bool = False,
+        collect: Collect | UnsetType = UNSET,
+        max_buffer_bytes: int = DEFAULT_BUFFER_BYTES,
+        scope: Scope | None = None,
+    ) -> AsyncIterator[Stream[Any]]:
+        """Send one request, and follow the chunks of its answer until its result.
+
+        ::
+
+            async with bus.stream("prompt", {"text": "hi"}) as stream:
+                async for chunk in stream:
+                    print(chunk.text, end="")
+                result = await stream.result()
+
+        A slow reader stalls nobody else. Workers built on :mod:`anyio_bus.worker` send as much as
+        the reader takes. Another worker's pipe is paused while the buffer is full, for at most
+        ``Limits.backpressure_timeout_s`` and not while another request is on that worker; then the
+        stream ends with :class:`StreamOverflowError`, after what it holds.
+
+        Args:
+            method: As in :meth:`request`, and so are the other arguments that it has too.
+            params: As in :meth:`request`.
+            reply: The type that the result is decoded into.
+            pool: As in :meth:`request`.
+            session: As in :meth:`request`.
+            timeout: Seconds from now to the result; None for no limit.
+            progress_renews: Start the timeout anew whenever a chunk comes.
+            collect: As in :meth:`request`.
+            max_buffer_bytes: Bytes of chunks that may wait for the reader.
+            scope: As in :meth:`request`.
+
+        Yields:
+            The stream. Leaving the block before its end cancels the request.
+
+        Raises:
+            BusError: As :meth:`request`, from reading the stream and from its result.
+
+        Cancellation:
+            Opening is a checkpoint, before anything is sent. Leaving never waits.
+        """
+        route = self._route(pool, session)
+        if session is not None:
+            scope = scope_in(session, scope)
+        if timeout is UNSET:
+            timeout = self._timeout
+        check_timeout(timeout)
+        check_count("max_buffer_bytes", max_buffer_bytes)
+        if reply is not Any:
+            decoder_of(reply)
+        options = StreamOptions(
+            scope, reply, timeout, progress_renews, self._collects(route, collect)
+        )
+        await anyio.lowlevel.checkpoint()
+        self._life.check_running()
+        stream = self._open_stream(method, params, route, options, max_buffer_bytes)
+        try:
+            yield stream
+        finally:
+            stream._close()
+
+    def _open_stream(
+        self, method: str, params: object, route: Route, options: StreamOptions, buffer_bytes: int
+    ) -> Stream[Any]:
+        stream = Stream._create(self._calls, self._inbound, options, buffer_bytes)
+        stream._open(method, params, route)
+        return stream
+
+    async def pump(
+        self,
+        method: str,
+        params: object,
+        send_stream: ChunkSink,
+        *,
+        task_status: anyio.abc.TaskStatus[Stream[Any]] = anyio.TASK_STATUS_IGNORED,
+        **options: Any,
+    ) -> Any:
+        """Send one request and pass its chunks into a stream of your own; return its result.
+
+        Made to be started in your own task group or nursery, which then owns it:
+        ``await nursery.start(bus.pump, "prompt", params, send_channel)``.
+
+        Args:
+            method: As in :meth:`stream`.
+            params: As in :meth:`stream`.
+            send_stream: Takes each chunk with ``await send(chunk)``: an AnyIO send stream, or a trio
+                send channel. It is closed at the end.
+            task_status: Started with the :class:`Stream`, when the request was sent.
+            **options: The others of :meth:`stream`.
+
+        Raises:
+            BusError: As :meth:`stream`.
+
+        Cancellation:
+            The request is cancelled and its worker told; ``send_stream`` is closed.
+        """
+        try:
+            async with self.stream(method, params, **options) as stream:
+                task_status.started(stream)
+                async for chunk in stream:
+                    await send_stream.send(chunk)
+                return await stream.result()
+        finally:
+            await anyio.aclose_forcefully(send_stream)  # type: ignore[arg-type]  # noqa: ASYNC102
+
+    @asynccontextmanager
+    async def map(
+        self,
+        method: str,
+        params: Iterable[object] | AsyncIterable[object],
+        *,
+        in_flight: int = 64,
+        ordered: bool = True,
+        return_errors: bool = False,
+        reply: Any = Any,
+        pool: str | None = None,
+        session: str | Session | None = None,
+        timeout: float | UnsetType | None = UNSET,  # data of each call
+        scope: Scope | None = None,
+    ) -> AsyncIterator[MapResults[Any]]:
+        """Send one request for each item of ``params``, many at once, and iterate over the results.
+
+        ::
+
+            async with bus.map("embed", ({"text": t} for t in texts)) as results:
+                async for result in results:
+                    ...
+
+        Args:
+            method: As in :meth:`request`, and so are the other arguments that it has too.
+            params: The params of each request; an iterable, or an asynchronous one. It is read as
+                there is room.
+            in_flight: Most requests that are made and whose results were not read.
+            ordered: Results in the order of ``params``; else as they come
+                (:attr:`MapResults.index` says whose).
+            return_errors: Give an exception as the result of its request, instead of raising it.
+            reply: The type that each result is decoded into.
+            pool: As in :meth:`request`.
+            session: As in :meth:`request`.
+            timeout: Seconds for each request.
+            scope: As in :meth:`request`.
+
+        Yields:
+            The results. An error ends the iteration, and withdraws the rest; so does leaving early.
+
+        Raises:
+            BusError: As :meth:`request`, from the iteration.
+
+        Cancellation:
+            What is in flight is withdrawn. Opening is a checkpoint; iterating is one whenever it
+            has to wait, and once per 64 results.
+        """
+        route = self._route(pool, session)
+        if session is not None:
+            scope = scope_in(session, scope)
+        seconds = self._timeout if timeout is UNSET else timeout
+        check_timeout(seconds)
+        check_count("in_flight", in_flight)
+        if reply is not Any:
+            decoder_of(reply)
+        calls = self._calls
+
+        def begin(item: object, results: MapResults[Any]) -> Call:
+            self._life.check_running()
+            return calls.begin(method, item, route, seconds, scope, None, results)
+
+        results = MapResults._create(
+            calls, begin, reply, ordered=ordered, return_errors=return_errors
+        )
+        async with open_map(results, params, in_flight):
+            yield results
+
+    # -- notifications ------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def subscribe(
+        self,
+        pattern: str = "*",
+        *,
+        pool: str | None = None,
+        session: str | Session | None = None,
+        max_queue: int = 256,
+        overflow: Overflow = "drop_newest",
+        type: Any = Any,  # what it is called everywhere  # noqa: A002
+    ) -> AsyncIterator[Subscription]:
+        """Follow the notifications of workers.
+
+        Args:
+            pattern: Which methods: one, or a pattern with ``*``, ``?`` and ``[...]`` as in file
+                names.
+            pool: Only those of this pool; default of all.
+            session: Only those of this session.
+            max_queue: Most notifications that wait for the reader.
+            overflow: What happens when there are more: ``"drop_newest"``, ``"drop_oldest"``,
+                ``"close"`` (it ends after what it holds), or ``"block"`` (the worker's pipe is
+                paused, as for :meth:`stream`).
+            type: What the params are decoded into.
+
+        Yields:
+            The subscription. Notifications from here on are in it.
+
+        Cancellation:
+            Opening is a checkpoint, before anything is done. Leaving never waits.
+        """
+        subscription = Subscription._create(
+            self._filter(pattern, pool, session),
+            max_queue,
+            overflow,
+            type,
+            self._calls.brakes,
+            self._calls.now,
+        )
+        await anyio.lowlevel.checkpoint()
+        self._life.check_running()
+        self._inbound.follow(subscription)
+        try:
+            yield subscription
+        finally:
+            self._inbound.leave(subscription)
+            subscription._close()
+
+    def on_notification(
+        self,
+        function: Callable[[Notification], object],
+        pattern: str = "*",
+        *,
+        pool: str | None = None,
+        session: str | Session | None = None,
+    ) -> Callable[[], None]:
+        """Have a plain function called with each notification of workers, at once.
+
+        Args:
+            function: It must not block; what it raises is logged and costs that notification.
+            pattern: As in :meth:`subscribe`.
+            pool: As in :meth:`subscribe`.
+            session: As in :meth:`subscribe`.
+
+        Returns:
+            What ends it; calling that again does nothing.
+        """
+        if not callable(function):
+            msg = f"function must be callable, not {function!r}"
+            raise InvalidArgumentError(msg, field="function")
+        self._life.check_running()
+        callback = Callback(self._filter(pattern, pool, session), function)
+        self._inbound.follow(callback)
+        return partial(self._inbound.leave, callback)
+
+    def _filter(self, pattern: str, pool: str | None, session: str | Session | None) -> Filter:
+        if pool is not None:
+            self._route(pool)
+        if isinstance(session, Session):
+            pool, session = session.pool, session.id
+        return Filter(pattern, pool, session)
+
+    # -- prepared frames ----------------------------------------------------------------------
 
     async def request_raw(
         self,
@@ -473,6 +806,7 @@ class Bus:
             waiting=calls.waiting,
             timeouts=calls.timeouts,
             unhandled=calls.unhandled,
+            unattributed=self._inbound.unattributed,
             kernel=self._backend.statistics(),
         )
 

@@ -8,11 +8,12 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 from msgspec import UNSET, Raw
 
+from anyio_bus._bus.brakes import Brakes
 from anyio_bus._errors import (
     BusError,
     BusStoppedError,
@@ -25,6 +26,7 @@ from anyio_bus._io.loop import Alarm, Loop
 from anyio_bus._sansio.codec import decode_error, encode_request, encode_value
 from anyio_bus._sansio.deadlines import Deadlines
 from anyio_bus._sansio.events import Failed, KernelEvent, LineBad, Lines, WorkerChanged
+from anyio_bus._sansio.lifecycle import State
 from anyio_bus._sansio.messages import Message, is_error
 from anyio_bus._sansio.peer import Peer
 from anyio_bus._sansio.profiles import CANCEL_METHODS
@@ -34,19 +36,32 @@ if TYPE_CHECKING:
     from anyio_bus._backends.base import Backend
     from anyio_bus._config import Limits
 
-__all__ = ("Call", "Calls", "Scope")
+__all__ = ("Call", "Calls", "Scope", "Sink")
 
 logger = logging.getLogger("anyio_bus")
 
+_ENDED = frozenset({State.BACKOFF, State.PARKED, State.STOPPED})
+
+
+class Sink(Protocol):
+    """Who takes the outcome of a call instead of a waiting task."""
+
+    def params(self, key: int, params: object) -> object:
+        """Return the params to be sent, with what the sink adds to them."""
+
+    def finish(self, call: Call, outcome: Message | Exception) -> None:
+        """Take what became of it."""
+
 
 class Call(msgspec.Struct, eq=False):
-    """One request that waits for its answer."""
+    """One request that waits for its answer: a task at ``waiter``, or ``sink``."""
 
     key: int
     method: str
     timeout_s: float | None
     scope: Scope
     waiter: Any
+    sink: Any = None
     size: int = 0  # of its frame, once there is one
 
 
@@ -123,6 +138,7 @@ class Calls:
         self.on_cancel: Callable[[Lines, Message], bool] = _not_ours
         self.worker_listeners: list[Callable[[WorkerChanged], None]] = []
         self.on_idle: Callable[[], None] | None = None
+        self.on_notifications: Callable[[Lines, list[Message]], None] = _nothing_with
         self._max_pending = limits.max_pending
         self._max_bytes = limits.max_output_bytes
         self._loop = loop
@@ -130,6 +146,12 @@ class Calls:
         # Calls that wait for room, in order, and what hands each to the kernel once there is some.
         self._queue: OrderedDict[Call, Callable[[], None]] = OrderedDict()
         self.alarm: Alarm = Alarm(loop, self._next_deadline, self._expire)
+        self.now = loop.now
+        self.waiter = loop.waiter
+        self.max_frame_bytes: int = limits.max_frame_bytes
+        self.brakes: Brakes = Brakes(
+            lambda: self.backend, limits.backpressure_timeout_s, self.alarm.nudge
+        )
 
     # -- a call's life ------------------------------------------------------------------------
 
@@ -155,6 +177,7 @@ class Calls:
         timeout_s: float | None,
         scope: Scope | None,
         members: dict[str, Raw] | None = None,
+        sink: Sink | None = None,
     ) -> Call:
         """Hand one request to the kernel, or let it wait for room; its caller awaits ``waiter``.
 
@@ -165,6 +188,7 @@ class Calls:
             timeout_s: Seconds to its answer.
             scope: The scope that it is in; None for the root.
             members: The members of a prepared request, sent instead under an id of ours.
+            sink: Takes the outcome; None where a task awaits it.
 
         Raises:
             BusError: It cannot be taken; nothing of it was sent.
@@ -177,7 +201,8 @@ class Calls:
         if scope.cancel_reason is not None:
             raise self._scope_error(method, scope)
         loop = self._loop
-        call = Call(self.peer.new_key(), method, timeout_s, scope, loop.waiter())
+        waiter = loop.waiter() if sink is None else None
+        call = Call(self.peer.new_key(), method, timeout_s, scope, waiter, sink)
         if (
             self._queue
             or len(self.peer.calls) >= self._max_pending
@@ -196,6 +221,8 @@ class Calls:
     def _submit(
         self, call: Call, params: object, route: Route, members: dict[str, Raw] | None
     ) -> None:
+        if call.sink is not None:
+            params = call.sink.params(call.key, params)
         if members is None:
             frame = encode_request(call.key, call.method, params, None, route.envelope)
         else:
@@ -206,6 +233,8 @@ class Calls:
             raise error_from_failure(exc.failure) from None
         call.size = len(frame)
         self.pending_bytes += call.size
+        if self.brakes.held:
+            self.brakes.check()
 
     def abandon(self, call: Call) -> None:
         """Take back a call whose caller does not wait any more, unless it is over."""
@@ -242,9 +271,23 @@ class Calls:
         return self.backend.withdraw(call.key, reason) is not Withdrawal.REMOVED
 
     def end(self, call: Call, outcome: Message | BusError) -> None:
-        """Wake the caller with what became of its call."""
+        """Tell whoever made a call what became of it."""
         self._forget(call)
-        self._loop.wake(call.waiter, outcome)
+        self._tell(call, outcome)
+
+    def _tell(self, call: Call, outcome: Message | Exception) -> None:
+        if call.sink is None:
+            self._loop.wake(call.waiter, outcome)
+        else:
+            call.sink.finish(call, outcome)
+
+    def wake(self, waiter: Any) -> None:
+        """Wake a task that waits for something else than the outcome of a call."""
+        self._loop.wake(waiter, None)
+
+    def renew(self, call: Call) -> None:
+        """Start a call's timeout anew: there was progress."""
+        self.peer.renew(call, self.now())
 
     def _forget(self, call: Call) -> None:
         self.peer.close(call.key)
@@ -271,7 +314,7 @@ class Calls:
             except Exception as exc:  # its caller's, not that of whoever made room  # noqa: BLE001
                 self.peer.close(call.key)
                 call.scope._calls.pop(call, None)
-                self._loop.wake(call.waiter, exc)
+                self._tell(call, exc)
 
     def fail_waiting(self, reason: str) -> None:
         """End every call that waits for room: there is to be no new work."""
@@ -302,7 +345,13 @@ class Calls:
 
     def _next_deadline(self) -> float | None:
         times = [
-            at for at in (self.peer.next_deadline(), self._scope_deadlines.next()) if at is not None
+            at
+            for at in (
+                self.peer.next_deadline(),
+                self._scope_deadlines.next(),
+                self.brakes.next_deadline(),
+            )
+            if at is not None
         ]
         return min(times, default=None)
 
@@ -316,6 +365,7 @@ class Calls:
             self.end(call, self._timeout_error(call.method, call.timeout_s, sent=sent))
         for scope in self._scope_deadlines.expire(now):
             scope.cancel("deadline")
+        self.brakes.expire(now)
 
     @staticmethod
     def _timeout_error(method: str, timeout_s: float | None, *, sent: bool) -> BusError:
@@ -339,31 +389,40 @@ class Calls:
                     "%s/%s: bad line (%s): %r", event.pool, event.worker, event.line.reason, prefix
                 )
             else:
-                for listen in self.worker_listeners:
-                    listen(event)  # type: ignore[arg-type]  # what is left of the union
+                self._take_change(event)  # type: ignore[arg-type]  # what is left of the union
+
+    def _take_change(self, event: WorkerChanged) -> None:
+        if event.state in _ENDED:
+            self.brakes.forget(event.worker)
+        for listen in self.worker_listeners:
+            listen(event)
 
     def _take_lines(self, event: Lines) -> None:
         receive = self.peer.receive
         wake = self._loop.wake
         root = self.root
+        notes: list[Message] = []
         for message in event.messages:
             if message.method is UNSET:
+                if notes:  # they came before this answer
+                    self.on_notifications(event, notes)
+                    notes = []
                 call = receive(message)
                 if call is not None:
                     if call.scope is not root or self._queue or self.on_idle is not None:
                         self._leave(call)
                     else:
                         self.pending_bytes -= call.size
-                    wake(call.waiter, message)
-            else:
-                self._take_inbound(event, message)
-
-    def _take_inbound(self, event: Lines, message: Message) -> None:
-        """Pass on what a worker sent by itself."""
-        if message.id is not UNSET:
-            self.on_request(event, message)
-        elif message.method not in CANCEL_METHODS or not self.on_cancel(event, message):
-            self.unhandled += 1
+                    if call.sink is None:
+                        wake(call.waiter, message)
+                    else:
+                        call.sink.finish(call, message)
+            elif message.id is not UNSET:
+                self.on_request(event, message)
+            elif message.method not in CANCEL_METHODS or not self.on_cancel(event, message):
+                notes.append(message)
+        if notes:
+            self.on_notifications(event, notes)
 
 
 def _nothing(_event: Lines, _message: Message) -> None:
@@ -372,6 +431,10 @@ def _nothing(_event: Lines, _message: Message) -> None:
 
 def _not_ours(_event: Lines, _message: Message) -> bool:
     return False
+
+
+def _nothing_with(_event: Lines, _notes: list[Message]) -> None:
+    return
 
 
 def _strange_scope(field: str, scope: Scope) -> InvalidArgumentError:
@@ -396,6 +459,13 @@ def check_timeout(timeout: Any) -> None:
     if not _is_number(timeout) or not timeout >= 0:
         msg = f"timeout must be seconds (0 or more) or None, not {timeout!r}"
         raise InvalidArgumentError(msg, field="timeout")
+
+
+def check_count(name: str, value: Any) -> None:
+    """Refuse what is no number of things, at least one."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        msg = f"{name} must be at least 1, not {value!r}"
+        raise InvalidArgumentError(msg, field=name)
 
 
 def check_deadline(deadline: Any) -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.lowlevel
-import msgspec
 
 from anyio_bus._bus.bus import Bus
 from anyio_bus._bus.calls import check_seconds, check_timeout
@@ -50,7 +49,7 @@ def _config(
     if not isinstance(config, BusConfig):
         msg = f"config= takes a BusConfig, a mapping or a path, not {type(config).__name__}"
         raise InvalidArgumentError(msg, field="config")
-    return config if limits is None else msgspec.structs.replace(config, limits=limits)
+    return config if limits is None else BusConfig(config.pools, limits)
 
 
 @asynccontextmanager
@@ -131,8 +130,11 @@ async def open_bus(
 def _internal_error(
     group: BaseExceptionGroup[BaseException], body_error: BaseException | None
 ) -> BaseException:
-    """Tell a bug of ours from what merely passes through: Ctrl-C and exits keep their class."""
-    passing = group.subgroup((KeyboardInterrupt, SystemExit))
+    """Tell a bug of ours from what merely passes through: Ctrl-C, exits and their like."""
+    cancelled = anyio.get_cancelled_exc_class()
+    passing = group.subgroup(
+        lambda exc: not isinstance(exc, (Exception, BaseExceptionGroup, cancelled))
+    )
     while passing is not None:
         first = passing.exceptions[0]
         if not isinstance(first, BaseExceptionGroup):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, final, overload
 
+import anyio
+import anyio.abc
 import anyio.lowlevel
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -19,6 +21,9 @@ from anyio_bus._sansio.routing import Route
 if TYPE_CHECKING:
     from anyio_bus._bus.bus import Bus
     from anyio_bus._bus.calls import Scope
+    from anyio_bus._bus.maps import MapResults
+    from anyio_bus._bus.streams import ChunkSink, Stream
+    from anyio_bus._bus.subscriptions import Subscription
 
 __all__ = ("Opening", "Session", "Sessions", "scope_in")
 
@@ -187,6 +192,45 @@ class Session:
             As :meth:`Bus.request`.
         """
         return await self._bus.request_raw(frame, timeout=timeout, scope=scope, session=self)
+
+    def stream(
+        self, method: str, params: object = UNSET, **options: Any
+    ) -> AbstractAsyncContextManager[Stream[Any]]:
+        """Send one request in this session and follow its chunks; as :meth:`Bus.stream`."""
+        return self._bus.stream(method, params, session=self, **options)
+
+    async def pump(
+        self,
+        method: str,
+        params: object,
+        send_stream: ChunkSink,
+        *,
+        task_status: anyio.abc.TaskStatus[Stream[Any]] = anyio.TASK_STATUS_IGNORED,
+        **options: Any,
+    ) -> Any:
+        """Pass the chunks of one request in this session on; as :meth:`Bus.pump`.
+
+        Raises:
+            BusError: As :meth:`Bus.pump`.
+
+        Cancellation:
+            As :meth:`Bus.pump`.
+        """
+        return await self._bus.pump(
+            method, params, send_stream, task_status=task_status, session=self, **options
+        )
+
+    def map(
+        self, method: str, params: Iterable[object] | AsyncIterable[object], **options: Any
+    ) -> AbstractAsyncContextManager[MapResults[Any]]:
+        """Send many requests in this session; as :meth:`Bus.map`."""
+        return self._bus.map(method, params, session=self, **options)
+
+    def subscribe(
+        self, pattern: str = "*", **options: Any
+    ) -> AbstractAsyncContextManager[Subscription]:
+        """Follow the notifications of this session; as :meth:`Bus.subscribe`."""
+        return self._bus.subscribe(pattern, session=self, **options)
 
     async def notify(self, method: str, params: object = UNSET) -> None:
         """Send a notification in this session; as :meth:`Bus.notify`.

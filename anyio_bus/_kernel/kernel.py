@@ -223,27 +223,44 @@ class Kernel:
 
     # -- messages from workers ----------------------------------------------------------------
 
-    def receive(self, inc: Incarnation, messages: list[Message | BadLine]) -> None:
+    def receive(  # noqa: C901  # one loop over what may be thousands of messages
+        self, inc: Incarnation, messages: list[Message | BadLine]
+    ) -> None:
         """Take a batch of one worker's messages: settle what they answer, deliver what is wanted."""
         lane = inc.lane
         settle = self.router.settle
+        pool_id, worker = lane.pool.config.id, lane.worker
         wanted: list[Message] = []
         events: list[KernelEvent] = []
+        noted = False  # whether a notification is among what is wanted
+        sole: RequestId = None
         for message in messages:
             if isinstance(message, BadLine):
                 if wanted:
-                    events.append(Lines(lane.pool.config.id, lane.worker, wanted))
+                    events.append(Lines(pool_id, worker, wanted, sole))
                     wanted = []
+                    noted = False
                 self._take_bad_line(lane, message, events)
                 continue
             inc.spoke = True
+            if message.method is not UNSET:
+                wanted.append(message)
+                if not noted:
+                    noted = True
+                    sole = next(iter(lane.entries)) if len(lane.entries) == 1 else None
+                continue
             key: RequestId = message.id  # type: ignore[assignment]  # an answer has an id
-            if message.method is not UNSET or settle(lane, key):
+            if settle(lane, key):
                 wanted.append(message)
             else:
                 self._tombstones.discard((lane, key), self.limits.cancel_grace_s)
+            if noted:  # what comes after this answer may be another request's
+                events.append(Lines(pool_id, worker, wanted, sole))
+                wanted = []
+                noted = False
+                sole = None
         if wanted:
-            events.append(Lines(lane.pool.config.id, lane.worker, wanted))
+            events.append(Lines(pool_id, worker, wanted, sole))
         self.counts.messages_in += len(messages)
         if events:
             self.deliver(events)

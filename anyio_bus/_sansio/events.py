@@ -25,11 +25,16 @@ __all__ = (
 
 
 class Lines(msgspec.Struct, gc=False):
-    """A run of messages of one worker: answers to live requests, notifications and requests."""
+    """A run of messages of one worker: answers to live requests, notifications and requests.
+
+    ``sole`` is the id of the only request that was in flight on the worker when its notifications
+    came, cancelled ones included; None where there were none or several.
+    """
 
     pool: str
     worker: int
     messages: list[Message]
+    sole: RequestId = None
 
 
 class LineBad(msgspec.Struct, frozen=True):

@@ -11,6 +11,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from anyio_bus._errors import InvalidArgumentError, InvalidStateError
 from anyio_bus._sansio.codec import encode_notification, encode_value
+from anyio_bus._sansio.notifications import CREDIT_KEY
 from anyio_bus.worker._credit import Window
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 __all__ = ("CREDIT_KEY", "Context")
 
 T = TypeVar("T")
-
-CREDIT_KEY = "anyio-bus/credit"
 
 
 class _Known(msgspec.Struct):
@@ -136,10 +135,17 @@ class Context:
         """
         self._check_open()
         link = self._link
-        frame = link.checked(encode_notification(method, self._chunk(chunk), self._top_session()))
+        params: object = self._chunk(chunk)
+        charge = 0
+        credit = self._credit()
+        if credit.limited:  # the client gives back what the chunk says
+            raw = encode_value(params, "chunk")
+            charge = len(raw)
+            params = Raw(b'%b,"%b":%d}}' % (raw[:-2], CREDIT_KEY.encode(), charge))
+        frame = link.checked(encode_notification(method, params, self._top_session()))
         await anyio.lowlevel.checkpoint()
         await link.output.room()
-        await self._credit().take(len(frame))
+        await credit.take(charge)
         self._check_open()
         link.output.put(frame)
 
@@ -241,7 +247,10 @@ class Context:
         if isinstance(meta, Raw):
             meta = _plain(meta)
         own = meta if isinstance(meta, dict) else {}
-        return {**members, "_meta": {**own, "requestId": self.request_id}}
+        others = {name: value for name, value in members.items() if name != "_meta"}
+        kept = {name: value for name, value in own.items() if name != CREDIT_KEY}
+        others["_meta"] = {**kept, "requestId": self.request_id}  # the last, so it can be added to
+        return others
 
     def _read(self) -> _Known:
         if self._known is None:

@@ -24,6 +24,11 @@ class Window:
         self._bell = Bell()
         self._turn = anyio.Lock()
 
+    @property
+    def limited(self) -> bool:
+        """Whether chunks are charged."""
+        return self._limit is not None
+
     def _fits(self, size: int) -> bool:
         # What is larger than the whole window goes out alone, or it never would.
         return self._limit is None or not self._used or self._used + size <= self._limit

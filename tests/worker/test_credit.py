@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 from anyio_bus.worker import Context, Worker
-from tests.worker.kit import Client, line, notification, request, serving
+from tests.worker.kit import Client, notification, request, serving
 
 WORD = "0123456789"
 
@@ -35,7 +36,7 @@ def credited(limit: Any) -> dict[str, Any]:
 
 def chunk_bytes(key: int, size: int = 10) -> int:
     params = {"text": "x" * size, "_meta": {"requestId": key}}
-    return len(line(notification("chunk", params)))
+    return len(msgspec.json.encode(params))
 
 
 async def sent(client: Client) -> list[Any]:

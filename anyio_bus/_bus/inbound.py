@@ -1,0 +1,189 @@
+"""Own what workers send of their own accord: whose chunk it is, and who follows it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol
+
+from msgspec import UNSET
+
+from anyio_bus._sansio.chunks import ChunkReader, reader_by, request_meta
+from anyio_bus._sansio.routing import Refused, Route
+
+if TYPE_CHECKING:
+    from anyio_bus._bus.calls import Call, Calls
+    from anyio_bus._bus.streams import Stream
+    from anyio_bus._bus.subscriptions import Filter
+    from anyio_bus._config import Pool
+    from anyio_bus._sansio.events import Lines
+    from anyio_bus._sansio.messages import Message, RequestId
+    from anyio_bus._sansio.notifications import Chunk
+
+__all__ = ("Follower", "Inbound")
+
+logger = logging.getLogger("anyio_bus")
+
+KNOWN_METHODS = 1024  # whose followers are remembered: workers choose the names
+
+
+class Follower(Protocol):
+    """Who follows notifications."""
+
+    filter: Filter
+
+    def offer(self, pool: str, worker: int, note: Message) -> None:
+        """Hand it a notification that it takes."""
+
+    def end(self) -> None:
+        """The bus stops."""
+
+
+class Inbound:
+    """The notifications of one bus's workers, on their way to streams and followers.
+
+    A chunk belongs to a stream by, in this order: the request that it names; its session, while
+    exactly one stream of that session is open; being the only request in flight on its worker.
+
+    Args:
+        pools: The pools, for their chunk profiles.
+        calls: The calls.
+    """
+
+    def __init__(self, pools: Iterable[Pool], calls: Calls) -> None:
+        self._profiles = {pool.id: pool.chunks for pool in pools}
+        self._readers: dict[str, ChunkReader] = {p.id: reader_by(p.chunks) for p in pools}
+        self._calls = calls
+        self.brakes = calls.brakes
+        self._streams: dict[Stream[object], tuple[str, str | None]] = {}  # its pool and session
+        self._by_session: dict[str, list[Stream[object]]] = {}
+        self._followers: dict[Follower, None] = {}
+        self._known: dict[tuple[str, str], list[Follower]] = {}
+        self.unattributed: int = 0
+
+    # -- streams ------------------------------------------------------------------------------
+
+    def open(self, stream: Stream[object], pool: str, session: str | None) -> None:
+        """Let a stream have its chunks."""
+        self._streams[stream] = (pool, session)
+        if session is not None:
+            self._by_session.setdefault(session, []).append(stream)
+
+    def close(self, stream: Stream[object]) -> None:
+        """A stream has come to its end."""
+        _, session = self._streams.pop(stream, ("", None))
+        self.brakes.release(stream)
+        if session is not None:
+            left = self._by_session[session]
+            left.remove(stream)
+            if not left:
+                del self._by_session[session]
+
+    def with_meta(self, pool: str, key: RequestId, params: object, credit_bytes: int) -> object:
+        """Return a stream's params with what a worker of this pool needs to send chunks."""
+        return request_meta(self._profiles[pool], key, params, credit_bytes)
+
+    def tell(self, frame: bytes, route: Route) -> None:
+        """Send a notification of the bus's own to a worker, if that is still there."""
+        with suppress(Refused):
+            self._calls.backend.submit(frame, route, None)
+
+    # -- notifications ------------------------------------------------------------------------
+
+    def take(self, event: Lines, notes: list[Message]) -> None:
+        """Take a run of one worker's notifications."""
+        taken: list[bool] | None = None
+        if self._streams:
+            taken = self._attribute(event, self._readers[event.pool](notes))
+        if self._followers:
+            self._publish(event, notes, taken)
+        else:
+            self._calls.unhandled += len(notes) if taken is None else taken.count(False)
+
+    def _attribute(self, event: Lines, chunks: list[Chunk | None]) -> list[bool]:
+        """Hand each chunk to its stream; tell which ones were one's."""
+        taken = [False] * len(chunks)
+        streams = self._streams
+        run: list[Chunk] = []
+        size = charge = 0
+        current: Stream[object] | None = None
+        for index, chunk in enumerate(chunks):
+            if chunk is None:
+                continue
+            stream = self._stream_of(event, chunk)
+            if stream is None:
+                self.unattributed += 1
+                continue
+            taken[index] = True
+            if stream is not current:
+                if current is not None and current in streams:
+                    current.take(run, size, charge, event.worker)
+                run = []
+                size = charge = 0
+                current = stream
+            run.append(chunk)
+            if chunk._meta is not UNSET and chunk._meta.credit > 0:
+                charge += chunk._meta.credit
+            else:
+                size += len(chunk.raw)
+        if current is not None and current in streams:
+            current.take(run, size, charge, event.worker)
+        return taken
+
+    def _stream_of(self, event: Lines, chunk: Chunk) -> Stream[object] | None:
+        meta = chunk._meta
+        key = event.sole
+        if meta is not UNSET and meta.request_id is not UNSET:
+            key = meta.request_id
+        elif chunk.session is not UNSET and chunk.session in self._by_session:
+            several = self._by_session[chunk.session]
+            return several[0] if len(several) == 1 and self._fits(several[0], event) else None
+        call: Call | None = self._calls.peer.calls.get(key)
+        if call is None or not self._fits(call.sink, event):
+            return None
+        stream: Stream[object] = call.sink
+        return stream
+
+    def _fits(self, stream: Any, event: Lines) -> bool:
+        """Tell whether this is a stream, and of the worker that an event comes from."""
+        where = self._streams.get(stream)
+        if where is None or where[0] != event.pool:
+            return False
+        return stream.worker is None or stream.worker == event.worker
+
+    # -- followers ----------------------------------------------------------------------------
+
+    def follow(self, follower: Follower) -> None:
+        """Let somebody follow."""
+        self._followers[follower] = None
+        self._known.clear()
+
+    def leave(self, follower: Follower) -> None:
+        """Somebody follows no more."""
+        self._followers.pop(follower, None)
+        self._known.clear()
+
+    def end_all(self) -> None:
+        """The bus stops: whoever follows reads what is there, and then the end."""
+        for follower in list(self._followers):
+            follower.end()
+
+    def _publish(self, event: Lines, notes: list[Message], taken: list[bool] | None) -> None:
+        pool, worker = event.pool, event.worker
+        for index, note in enumerate(notes):
+            heard = taken is not None and taken[index]
+            for follower in self._followers_of(pool, note.method):  # type: ignore[arg-type]
+                if follower.filter.session is None or follower.filter.takes_session(note):
+                    follower.offer(pool, worker, note)
+                    heard = True
+            self._calls.unhandled += not heard
+
+    def _followers_of(self, pool: str, method: str) -> list[Follower]:
+        known = self._known.get((pool, method))
+        if known is None:
+            if len(self._known) >= KNOWN_METHODS:
+                self._known.clear()
+            known = [f for f in self._followers if f.filter.takes(pool, method)]
+            self._known[pool, method] = known
+        return known

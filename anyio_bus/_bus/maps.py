@@ -1,0 +1,274 @@
+"""Own ``bus.map``: many requests of one method in flight at once, without a task for each."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
+
+import anyio
+import anyio.lowlevel
+from msgspec import UNSET
+
+from anyio_bus._bus.calls import result_of
+from anyio_bus._errors import InvalidArgumentError
+from anyio_bus._io.loop import Bell
+from anyio_bus._sansio.codec import decode_value
+from anyio_bus._sansio.messages import Message
+
+if TYPE_CHECKING:
+    from anyio_bus._bus.calls import Call, Calls
+    from anyio_bus._sansio.messages import RequestId
+
+__all__ = ("Begin", "MapResults", "open_map")
+
+T_co = TypeVar("T_co", covariant=True)
+Begin = Callable[[object, "MapResults[Any]"], "Call"]  # params, sink
+
+FREE_TURNS = 64  # results that are taken without a checkpoint
+
+
+@final
+class MapResults(Generic[T_co]):
+    """The results of :meth:`Bus.map` as they are iterated over.
+
+    At most ``in_flight`` requests are made and not yet read, so a slow reader slows the requests,
+    and slow requests the reading of the params.
+
+    Owns:
+        The requests in flight and the results that were not read.
+
+    Attributes:
+        index: The place, from 0, of the params that the last result belongs to; -1 before it.
+    """
+
+    def __init__(self) -> None:
+        """Refuse: a bus makes them."""
+        msg = "use `async with bus.map(...) as results:`"
+        raise TypeError(msg)
+
+    index: int
+    _calls: Calls
+    _begin: Begin
+    _reply: Any
+    _ordered: bool
+    _return_errors: bool
+    _room: int
+    _next: int  # place of the next params
+    _head: int  # place of the next result in order
+    _places: dict[RequestId, int]  # key of a call in flight -> its place
+    _done: dict[int, Message | Exception]  # place -> outcome
+    _ready: deque[int]  # places, as they were done
+    _params: Iterator[object] | None  # those of a plain iterable
+    _fed_by_task: bool
+    _exhausted: bool
+    _fault: Exception | None  # of the params' own iterator
+    _turns: int
+    _waiter: Any
+    _bell: Bell
+
+    @classmethod
+    def _create(
+        cls, calls: Calls, begin: Begin, reply: Any, *, ordered: bool, return_errors: bool
+    ) -> MapResults[Any]:
+        self: MapResults[Any] = object.__new__(cls)
+        self.index = -1
+        self._calls = calls
+        self._begin = begin
+        self._reply = reply
+        self._ordered = ordered
+        self._return_errors = return_errors
+        self._room = self._next = self._head = 0
+        self._places = {}
+        self._done = {}
+        self._ready = deque()
+        self._params = self._fault = self._waiter = None
+        self._fed_by_task = self._exhausted = False
+        self._turns = FREE_TURNS
+        self._bell = Bell()
+        return self
+
+    # -- what goes in -------------------------------------------------------------------------
+
+    def _start(self, params: Iterable[object], room: int) -> None:
+        self._room = room
+        self._params = iter(params)
+        self._feed()
+
+    def _feed(self) -> None:
+        """Make requests while there is room."""
+        params = self._params
+        while self._room and params is not None:
+            try:
+                item = next(params)
+            except StopIteration:
+                self._params = params = None
+                self._exhausted = True
+            except Exception as exc:  # raised where the results are read  # noqa: BLE001
+                self._params = params = None
+                self._exhausted = True
+                self._fault = exc
+            else:
+                self._add(item)
+
+    def _add(self, params: object) -> None:
+        place = self._next
+        self._next += 1
+        self._room -= 1
+        try:
+            call = self._begin(params, self)
+        except Exception as exc:  # it costs this request  # noqa: BLE001
+            self._finish(place, exc)
+            return
+        self._places[call.key] = place
+
+    def params(self, _key: int, params: object) -> object:
+        """Return the params as they are."""
+        return params
+
+    def finish(self, call: Call, outcome: Message | Exception) -> None:
+        """Take what became of a request."""
+        place = self._places.pop(call.key, None)
+        if place is not None:
+            self._finish(place, outcome)
+
+    def _finish(self, place: int, outcome: Message | Exception) -> None:
+        self._done[place] = outcome
+        if not self._ordered:
+            self._ready.append(place)
+        elif place != self._head:
+            return
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None:
+            waiter, self._waiter = self._waiter, None
+            self._calls.wake(waiter)
+
+    # -- what comes out -----------------------------------------------------------------------
+
+    def __aiter__(self) -> MapResults[T_co]:
+        """Iterate over the results."""
+        return self
+
+    async def __anext__(self) -> T_co:
+        """Return the next result, or raise what its request ended with."""
+        place = self._next_place() if self._turns else None
+        if place is None:
+            place = await self._wait()
+            self._turns = FREE_TURNS
+        self._turns -= 1
+        outcome = self._done.pop(place)
+        self._head = place + 1
+        self.index = place
+        self._room += 1
+        if self._fed_by_task:
+            self._bell.ring()
+        else:
+            self._feed()
+        result: T_co = self._value(outcome)
+        return result
+
+    def _next_place(self) -> int | None:
+        if not self._ordered:
+            return self._ready.popleft() if self._ready else None
+        return self._head if self._head in self._done else None
+
+    async def _wait(self) -> int:
+        """Wait for a result; always a checkpoint."""
+        if self._done:
+            await anyio.lowlevel.checkpoint()
+        while (place := self._next_place()) is None:
+            if self._exhausted and not self._places and not self._done:
+                await anyio.lowlevel.checkpoint()
+                if self._fault is not None:
+                    raise self._fault
+                raise StopAsyncIteration
+            if self._waiter is not None:
+                raise anyio.BusyResourceError("iterating over")
+            self._waiter = waiter = self._calls.waiter()
+            try:
+                await waiter
+            finally:
+                if self._waiter is waiter:
+                    self._waiter = None
+        return place
+
+    def _value(self, outcome: Message | Exception) -> Any:
+        try:
+            if not isinstance(outcome, Message):
+                raise outcome
+            raw = outcome.result if outcome.error is UNSET else result_of(outcome)
+            return decode_value(raw, self._reply)  # type: ignore[arg-type]
+        except Exception as exc:
+            if self._return_errors:
+                return exc
+            self._close()
+            raise
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def _close(self) -> None:
+        """Withdraw what is in flight and forget what was not read."""
+        self._params = None
+        self._exhausted = True
+        self._room = 0
+        places, self._places = self._places, {}
+        for key in reversed(places):
+            self._calls.abandon(self._calls.peer.calls[key])
+        self._done.clear()
+        self._ready.clear()
+        self._wake()
+
+    async def _feed_from(self, params: AsyncIterable[object]) -> None:
+        """Make requests of what an asynchronous iterable gives, while there is room."""
+        iterator = aiter(params)
+        try:
+            async for item in iterator:
+                while not self._room:
+                    await self._bell.wait()
+                self._add(item)
+        except Exception as exc:  # raised where the results are read  # noqa: BLE001
+            self._fault = exc
+        finally:
+            aclose = getattr(iterator, "aclose", None)
+            if aclose is not None:  # a generator, which may be suspended at its yield
+                await aclose()  # noqa: ASYNC102
+        self._exhausted = True
+        self._wake()
+
+
+@asynccontextmanager
+async def open_map(
+    results: MapResults[Any],
+    params: Iterable[object] | AsyncIterable[object],
+    in_flight: int,
+) -> AsyncIterator[MapResults[Any]]:
+    """Run the requests of a map while the block lasts."""
+    if isinstance(in_flight, bool) or not isinstance(in_flight, int) or in_flight < 1:
+        msg = f"in_flight must be at least 1, not {in_flight!r}"
+        raise InvalidArgumentError(msg, field="in_flight")
+    if not isinstance(params, Iterable | AsyncIterable) or isinstance(params, str | bytes):
+        msg = f"params must be an iterable of params, not {type(params).__name__}"
+        raise InvalidArgumentError(msg, field="params")
+    await anyio.lowlevel.checkpoint()
+    try:
+        if isinstance(params, AsyncIterable):
+            results._fed_by_task = True
+            results._room = in_flight
+            body_error: Exception | None = None
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(results._feed_from, params)
+                try:
+                    yield results
+                except Exception as exc:  # raised bare, after the join  # noqa: BLE001
+                    body_error = exc
+                tasks.cancel_scope.cancel("map left")
+            if body_error is not None:
+                raise body_error
+        else:
+            results._start(params, in_flight)
+            yield results
+    finally:
+        results._close()

@@ -1,0 +1,88 @@
+"""Own the notifications of workers as values: one that anybody may follow, one that is a chunk."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar, final
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from anyio_bus._sansio.codec import decode_value
+from anyio_bus._sansio.messages import RequestId
+
+__all__ = ("CREDIT_KEY", "Chunk", "ChunkMeta", "Notification")
+
+T = TypeVar("T")
+
+CREDIT_KEY = "anyio-bus/credit"
+"""In ``_meta`` of a request's params: bytes of chunks that may be on the way; of a chunk's: charged."""
+
+
+class ChunkMeta(msgspec.Struct, gc=False):
+    """What ``_meta`` of a chunk's params says (``docs/design/kernel.md``)."""
+
+    request_id: RequestId | UnsetType = msgspec.field(default=UNSET, name="requestId")
+    credit: int = msgspec.field(default=0, name=CREDIT_KEY)
+
+
+@final
+class Chunk(msgspec.Struct, gc=False):
+    """A part of an answer that its worker sent ahead of the result.
+
+    Attributes:
+        text: Its text; empty where it has none.
+        session: The session that it names, if any.
+        method: Method of the notification that it came in.
+        raw: Its params as they were on the wire.
+    """
+
+    text: str = ""
+    _meta: ChunkMeta | UnsetType = UNSET
+    session: str | UnsetType = msgspec.field(default=UNSET, name="sessionId")
+    # Under names that nobody uses: they are set after decoding.
+    method: str = msgspec.field(default="", name="anyio-bus/method")
+    raw: Raw = msgspec.field(default=Raw(b"null"), name="anyio-bus/raw")
+
+    @property
+    def params(self) -> Any:
+        """Its params as plain objects, decoded each time."""
+        return decode_value(self.raw, Any, "chunk")
+
+    def decode(self, kind: type[T]) -> T:
+        """Decode its params into a type.
+
+        Raises:
+            RemoteProtocolError: They are not that.
+        """
+        return decode_value(self.raw, kind, "chunk")
+
+
+@final
+class Notification(msgspec.Struct):
+    """A notification of a worker.
+
+    Attributes:
+        pool: The worker's pool.
+        worker: Its number.
+        method: The method.
+        raw: Its params as they were on the wire; UNSET where it has none.
+        session: The ``sessionId`` at top level, if any.
+        dropped: How many the subscription has dropped between the one before and this one.
+    """
+
+    pool: str
+    worker: int
+    method: str
+    raw: Raw | UnsetType = UNSET
+    session: str | None = None
+    dropped: int = 0
+    _kind: Any = Any
+
+    @property
+    def params(self) -> Any:
+        """Its params, decoded each time into the subscription's ``type``; None without any.
+
+        Raises:
+            RemoteProtocolError: They are not that.
+        """
+        return None if self.raw is UNSET else decode_value(self.raw, self._kind, "params")

@@ -1,0 +1,161 @@
+"""`bus.map`: many requests in flight, in order or as they come, with a bound in both directions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import anyio
+import pytest
+
+from anyio_bus import InvalidArgumentError, RemoteError, open_bus
+from tests.bus.support import held, log, methods, one_worker, scripted
+
+FAIL = {"lines": ['{"id":$ID,"error":{"code":5,"message":"no"}}']}
+
+
+def items(count: int) -> Iterator[dict[str, int]]:
+    return ({"n": n} for n in range(count))
+
+
+async def async_items(count: int) -> AsyncIterator[dict[str, int]]:
+    for n in range(count):
+        await anyio.lowlevel.checkpoint()
+        yield {"n": n}
+
+
+@pytest.mark.parametrize("source", [items, async_items])
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_every_item_has_its_result(source: Any, ordered: bool) -> None:
+    async with open_bus(scripted(instances=2), grace_s=2) as bus:
+        found = []
+        async with bus.map("echo", source(500), in_flight=16, ordered=ordered) as results:
+            async for result in results:
+                found.append(result["n"])
+                if not ordered:
+                    assert results.index == result["n"]
+        assert sorted(found) == list(range(500))
+        assert not ordered or found == sorted(found)
+
+
+async def test_results_come_in_order_though_answers_do_not() -> None:
+    async with one_worker() as bus:
+        async with bus.map("hold", items(4)) as results, anyio.create_task_group() as tasks:
+            tasks.start_soon(bus.request, "release", {"reversed": True})
+            assert [result["n"] async for result in results] == [0, 1, 2, 3]
+        async with (
+            bus.map("hold", items(4), ordered=False) as results,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(bus.request, "release", {"reversed": True})
+            found = [(results.index, result["n"]) async for result in results]
+        assert found == [(3, 3), (2, 2), (1, 1), (0, 0)]
+
+
+async def test_no_more_is_read_than_may_be_in_flight() -> None:
+    taken: list[int] = []
+
+    def counted() -> Iterator[dict[str, int]]:
+        for n in range(100):
+            taken.append(n)
+            yield {"n": n}
+
+    async with one_worker() as bus:
+        async with bus.map("echo", counted(), in_flight=8) as results:
+            await bus.request("echo")  # after the answers of all that was sent
+            assert len(taken) == 8  # nobody has read a result
+            await anext(results)
+            assert len(taken) == 9
+
+
+async def test_an_error_ends_the_map_and_cancels_the_rest() -> None:
+    async with one_worker() as bus:
+        async with bus.map("say", [FAIL, {"lines": []}, {"lines": []}]) as results:
+            with pytest.raises(RemoteError, match="no"):
+                await anext(results)
+            assert methods(await log(bus))[-2:] == ["$/cancelRequest"] * 2
+            with pytest.raises(StopAsyncIteration):
+                await anext(results)
+
+
+async def test_errors_can_be_results() -> None:
+    params: list[Any] = [FAIL, {"lines": ['{"id":$ID,"result":1}']}, "no params"]
+    async with one_worker() as bus:
+        async with bus.map("say", params, return_errors=True) as results:
+            first, second, third = [result async for result in results]
+    assert isinstance(first, RemoteError)
+    assert second == 1
+    assert isinstance(third, InvalidArgumentError)
+
+
+async def test_leaving_early_cancels_the_rest() -> None:
+    async with one_worker() as bus:
+        async with bus.map("hold", items(3)):
+            await held(bus, 3)
+        assert methods(await log(bus))[-3:] == ["$/cancelRequest"] * 3
+        assert bus.statistics().pending == 0
+
+
+@pytest.mark.parametrize("source", [items, async_items])
+async def test_what_the_params_raise_comes_after_the_results_before_it(source: Any) -> None:
+    def broken() -> Iterator[Any]:
+        yield from items(3)
+        raise LookupError("no more")
+
+    async def async_broken() -> AsyncIterator[Any]:
+        async for item in async_items(3):
+            yield item
+        raise LookupError("no more")
+
+    found = []
+    async with one_worker() as bus:
+        with pytest.raises(LookupError, match="no more"):
+            async with bus.map("echo", broken() if source is items else async_broken()) as results:
+                async for result in results:
+                    found.append(result["n"])  # noqa: PERF401  # those before the error
+    assert found == [0, 1, 2]
+
+
+async def test_an_asynchronous_generator_is_closed() -> None:
+    closed = anyio.Event()
+
+    async def endless() -> AsyncIterator[Any]:
+        try:
+            while True:
+                yield {}
+        finally:
+            closed.set()
+
+    async with one_worker() as bus:
+        async with bus.map("echo", endless(), in_flight=4) as results:
+            await anext(results)
+        assert closed.is_set()
+
+
+async def test_the_bodys_own_error_comes_out_bare() -> None:
+    async with one_worker() as bus:
+        for source in (items(3), async_items(3)):
+            with pytest.raises(KeyError):
+                async with bus.map("echo", source):
+                    raise KeyError("mine")
+
+
+@pytest.mark.parametrize(
+    ("params", "options", "field"),
+    [
+        (5, {}, "params"),
+        ("text", {}, "params"),
+        ([], {"in_flight": 0}, "in_flight"),
+        ([], {"timeout": -1}, "timeout"),
+    ],
+)
+async def test_wrong_arguments_are_refused(params: Any, options: Any, field: str) -> None:
+    async with one_worker() as bus:
+        with pytest.raises(InvalidArgumentError, match=field):
+            async with bus.map("echo", params, **options):
+                pytest.fail("it opened")
+
+
+async def test_a_map_of_nothing_is_empty() -> None:
+    async with one_worker() as bus, bus.map("echo", []) as results:
+        assert [result async for result in results] == []

@@ -1,0 +1,382 @@
+"""Streams: chunks come in order to the one they belong to, and a slow reader stalls itself alone."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+
+from anyio_bus import (
+    Bus,
+    Chunk,
+    InvalidArgumentError,
+    Limits,
+    Pool,
+    RemoteError,
+    RequestTimeoutError,
+    ScopeCancelledError,
+    StreamOverflowError,
+    open_bus,
+)
+from tests.bus.support import DONE, QUIET_LOOPS, log, methods, one_worker, scripted, until
+
+STREAMING = Path(__file__).parent / "workers" / "streaming.py"
+BARE = '{"method":"chunk","params":{"text":"%s"}}'  # a chunk that names no request
+NAMED = '{"method":"chunk","params":{"text":"%s","_meta":{"requestId":$ID}}}'
+
+
+def streaming(**options: Any) -> Pool:
+    return Pool("s", [sys.executable, str(STREAMING)], **options)
+
+
+def said(*texts: str, line: str = NAMED) -> dict[str, Any]:
+    return {"lines": [*(line % text for text in texts), DONE]}
+
+
+async def test_chunks_come_one_by_one_and_then_the_result() -> None:
+    async with one_worker() as bus, bus.stream("say", said("a", "b", "c")) as stream:
+        assert [chunk.text async for chunk in stream] == ["a", "b", "c"]
+        assert await stream.result() == "done"
+        assert await stream.result() == "done"
+        with pytest.raises(anyio.EndOfStream):
+            await stream.receive()
+
+
+async def test_chunks_and_the_result_are_one_sequence_of_events() -> None:
+    async with one_worker() as bus, bus.stream("say", said("a", "b")) as stream:
+        events = [(e.type, e.text, e.result) async for e in stream.events()]
+    assert events == [("chunk", "a", None), ("chunk", "b", None), ("result", "", "done")]
+
+
+async def test_chunks_that_have_come_are_received_as_a_batch() -> None:
+    async with one_worker() as bus, bus.stream("say", said(*"abcdef")) as stream:
+        found: list[Chunk] = []
+        with pytest.raises(anyio.EndOfStream):
+            while True:
+                found += await stream.receive_batch()
+    assert "".join(chunk.text for chunk in found) == "abcdef"
+
+
+async def test_a_chunk_has_its_params_as_they_were() -> None:
+    class Progress(msgspec.Struct):
+        done: int
+
+    line = '{"method":"chunk","params":{"done":3,"text":7,"_meta":{"requestId":$ID}}}'
+    async with one_worker() as bus, bus.stream("say", {"lines": [line, DONE]}) as stream:
+        chunk = await stream.receive()
+        key = chunk.params["_meta"]["requestId"]
+        assert chunk.params == {"done": 3, "text": 7, "_meta": {"requestId": key}}
+        assert chunk.text == ""  # it is no text
+        assert chunk.method == "chunk"
+        assert chunk.decode(Progress) == Progress(3)
+
+
+async def test_errors_of_the_request_come_after_the_chunks() -> None:
+    error = '{"id":$ID,"error":{"code":7,"message":"no"}}'
+    lines = [NAMED % "a", error]
+    async with one_worker() as bus, bus.stream("say", {"lines": lines}) as stream:
+        assert (await stream.receive()).text == "a"
+        with pytest.raises(RemoteError, match="no"):
+            await stream.receive()
+        with pytest.raises(RemoteError, match="no"):
+            await stream.result()
+
+
+@pytest.mark.parametrize("line", [BARE, '{"method":"note","params":{"text":"%s"}}'])
+async def test_what_names_no_request_is_the_only_ones_in_flight(line: str) -> None:
+    async with one_worker() as bus, bus.stream("say", said("a", line=line)) as stream:
+        found = [chunk.text async for chunk in stream]
+        assert found == (["a"] if "chunk" in line else [])  # a note is no chunk
+    assert bus.statistics().unhandled == (0 if "chunk" in line else 1)
+
+
+async def test_what_may_be_of_several_is_nobodys_and_is_counted() -> None:
+    async with one_worker() as bus, bus.stream("hold") as held:
+        async with bus.stream("say", said("a", "b", line=BARE)) as stream:
+            assert [chunk.text async for chunk in stream] == []
+        assert bus.statistics().unattributed == 2
+        await bus.request("release")
+        assert [chunk.text async for chunk in held] == []
+
+
+async def test_a_chunk_of_a_session_is_its_only_streams() -> None:
+    line = '{"method":"session/update","params":{"sessionId":"%s","update":%s}}'
+    update = '{"sessionUpdate":"agent_message_chunk","content":{"type":"text","text":"%s"}}'
+    thought = '{"sessionUpdate":"plan","entries":[]}'
+    lines = [line % ("one", update % "1"), line % ("two", update % "2"), line % ("one", thought)]
+    async with (
+        one_worker(chunks="acp") as bus,
+        bus.stream("hold", {"sessionId": "one"}) as one,
+        bus.stream("hold", {"sessionId": "two"}) as two,
+    ):
+        await bus.request("say", {"lines": [*lines, DONE]})
+        await bus.request("release")
+        assert [chunk.text async for chunk in one] == ["1", ""]
+        assert [chunk.text async for chunk in two] == ["2"]
+
+
+async def test_progress_of_mcp_belongs_to_its_token() -> None:
+    line = '{"method":"notifications/progress","params":{"progressToken":$ID,"progress":1%s}}'
+    lines = [line % "", line % ',"message":"half"', DONE]
+    async with one_worker(chunks="mcp-progress") as bus, bus.stream("hold"):
+        async with bus.stream("say", {"lines": lines}) as stream:
+            assert [chunk.text async for chunk in stream] == ["", "half"]
+        sent = (await log(bus))[-1]
+    assert sent["params"]["_meta"] == {"progressToken": sent["id"]}
+
+
+async def test_a_function_can_tell_what_is_a_chunk() -> None:
+    def delta(method: str, params: Any) -> str | None:
+        return str(params["delta"]) if method == "delta" else None
+
+    lines = ['{"method":"delta","params":{"delta":5}}', '{"method":"delta"}', DONE]
+    async with one_worker(chunks=delta) as bus:
+        async with bus.stream("say", {"lines": lines}) as stream:
+            assert [chunk.text async for chunk in stream] == ["5"]
+
+
+async def test_another_worker_cannot_send_chunks_into_a_stream() -> None:
+    async with open_bus(scripted("a"), scripted("b"), grace_s=2) as bus:
+        async with bus.stream("hold", pool="a") as stream:
+            key = (await log(bus, pool="a"))[-1]["id"]
+            line = NAMED.replace("$ID", str(key)) % "forged"
+            await bus.request("say", {"lines": [line, DONE]}, pool="b")
+            await bus.request("release", pool="a")
+            assert [chunk.text async for chunk in stream] == []
+        assert bus.statistics().unattributed == 1
+
+
+# -- text -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("of", ["call", "pool"])
+async def test_text_is_collected_into_the_result_of_a_request_and_of_a_stream(of: str) -> None:
+    options = {"collect": "text"} if of == "pool" else {}
+    asked = {} if of == "pool" else {"collect": "text"}
+    say = {"lines": [NAMED % "a", NAMED % "b", '{"id":$ID,"result":{"stop":"end"}}']}
+    async with one_worker(**options) as bus:
+        result = await bus.request("say", say, **asked)
+        assert result == {"stop": "end", "text": "ab"}
+        async with bus.stream("say", say, **asked) as stream:
+            assert await stream.result() == result
+        async with bus.stream("say", say, **asked) as stream:
+            assert len([chunk async for chunk in stream]) == 2
+            assert await stream.result() == result
+
+
+@pytest.mark.parametrize("result", ['{"text":"own"}', "[1]", "null"])
+async def test_a_result_that_has_text_or_is_no_object_stays_as_it_is(result: str) -> None:
+    say = {"lines": [NAMED % "a", '{"id":$ID,"result":%s}' % result]}
+    async with one_worker() as bus:
+        expected = msgspec.json.decode(result)
+        assert await bus.request("say", say, collect="text") == expected
+        assert await bus.request("say", say) == expected
+
+
+# -- leaving, cancelling, deadlines ---------------------------------------------------------------
+
+
+async def test_leaving_a_stream_early_cancels_its_request() -> None:
+    async with one_worker() as bus:
+        async with bus.stream("hold") as stream:
+            pass
+        assert methods(await log(bus))[-1] == "$/cancelRequest"
+        with pytest.raises(anyio.ClosedResourceError):
+            await stream.receive()
+
+
+async def test_a_scope_ends_its_streams() -> None:
+    async with one_worker() as bus, bus.open_scope() as scope:
+        async with bus.stream("hold", scope=scope) as stream:
+            scope.cancel("enough")
+            with pytest.raises(ScopeCancelledError, match="enough"):
+                await stream.receive()
+
+
+async def test_progress_renews_the_timeout_if_it_is_to() -> None:
+    async with one_worker() as bus:
+        async with bus.stream("mute", timeout=0.2) as stream:
+            with pytest.raises(RequestTimeoutError):
+                await stream.result()
+        chunk = said("a")["lines"][0]
+        async with bus.stream("hold", timeout=0.4, progress_renews=True) as stream:
+            key = (await log(bus))[-1]["id"]
+            for _ in range(3):  # one and a half of its timeouts
+                await anyio.sleep(0.2)
+                await bus.request("say", {"lines": [chunk.replace("$ID", str(key)), DONE]})
+            await bus.request("release")
+            assert len([chunk async for chunk in stream]) == 3
+
+
+async def test_one_task_reads_a_stream_at_a_time() -> None:
+    async with (
+        one_worker() as bus,
+        bus.stream("hold") as stream,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(stream.receive)
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(anyio.BusyResourceError):
+            await stream.receive()
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [({"max_buffer_bytes": 0}, "max_buffer_bytes"), ({"collect": "all"}, "collect")],
+)
+async def test_wrong_options_are_refused(options: dict[str, Any], field: str) -> None:
+    async with one_worker() as bus:
+        with pytest.raises(InvalidArgumentError, match=field):
+            async with bus.stream("echo", **options):
+                pytest.fail("it opened")
+
+
+# -- slow readers ---------------------------------------------------------------------------------
+
+
+async def count(bus: Bus, tag: str, chunks: int, **options: Any) -> None:
+    """Read a stream to its end, and prove that it is whole and nobody else's."""
+    async with bus.stream("count", {"chunks": chunks, "tag": tag}, **options) as stream:
+        number = 0
+        while True:
+            try:
+                batch = await stream.receive_batch()
+            except anyio.EndOfStream:
+                break
+            for chunk in batch:
+                assert (chunk.params["n"], chunk.params["tag"]) == (number, tag)
+                number += 1
+        assert number == chunks
+        assert await stream.result() == {"chunks": chunks}
+
+
+@pytest.mark.parametrize("anyio_backend", QUIET_LOOPS)
+async def test_eight_streams_of_ten_thousand_chunks_do_not_mix() -> None:
+    async with open_bus(streaming(instances=2)) as bus, anyio.create_task_group() as tasks:
+        for number in range(8):
+            tasks.start_soon(count, bus, str(number), 10_000)
+
+
+@pytest.mark.parametrize("anyio_backend", QUIET_LOOPS)
+async def test_a_reader_that_never_reads_stalls_its_own_handler_alone() -> None:
+    async with open_bus(streaming()) as bus:
+        async with bus.stream("endless", max_buffer_bytes=20_000) as stalled:
+            async with anyio.create_task_group() as tasks:
+                for number in range(7):
+                    tasks.start_soon(count, bus, str(number), 2_000)
+            assert stalled._charge + stalled._charge_read <= 20_000
+            assert [(await stalled.receive()).params["n"] for _ in range(3)] == [0, 1, 2]
+        with anyio.fail_after(5):  # its handler ends a moment after it was told
+            while await bus.request("cancelled") != ["endless"]:
+                pass
+
+
+async def test_a_plain_workers_reader_that_never_reads_fails_alone() -> None:
+    many = {"lines": [NAMED % ("x" * 100)] * 50}  # and no answer
+    async with one_worker() as bus, bus.stream("hold") as other:
+        async with bus.stream("say", many, max_buffer_bytes=1000) as stream:
+            await bus.request("echo")  # its answer comes after all of the chunks
+            await bus.request("release")
+            assert "_meta" in await other.result()
+            held = 0
+            with pytest.raises(StreamOverflowError) as info:
+                async for chunk in stream:
+                    held += len(chunk.raw)
+            assert info.value.buffered_bytes == held
+            assert held >= 1000
+
+
+async def test_a_plain_worker_alone_is_paused_until_its_reader_has_read() -> None:
+    limits = Limits(backpressure_timeout_s=0)
+    async with open_bus(streaming(chunks="mcp-progress"), limits=limits) as bus:
+        params = {"chunks": 40_000, "size": 100}
+        async with bus.stream("count", params, max_buffer_bytes=100_000) as stream:
+            await stream.receive()
+            await until(lambda: bus._calls.brakes.held)
+            bound = 100_000 + 2 * 1024 * 1024  # and what had been read when it was paused
+            assert stream._size + stream._reading < bound
+            assert 1 + len([chunk async for chunk in stream]) == 40_000
+            assert not bus._calls.brakes.held
+
+
+async def test_a_reader_may_make_requests_in_its_loop_though_its_worker_is_paused() -> None:
+    limits = Limits(backpressure_timeout_s=0)
+    async with open_bus(streaming(chunks="mcp-progress"), limits=limits) as bus:
+        params = {"chunks": 40_000, "size": 100}
+        async with bus.stream("count", params, max_buffer_bytes=100_000) as stream:
+            await stream.receive()
+            await until(lambda: bus._calls.brakes.held)
+            with anyio.fail_after(5):
+                assert await bus.request("echo", {"params": 1}) == {"params": 1}
+            with pytest.raises(StreamOverflowError):
+                async for _ in stream:
+                    pass
+
+
+async def test_a_pause_ends_after_its_time() -> None:
+    limits = Limits(backpressure_timeout_s=0.1)
+    async with open_bus(streaming(chunks="mcp-progress"), limits=limits) as bus:
+        params = {"chunks": 40_000, "size": 100}
+        async with bus.stream("count", params, max_buffer_bytes=100_000) as stream:
+            with pytest.raises(StreamOverflowError), anyio.fail_after(5):
+                await stream.receive()
+                await until(lambda: stream._overflowed)
+                async for _ in stream:
+                    pass
+
+
+async def test_a_result_can_be_awaited_without_reading_the_chunks() -> None:
+    async with open_bus(streaming()) as bus:
+        params = {"chunks": 5_000, "size": 100}
+        async with bus.stream("count", params, max_buffer_bytes=10_000) as stream:
+            assert await stream.result() == {"chunks": 5_000}
+        async with bus.stream("count", params, max_buffer_bytes=10_000) as stream:
+            async for _ in stream:
+                break
+            assert await stream.result() == {"chunks": 5_000}
+
+
+async def test_another_task_can_await_the_result_while_one_reads() -> None:
+    async with open_bus(streaming()) as bus:
+        params = {"chunks": 5_000, "size": 100}
+        async with bus.stream("count", params, max_buffer_bytes=10_000) as stream:
+            found: list[object] = []
+
+            async def wait() -> None:
+                found.append(await stream.result())
+
+            first = await stream.receive()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(wait)
+                rest = [chunk async for chunk in stream]
+            assert first.params["n"] == 0
+            assert len(rest) == 4_999
+            assert found == [{"chunks": 5_000}]
+
+
+# -- in a nursery ---------------------------------------------------------------------------------
+
+
+async def test_a_stream_is_pumped_from_the_users_own_task_group() -> None:
+    async with one_worker() as bus:
+        send, receive = anyio.create_memory_object_stream[Chunk](2)
+        async with anyio.create_task_group() as tasks, receive:
+            await tasks.start(bus.pump, "say", said(*"abcdef"), send)
+            assert "".join([chunk.text async for chunk in receive]) == "abcdef"
+
+
+async def test_a_siblings_failure_cancels_the_streams_and_the_bus_lives_on() -> None:
+    async with one_worker() as bus:
+        send, receive = anyio.create_memory_object_stream[Chunk](1)
+        with pytest.raises(ExceptionGroup) as info:
+            async with anyio.create_task_group() as tasks, receive:
+                await tasks.start(bus.pump, "hold", None, send)
+                await tasks.start(bus.pump, "hold", None, send.clone())
+                raise ValueError("a sibling")
+        assert isinstance(info.value.exceptions[0], ValueError)
+        assert methods(await log(bus))[-2:] == ["$/cancelRequest"] * 2
