@@ -476,6 +476,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, rename=_LIMIT_KEYS):
         max_output_bytes: Bytes queued for one pool or one worker, besides one frame.
         max_pending: Requests of one bus without an answer; more callers wait.
         max_queued: Requests of one pool that no worker has taken yet; more are refused.
+        max_sessions: Sessions that are known at a time, lost ones that nobody asked for included; of
+            these the oldest are forgotten, else more are refused.
         max_restarts: Restarts of one worker within ``restart_window_s``; then its slot is parked.
             0 means never restart.
         restart_window_s: Seconds of the sliding window.
@@ -497,6 +499,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, rename=_LIMIT_KEYS):
     max_output_bytes: int = 64 * MIB
     max_pending: int = 65_536
     max_queued: int = 65_536
+    max_sessions: int = 65_536
     max_restarts: int = 5
     restart_window_s: float = 60.0
     start_attempts: int = 3
@@ -522,6 +525,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, rename=_LIMIT_KEYS):
                 "max_output_bytes",
                 "max_pending",
                 "max_queued",
+                "max_sessions",
                 "restart_window_s",
                 "start_attempts",
                 "restart_delay_s",

@@ -259,6 +259,7 @@ POSITIVE = [
     "max_output_bytes",
     "max_pending",
     "max_queued",
+    "max_sessions",
     "restart_window_s",
     "start_attempts",
     "restart_delay_s",

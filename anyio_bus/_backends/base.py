@@ -7,6 +7,7 @@ a message costs no hop between tasks.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
@@ -51,8 +52,16 @@ class Backend(Protocol):
     def resume(self, worker: int) -> None:
         """Read a worker's output again."""
 
-    def spawn(self, pool_id: str) -> int:
-        """Add a worker to a pool; return its number."""
+    def spawn(
+        self,
+        pool_id: str,
+        *,
+        session: str | None = None,
+        rebind: bool = False,
+        env: Mapping[str, str | None] | None = None,
+        cwd: str | None = None,
+    ) -> int:
+        """Add a worker to a pool, or one leased to a session alone; return its number."""
         ...
 
     def resize(self, pool_id: str, instances: int, drain_s: float) -> None:
@@ -73,11 +82,11 @@ class Backend(Protocol):
     def release(self, worker: int) -> None:
         """End a hold or a lease."""
 
-    def lease(self, worker: int, session: str) -> None:
-        """Keep a worker for one session."""
+    def lease(self, worker: int, session: str, *, rebind: bool = False) -> None:
+        """Keep a worker for one session, and its successor too if ``rebind``."""
 
     def end_session(self, session: str) -> None:
-        """Forget a session."""
+        """Forget a session; end its lease."""
 
     def find_session(self, session: str) -> SessionInfo | None:
         """Report a session; None where it is not known."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+import os
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, final, overload
@@ -26,9 +27,10 @@ from anyio_bus._bus.calls import (
 from anyio_bus._bus.handlers import Handlers
 from anyio_bus._bus.identity import AuditEvent, Identity, envelope_members
 from anyio_bus._bus.inbound import Inbound
+from anyio_bus._bus.leases import Opening
 from anyio_bus._bus.lifetime import BusState, Lifetime
 from anyio_bus._bus.maps import MapResults, open_map
-from anyio_bus._bus.sessions import Opening, Session, Sessions, scope_in
+from anyio_bus._bus.sessions import Session, Sessions, scope_in
 from anyio_bus._bus.streams import DEFAULT_BUFFER_BYTES, ChunkSink, Collect, Stream, StreamOptions
 from anyio_bus._bus.subscriptions import Callback, Filter, Overflow, Subscription
 from anyio_bus._bus.taps import (
@@ -61,8 +63,6 @@ from anyio_bus._sansio.messages import Message, is_error
 from anyio_bus._sansio.routing import Refused, Route
 
 if TYPE_CHECKING:
-    import os
-
     from anyio_bus._backends.base import Backend
     from anyio_bus._config import BusConfig, Retry
     from anyio_bus._sansio.notifications import Notification
@@ -713,10 +713,13 @@ class Bus:
         *,
         pool: str | None = None,
         id: str | None = None,  # what it is called everywhere  # noqa: A002
+        exclusive: bool = False,
         rebind: bool = False,
         identity: Identity | None = None,
         audit: AuditEvent | None = None,
         agent_id: str | None = None,
+        env: Mapping[str, str | None] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
     ) -> AsyncIterator[Session]:
         """Open a session: what is called in it goes to one worker, the one that takes its first call.
 
@@ -725,19 +728,34 @@ class Bus:
         Args:
             pool: The pool; may be left out where there is only one.
             id: Its name; default 128 random bits.
+            exclusive: Lease a worker: wait for one that has no other session, let it finish what
+                it has, and keep everybody else from it. Whoever waits first gets the first.
             rebind: If its worker dies, go on with another one, instead of raising
-                :class:`SessionLostError` at the next call.
+                :class:`SessionLostError` at the next call. A lease goes on with the successor.
             identity: Sent in each frame as ``_ext.identity``.
             audit: Sent in each frame as ``_ext.audit``.
             agent_id: Sent in each frame as ``agentId``.
+            env: Start a worker for this lease alone, with these variables on top of the pool's.
+            cwd: Start a worker for this lease alone, in this folder.
+
+        Raises:
+            WorkerStartError: No worker for the lease came up.
+            PoolUnavailableError: Every worker of the pool is parked.
 
         Cancellation:
-            Opening is a checkpoint, before anything is done. Leaving never waits.
+            Opening is a checkpoint; a wait for a worker ends, and what was leased is given back.
+            Leaving never waits.
         """
-        named = Opening(
-            pool, id, rebind=rebind, members=envelope_members(identity, audit, agent_id)
+        opening = Opening(
+            pool,
+            id,
+            exclusive=exclusive,
+            rebind=rebind,
+            members=envelope_members(identity, audit, agent_id),
+            env=env,
+            cwd=None if cwd is None else os.fspath(cwd),
         )
-        async with self._sessions.open(named) as session:
+        async with self._sessions.open(opening) as session:
             yield session
 
     # -- scopes -------------------------------------------------------------------------------

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, final, overload
 import anyio
 import anyio.abc
 import anyio.lowlevel
-import msgspec
 from msgspec import UNSET, UnsetType
 
 from anyio_bus._bus.identity import HelloResult
+from anyio_bus._bus.leases import Lessor, Opening, check_session_id
 from anyio_bus._errors import InvalidArgumentError, InvalidStateError
 from anyio_bus._sansio.codec import encode_envelope
 from anyio_bus._sansio.routing import Route
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from anyio_bus._bus.streams import ChunkSink, Stream
     from anyio_bus._bus.subscriptions import Subscription
 
-__all__ = ("Opening", "Session", "Sessions", "scope_in")
+__all__ = ("Session", "Sessions", "scope_in")
 
 T = TypeVar("T")
 
@@ -35,13 +35,6 @@ ID_BYTES = 16  # of an id that we make: 128 random bits
 def scope_in(session: str | Session, scope: Scope | None) -> Scope | None:
     """Return the scope of a call that is made in a session."""
     return session.scope if scope is None and isinstance(session, Session) else scope
-
-
-def check_session_id(session: object, field: str = "session") -> None:
-    """Refuse what is no id of a session."""
-    if not isinstance(session, str) or not session:
-        msg = f"{field} must be a text that is not empty, or a Session, not {session!r}"
-        raise InvalidArgumentError(msg, field=field)
 
 
 @final
@@ -55,9 +48,10 @@ class Session:
         id: Its name, unique in the bus.
         pool: The pool that it is in.
         scope: The scope of its calls.
+        exclusive: Whether it has its worker for itself.
     """
 
-    __slots__ = ("_bus", "_over", "_route", "id", "pool", "scope")
+    __slots__ = ("_bus", "_over", "_route", "exclusive", "id", "pool", "scope")
 
     def __init__(self) -> None:
         """Refuse: a session is opened, not constructed."""
@@ -70,16 +64,18 @@ class Session:
     id: str
     pool: str
     scope: Scope
+    exclusive: bool
 
     @classmethod
-    def _create(cls, bus: Bus, route: Route, scope: Scope) -> Session:
+    def _create(cls, bus: Bus, route: Route, *, exclusive: bool) -> Session:
         self = object.__new__(cls)
         self._bus = bus
         self._route = route
         self._over = False
         self.id = route.session or ""
         self.pool = route.pool
-        self.scope = scope
+        self.scope = bus._calls.new_scope(f"session {route.session}", None)
+        self.exclusive = exclusive
         return self
 
     def __repr__(self) -> str:
@@ -95,7 +91,7 @@ class Session:
 
     @property
     def lost(self) -> bool:
-        """Whether its worker is gone and no call of it was told so yet."""
+        """Whether its worker is gone; unless it is exclusive, only until a call was told so."""
         info = self._bus._backend.find_session(self.id)
         return info is not None and info.worker is None
 
@@ -245,15 +241,6 @@ class Session:
         await self._bus.notify(method, params, session=self)
 
 
-class Opening(msgspec.Struct, frozen=True):
-    """What a session is opened with; see :meth:`Bus.session`."""
-
-    pool: str | None
-    id: str | None
-    rebind: bool = False
-    members: dict[str, object] = {}
-
-
 class Sessions:
     """The sessions of a bus whose blocks are open, and the routes of all.
 
@@ -264,6 +251,7 @@ class Sessions:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self._open: dict[str, Session] = {}
+        self._lessor = Lessor(bus)
 
     def route(self, pool: str | None, session: str | Session) -> Route:
         """Return where a call in a session goes.
@@ -301,19 +289,24 @@ class Sessions:
         """Open a session, and end it."""
         bus = self._bus
         key = secrets.token_hex(ID_BYTES) if opening.id is None else opening.id
-        check_session_id(key, "id")
         route = self._make_route(opening.pool, key, rebind=opening.rebind, members=opening.members)
         if key in self._open:
             msg = f"id: session {key!r} is open already"
             raise InvalidArgumentError(msg, field="id")
-        await anyio.lowlevel.checkpoint()
-        bus._life.check_running()
-        session = Session._create(bus, route, bus._calls.new_scope(f"session {key}", None))
-        self._open[key] = session
+        self._open[key] = session = Session._create(bus, route, exclusive=opening.exclusive)
         try:
+            await anyio.lowlevel.checkpoint()
+            bus._life.check_running()
+            if opening.exclusive:
+                await self._lessor.take_worker(route.pool, key, opening)
             yield session
         finally:
             session._over = True
             del self._open[key]
             session.scope._close()
-            bus._backend.end_session(key)
+            self.end(key)
+
+    def end(self, session: str) -> None:
+        """Forget a session, and its lease; somebody may wait for its worker."""
+        self._bus._backend.end_session(session)
+        self._lessor.look_again()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import anyio
@@ -13,7 +13,7 @@ from msgspec import UNSET
 from anyio_bus._errors import Failure, KernelCode
 from anyio_bus._io.loop import Alarm, Bell, current_loop
 from anyio_bus._kernel.ladder import Ladder
-from anyio_bus._kernel.slot import Slot
+from anyio_bus._kernel.slot import Lease, Slot
 from anyio_bus._sansio.deadlines import Deadlines
 from anyio_bus._sansio.events import (
     Deliver,
@@ -30,7 +30,7 @@ from anyio_bus._sansio.messages import BadLine, Message, RequestId
 from anyio_bus._sansio.routing import Entry, Lane, PoolTable, Refused, Route, Router, Withdrawal
 
 if TYPE_CHECKING:
-    from anyio_bus._config import BusConfig
+    from anyio_bus._config import BusConfig, Pool
     from anyio_bus._io.process import Spawner
     from anyio_bus._kernel.incarnation import Incarnation
     from anyio_bus._sansio.tapping import Tap
@@ -90,7 +90,7 @@ class Kernel:
         self.slots: dict[int, Slot] = {}
         for pool in config.pools:
             for _ in range(pool.instances):
-                self._add_slot(pool.id)
+                self._add_slot(pool)
         self._running: dict[Lane, Incarnation] = {}
         self._unavailable: dict[str, Failure] = {}  # pools of which every slot is parked, and why
         self._tombstones: Deadlines[tuple[Lane, RequestId]] = Deadlines()
@@ -196,7 +196,7 @@ class Kernel:
             self._wake_writer(lane)
         else:
             self.pump(lane.pool)
-            self._wake_if_drained(lane)
+            self._tell_if_empty(lane)
         return outcome
 
     def pump(self, pool: PoolTable) -> None:
@@ -213,13 +213,16 @@ class Kernel:
         for lane, key in self._tombstones.expire(now):
             self.router.free_tombstone(lane, key)
             self.pump(lane.pool)
-            self._wake_if_drained(lane)
+            self._tell_if_empty(lane)
 
-    def _wake_if_drained(self, lane: Lane) -> None:
+    def _tell_if_empty(self, lane: Lane) -> None:
         if not lane.entries:
             slot = self.slots.get(lane.worker)
-            if slot is not None and slot.life.state is State.DRAINING:
+            if slot is None:
+                return
+            if slot.life.state is State.DRAINING:
                 slot.wake()
+            slot.tell_quiet()
 
     # -- messages from workers ----------------------------------------------------------------
 
@@ -266,7 +269,7 @@ class Kernel:
             self.deliver(events)
         if lane.pool.queue or lane.waiting:
             self.pump(lane.pool)
-        self._wake_if_drained(lane)
+        self._tell_if_empty(lane)
 
     def _take_bad_line(self, lane: Lane, line: BadLine, events: list[KernelEvent]) -> None:
         """A bad line costs only itself; one over the limit costs the request that it answers."""
@@ -302,20 +305,24 @@ class Kernel:
         """Let what the router hands to this incarnation's lane wake its writer."""
         self._running[inc.lane] = inc
 
-    def end(self, inc: Incarnation, failure: Failure) -> None:
+    def end(self, inc: Incarnation, failure: Failure, lease: str | None) -> None:
         """Fail what an incarnation takes along, and keep its counters."""
         del self._running[inc.lane]
         self.counts.bytes_in += inc.bytes_in
         self.counts.bytes_out += inc.bytes_out
         self.counts.stderr_bytes += inc.stderr.total
-        self.fail(self.router.drop_lane(inc.lane), failure)
+        self.drop(inc.lane, failure, lease)
+
+    def drop(self, lane: Lane, failure: Failure, lease: str | None) -> None:
+        """Fail what a lane has, and lose its sessions; ``lease`` is the one that had it alone."""
+        self.fail(self.router.drop_lane(lane, failure, lease), failure)
 
     def lost_hope(self, pool_id: str, failure: Failure | None) -> None:
         """A slot is parked or gone: if none of its pool is left, fail what waits there.
 
         One that is parked says why, rather than one that was told to go.
         """
-        slots = [slot for slot in self.slots.values() if slot.pool.id == pool_id]
+        slots = self._slots_of(pool_id)
         if not any(slot.life.state in _ALIVE for slot in slots):
             parked = (slot.failure for slot in slots if slot.life.state is State.PARKED)
             failure = next(parked, None) or failure or _GONE
@@ -335,11 +342,15 @@ class Kernel:
 
     # -- primitives ---------------------------------------------------------------------------
 
-    def _add_slot(self, pool_id: str) -> Slot:
-        slot = Slot(self, self._pools[pool_id], self._next_worker)
+    def _add_slot(self, pool: Pool, *, own: bool = False) -> Slot:
+        slot = Slot(self, pool, self._next_worker, own=own)
         self.slots[self._next_worker] = slot
         self._next_worker += 1
         return slot
+
+    def _slots_of(self, pool_id: str) -> list[Slot]:
+        """Return the slots that serve a pool, without those of one session's own."""
+        return [s for s in self.slots.values() if s.pool.id == pool_id and not s.own]
 
     def _slot(self, worker: int) -> Slot:
         slot = self.slots.get(worker)
@@ -350,16 +361,34 @@ class Kernel:
             )
         return slot
 
-    def spawn(self, pool_id: str) -> int:
-        """Add a slot to a pool and start it; return its number."""
-        slot = self._add_slot(pool_id)
+    def spawn(
+        self,
+        pool_id: str,
+        *,
+        session: str | None = None,
+        rebind: bool = False,
+        env: Mapping[str, str | None] | None = None,
+        cwd: str | None = None,
+    ) -> int:
+        """Add a slot to a pool and start it; return its number.
+
+        With a session it is leased to that from the start, does not count as one of the pool's
+        instances, and ends with its lease.
+        """
+        pool = self._pools[pool_id]
+        if env or cwd is not None:
+            merged = {**pool.env, **(env or {})}
+            pool = msgspec.structs.replace(pool, env=merged, cwd=pool.cwd if cwd is None else cwd)
+        slot = self._add_slot(pool, own=session is not None)
+        if session is not None:
+            slot.lend(Lease(session, rebind))
         if self._tasks is not None:
             self._tasks.start_soon(slot.run)
         return slot.worker
 
     def resize(self, pool_id: str, instances: int, drain_s: float) -> None:
         """Add slots to a pool, or drain and retire the last of them."""
-        slots = [s for s in self.slots.values() if s.pool.id == pool_id and not s.leaving]
+        slots = [s for s in self._slots_of(pool_id) if not s.leaving]
         for _ in range(len(slots), instances):
             self.spawn(pool_id)
         for slot in slots[instances:]:
@@ -385,22 +414,30 @@ class Kernel:
 
     def release(self, worker: int) -> None:
         """End a hold or a lease."""
-        self._slot(worker).hold(held=False)
+        self._slot(worker).release()
 
-    def lease(self, worker: int, session: str) -> None:
-        """Keep a worker for one session: a hold, with the session bound to it."""
+    def lease(self, worker: int, session: str, *, rebind: bool = False) -> None:
+        """Keep a worker for one session: a hold, with the session bound to it.
+
+        It ends with the session, or with the worker unless ``rebind``.
+        """
         slot = self._slot(worker)
-        slot.hold(held=True)
-        if slot.incarnation is not None:
-            self.router.bind_session(session, slot.incarnation.lane)
+        if slot.lease is not None:
+            text = f"worker {worker} is leased already"
+            raise Refused(Failure(code=KernelCode.NO_WORKER, message=text, reason="leased"))
+        slot.lend(Lease(session, rebind))
 
     def end_session(self, session: str) -> None:
-        """Forget a session."""
-        self.router.end_session(session)
+        """Forget a session; end its lease."""
+        info = self.router.sessions.find(session)
+        self.router.sessions.end(session)
+        slot = None if info is None or info.worker is None else self.slots.get(info.worker)
+        if slot is not None and slot.lease is not None and slot.lease.session == session:
+            slot.release()
 
     def find_session(self, session: str) -> SessionInfo | None:
         """Report a session; None where it is not known."""
-        return self.router.find_session(session)
+        return self.router.sessions.find(session)
 
     def pause(self, worker: int) -> None:
         """Leave a worker's stdout unread until :meth:`resume`."""
@@ -445,7 +482,7 @@ class Kernel:
             workers=len(alive),
             live_requests=router.live,
             queued_requests=sum(pool.queued for pool in router.pools.values()),
-            sessions=router.sessions,
+            sessions=len(router.sessions),
         )
 
 

@@ -20,13 +20,13 @@ from anyio_bus._kernel.ladder import Ladder
 from anyio_bus._sansio.backoff import Death, Park, RestartPolicy
 from anyio_bus._sansio.events import WorkerChanged, WorkerInfo
 from anyio_bus._sansio.lifecycle import Action, Event, Lifecycle, State
-from anyio_bus._sansio.routing import Mode
+from anyio_bus._sansio.routing import Lane, Mode
 
 if TYPE_CHECKING:
     from anyio_bus._config import Pool
     from anyio_bus._kernel.kernel import Kernel
 
-__all__ = ("Slot",)
+__all__ = ("Lease", "Slot")
 
 logger = logging.getLogger("anyio_bus.kernel")
 
@@ -36,7 +36,20 @@ REAP_S = 0.5  # that SIGKILL may take
 LAST_OUTPUT_S = 0.25  # for outputs that outlive the group: whoever holds them escaped it
 ERROR_TAIL_BYTES = 4096  # of stderr, put into an error
 _SENT_BY_OTHERS = (1, 2, 9, 15)  # SIGHUP, SIGINT, SIGKILL, SIGTERM: no program's own crash
+_RETIRED = Failure(code=KernelCode.NO_WORKER, message="the worker was told to go", reason="retired")
 _RESTING = (State.BACKOFF, State.PARKED, State.VACANT)
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """What makes a worker one session's own.
+
+    Args:
+        session: That session.
+        rebind: Whether the lease goes on with the worker's successor.
+    """
+
+    session: str
+    rebind: bool = False
 
 
 class Slot:
@@ -49,11 +62,15 @@ class Slot:
         kernel: Whose slot it is.
         pool: The configuration of its pool.
         worker: Its number.
+        own: Whether it is there for one lease, and ends with that.
     """
 
-    def __init__(self, kernel: Kernel, pool: Pool, worker: int) -> None:
+    def __init__(self, kernel: Kernel, pool: Pool, worker: int, *, own: bool = False) -> None:
         self.pool = pool
         self.worker = worker
+        self.own = own
+        self.lease: Lease | None = None
+        self.quiet_wanted = False  # tell once nothing is in flight
         self.life = Lifecycle()
         self.incarnation: Incarnation | None = None
         self.generation = 0
@@ -114,6 +131,34 @@ class Slot:
         self.held = held
         if self.incarnation is not None and self.life.state is State.READY:
             self._admit(self.incarnation)
+        self.quiet_wanted = held
+        if not held:
+            self.lease = None
+            self._tell()  # somebody may wait for a worker that is free
+
+    def lend(self, lease: Lease) -> None:
+        """Hold it for one session, which waits for its process if there is none."""
+        self.lease = lease
+        self._kernel.router.bind_session(lease.session, self._lane())
+        self.hold(held=True)
+
+    def release(self) -> None:
+        """End a hold or a lease; a worker that was there for the lease alone ends as well."""
+        self.hold(held=False)
+        if self.own:
+            self.drain(0.0, retire=True)
+
+    def _lane(self) -> Lane:
+        """Return its lane; without a process it is one where work waits for the next."""
+        router = self._kernel.router
+        lane = router.pools[self.pool.id].lanes.get(self.worker)
+        return lane if lane is not None else router.add_lane(self.worker, self.pool.id)
+
+    def tell_quiet(self) -> None:
+        """Say, if somebody waits for it, that nothing is in flight."""
+        if self.quiet_wanted:
+            self.quiet_wanted = False
+            self._tell()
 
     def wake(self) -> None:
         """Look again: something that it waits for may have changed."""
@@ -156,7 +201,7 @@ class Slot:
             started.started()
             self._fire(Event.EXITED, error=exc)
             return
-        lane = kernel.router.add_lane(self.worker, self.pool.id)
+        lane = self._lane()
         inc = Incarnation(child, lane, self._bell, kernel, kernel.limits, kernel.loop)
         inc.generation = self.generation
         self.incarnation = inc
@@ -237,13 +282,15 @@ class Slot:
         if action in (Action.BURY, Action.FINISH):
             self._bury(inc, error, final=action is Action.FINISH)
         elif action is Action.START:
-            self._kernel.regained_hope(self.pool.id)
+            if not self.own:
+                self._kernel.regained_hope(self.pool.id)
             self._asked = False
             self._ladder = None
         elif action is Action.ADMIT and self.incarnation is not None:
             self.failure = None
             self._admit(self.incarnation)
         elif action is Action.FORGET:
+            self._end_lease(self.failure or _RETIRED)
             self._kernel.lost_hope(self.pool.id, self.failure)
         elif action in (Action.CLOSE, Action.CLIMB) and self.incarnation is not None:
             self._kernel.router.set_mode(self.incarnation.lane, Mode.CLOSED)
@@ -254,7 +301,7 @@ class Slot:
         self._bell.ring()
 
     def _admit(self, inc: Incarnation) -> None:
-        self._kernel.router.set_mode(inc.lane, Mode.HELD if self.held else Mode.OPEN)
+        self._kernel.router.set_mode(inc.lane, Mode.HELD if self.held or self.own else Mode.OPEN)
         self._kernel.pump(inc.lane.pool)
 
     def _bury(self, inc: Incarnation | None, error: SpawnError | None, *, final: bool) -> None:
@@ -263,8 +310,13 @@ class Slot:
         failure = self._describe(inc, error)
         self.incarnation = None
         if inc is not None:
-            kernel.end(inc, failure)
-        if final:
+            lease = self.lease
+            lost = None if lease is None or lease.rebind else lease.session
+            kernel.end(inc, failure, lost)
+        self._follow_lease(inc, failure)
+        kernel.pump(kernel.router.pools[self.pool.id])
+        if final or self.life.state is State.STOPPED:
+            self._end_lease(failure)
             kernel.lost_hope(self.pool.id, failure)
             return
         now = kernel.loop.now()
@@ -281,11 +333,34 @@ class Slot:
                 decision.reason,
                 failure.message,
             )
+            self._end_lease(self.failure)
             kernel.lost_hope(self.pool.id, self.failure)
         else:
             self._wake_at = now + decision.delay_s
             if not self._asked:
                 logger.warning("%s; starts again in %.2f s", failure.message, decision.delay_s)
+
+    def _follow_lease(self, inc: Incarnation | None, failure: Failure) -> None:
+        """After a death: the lease goes on with the successor if it may, or has not begun."""
+        lease = self.lease
+        if lease is None:
+            return
+        if lease.rebind or inc is None or not inc.up:
+            self._kernel.router.bind_session(lease.session, self._lane())
+        else:
+            self._end_lease(failure)
+
+    def _end_lease(self, failure: Failure) -> None:
+        """No process will follow, or not for this lease: nothing is to wait for one."""
+        lease, self.lease = self.lease, None
+        lane = self._kernel.router.pools[self.pool.id].lanes.get(self.worker)
+        if lane is not None and self.incarnation is None:
+            self._kernel.drop(lane, failure, lease.session if lease is not None else None)
+        if lease is None:
+            return
+        self.held = False
+        if self.own:
+            self.life.fire(Event.RETIRE)
 
     def _death(self, inc: Incarnation | None, error: SpawnError | None, now: float) -> Death:
         error = error or (inc.start_error if inc is not None else None)
@@ -365,6 +440,10 @@ class Slot:
             uptime_s=self._kernel.loop.now() - inc.born if inc is not None else 0.0,
             reason=f"{failure.reason}: {failure.message}" if parked else failure.message,
             stderr_tail=inc.stderr.tail() if inc is not None else failure.stderr_tail,
+            sessions=len(inc.lane.sessions) if inc is not None else 0,
+            held=self.held,
+            lease=self.lease.session if self.lease is not None else None,
+            own=self.own,
         )
 
 

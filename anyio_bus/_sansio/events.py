@@ -82,6 +82,10 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
         uptime_s: Seconds since the process was spawned; 0 without one.
         reason: Why it is backing off or parked; else empty.
         stderr_tail: The last bytes of its stderr.
+        sessions: Sessions that are tied to it.
+        held: Whether it takes no work but what names it.
+        lease: The session that has it for itself; None without one.
+        own: Whether it was started for that session alone, and ends with it.
     """
 
     pool: str
@@ -95,6 +99,10 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     uptime_s: float
     reason: str
     stderr_tail: str
+    sessions: int = 0
+    held: bool = False
+    lease: str | None = None
+    own: bool = False
 
 
 class SessionInfo(msgspec.Struct, frozen=True):
@@ -104,11 +112,13 @@ class SessionInfo(msgspec.Struct, frozen=True):
         pool: The pool that it is in.
         worker: The worker that holds it; None where that is gone and nobody was told yet.
         in_flight: Requests without an answer on that worker, whoever made them.
+        failure: Why that worker is gone, if it is.
     """
 
     pool: str
     worker: int | None = None
     in_flight: int = 0
+    failure: Failure | None = None
 
 
 class KernelStatistics(msgspec.Struct, frozen=True, kw_only=True):

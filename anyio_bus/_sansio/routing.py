@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from anyio_bus._errors import Failure, KernelCode
-from anyio_bus._sansio.events import SessionInfo
 from anyio_bus._sansio.messages import RequestId
 from anyio_bus._sansio.profiles import cancel_frame
+from anyio_bus._sansio.sessions import SessionTable
 
 if TYPE_CHECKING:
     from anyio_bus._config import Limits, Pool
@@ -345,8 +345,7 @@ class Router:
         self.pools = {pool.id: PoolTable(pool, limits) for pool in pools}
         self._live: dict[RequestId, Entry] = {}  # every request that has neither answer nor failure
         self._tombstones: set[RequestId] = set()  # ids of cancelled ones that still hold a slot
-        self._sessions: dict[str, Lane] = {}
-        self._lost: dict[str, PoolTable] = {}  # their workers died and nobody was told yet
+        self.sessions = SessionTable(limits.max_sessions)
         self.late_answers = 0
         self.stray_answers = 0
 
@@ -395,16 +394,27 @@ class Router:
             return lane
         if route.session is None:
             return None
-        lane = self._sessions.get(route.session)
+        lane = self.sessions.lane_of(route.session)
         if lane is None:
-            if self._lost.pop(route.session, None) is None or route.rebind:
-                return None
-            text = f"the worker that held session {route.session!r} is gone"
-            raise self._refuse(KernelCode.SESSION_LOST, text, route, "session_lost")
+            self._begin_session(pool, route)
+            return None
         if lane.pool is not pool:
             text = f"session {route.session!r} is in pool {lane.pool.config.id!r}"
             raise self._refuse(KernelCode.INVALID_REQUEST, text, route, "session_elsewhere")
         return lane
+
+    def _begin_session(self, pool: PoolTable, route: Route) -> None:
+        """Let a request begin a session; refuse it where the session was lost or there is no room."""
+        session: str = route.session  # type: ignore[assignment]  # only called with one
+        loss = self.sessions.take_loss(session)
+        if loss is not None and (loss.leased or not route.rebind):
+            why = f": {loss.failure.message}" if loss.failure is not None else ""
+            text = f"the worker that held session {session!r} is gone{why}"
+            raise self._refuse(KernelCode.SESSION_LOST, text, route, "session_lost")
+        if session not in pool.unbound and not self.sessions.make_room(len(pool.unbound)):
+            most = self._limits.max_sessions
+            text = f"there are max_sessions={most} sessions; end some of them"
+            raise self._refuse(KernelCode.OVERLOADED, text, route, "max_sessions")
 
     def _queue(self, pool: PoolTable, entry: Entry, bound: Lane | None) -> None:
         limits = self._limits
@@ -422,7 +432,7 @@ class Router:
         if entry.key is not None:
             lane.entries[entry.key] = entry
         session = entry.route.session
-        if session is not None and session not in self._sessions:
+        if session is not None and self.sessions.lane_of(session) is None:
             self.bind_session(session, lane)
         lane.outbox.append(entry)
 
@@ -542,54 +552,39 @@ class Router:
                 pool.open.remove(lane)
         lane.mode = mode
 
-    def drop_lane(self, lane: Lane) -> list[Entry]:
-        """Remove a dead worker's lane; return the requests that it takes along, to be failed."""
+    def drop_lane(
+        self, lane: Lane, failure: Failure | None = None, lease: str | None = None
+    ) -> list[Entry]:
+        """Remove a dead worker's lane; return the requests that it takes along, to be failed.
+
+        Args:
+            lane: The lane.
+            failure: Why, for the sessions that are lost with it.
+            lease: The one of them that had the worker for itself, and is lost for good.
+        """
         self.set_mode(lane, Mode.CLOSED)
         if lane.pool.lanes.get(lane.worker) is lane:
             del lane.pool.lanes[lane.worker]
-        for session in lane.sessions:
-            del self._sessions[session]
-            self._lost[session] = lane.pool
-        lane.sessions.clear()
+        self.sessions.lose(lane, failure, lease)
         waiting = list(lane.waiting)
         for entry in waiting:
             lane.pool.take(entry)
+            if entry.route.rebind and entry.route.session != lease:  # no byte of it was written
+                lane.pool.put(entry, None)
         in_flight = list(lane.entries.values())
         lane.entries.clear()
         lane.outbox.clear()
         self._tombstones.difference_update(e.key for e in in_flight if e.step is Step.TOMBSTONE)
         dead = [e for e in in_flight if e.step is not Step.TOMBSTONE]
-        dead += [e for e in waiting if e.key is not None]
+        dead += [e for e in waiting if e.key is not None and e not in lane.pool.queue]
         for entry in dead:
             del self._live[entry.key]
         return dead
 
     def bind_session(self, session: str, lane: Lane) -> None:
         """Tie a session to a worker before its first request; what waits for it goes along."""
-        self.end_session(session)
-        self._sessions[session] = lane
-        lane.sessions.add(session)
+        self.sessions.bind(session, lane)
         lane.pool.bind(session, lane)
-
-    def end_session(self, session: str) -> None:
-        """Forget a session."""
-        self._lost.pop(session, None)
-        lane = self._sessions.pop(session, None)
-        if lane is not None:
-            lane.sessions.discard(session)
-
-    def find_session(self, session: str) -> SessionInfo | None:
-        """Report a session, None where it is not known."""
-        lane = self._sessions.get(session)
-        if lane is not None:
-            return SessionInfo(lane.pool.config.id, lane.worker, len(lane.entries))
-        pool = self._lost.get(session)
-        return SessionInfo(pool.config.id) if pool is not None else None
-
-    @property
-    def sessions(self) -> int:
-        """Number of sessions that are known."""
-        return len(self._sessions) + len(self._lost)
 
     @property
     def live(self) -> int:

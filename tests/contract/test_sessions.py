@@ -153,7 +153,13 @@ async def test_bad_sessions_are_refused_by_name(place: Place) -> None:
             with pytest.raises(InvalidArgumentError) as caught:
                 await bus.request("echo", session=wrong)
             assert caught.value.field == "session"
-        for field, value in (("id", ""), ("identity", "me"), ("audit", {}), ("agent_id", 5)):
+        for field, value in (
+            ("id", ""),
+            ("identity", "me"),
+            ("audit", {}),
+            ("agent_id", 5),
+            ("env", {}),
+        ):
             options: dict[str, Any] = {field: value}
             with pytest.raises(InvalidArgumentError) as caught:
                 async with bus.session(**options):

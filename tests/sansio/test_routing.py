@@ -533,14 +533,14 @@ def test_a_session_stays_on_its_worker_though_another_is_idle() -> None:
 
     assert ask(router, 1, 2, 3, route=in_session("s")) == [a, a, None]
     assert tell(router, "note", in_session("s")) is a
-    assert router.sessions == 1
+    assert len(router.sessions) == 1
 
 
 def test_a_request_without_a_session_begins_none() -> None:
     router, _ = make()
     ask(router, 1)
 
-    assert router.sessions == 0
+    assert len(router.sessions) == 0
 
 
 def test_a_request_that_names_another_worker_does_not_move_its_session() -> None:
@@ -567,21 +567,61 @@ def test_a_lost_session_begins_anew_untold_where_its_request_asks_for_that() -> 
     assert ask(router, 2, route=Route("p", session="s", rebind=True)) == [b]
 
 
+def test_what_waits_for_a_lost_session_with_rebind_goes_on_elsewhere() -> None:
+    router, [a, b] = make(lanes=2)
+    again = Route("p", session="s", rebind=True)
+    assert ask(router, 1, 2, 3, route=again) == [a, None, None]
+    ask(router, 4, route=in_session("other"))
+    router.sessions.bind("strict", a)
+    ask(router, 5, route=in_session("strict"))
+
+    assert [entry.key for entry in router.drop_lane(a)] == [1, 5]
+    router.free_tombstone(b, 4)
+    router.settle(b, 4)
+    assert router.pump(router.pools["p"]) == [b]
+    assert list(b.entries) == [2]
+    assert [entry.key for entry in b.waiting] == [3]
+
+
+def test_what_waits_for_a_lost_lease_goes_down_with_it() -> None:
+    router, [a, _b] = make(lanes=2)
+    again = Route("p", session="s", rebind=True)
+    ask(router, 1, 2, route=again)
+    assert [entry.key for entry in router.drop_lane(a, lease="s")] == [1, 2]
+    for _ in range(2):
+        assert refusal(router, again) == (KernelCode.SESSION_LOST, "session_lost")
+    router.sessions.end("s")
+    assert ask(router, 3, route=again) != [None]
+
+
+def test_a_session_too_many_is_refused_until_one_ends() -> None:
+    router, [a] = make(max_in_flight=2, max_sessions=2)
+    ask(router, 1, route=in_session("a"))
+    ask(router, 2, route=in_session("b"))
+    assert refusal(router, in_session("c")) == (KernelCode.OVERLOADED, "max_sessions")
+    assert ask(router, 3, route=in_session("a")) == [None]
+    router.sessions.end("b")
+    assert ask(router, 4, 5, route=in_session("c")) == [None, None]
+    assert refusal(router, in_session("d")) == (KernelCode.OVERLOADED, "max_sessions")
+    assert ask(router, 6) == [None]
+    assert a.sessions == {"a"}
+
+
 def test_a_session_is_reported_with_its_worker_until_that_is_gone() -> None:
     router, [a] = make()
-    assert router.find_session("s") is None
+    assert router.sessions.find("s") is None
     ask(router, 1, route=in_session("s"))
-    assert router.find_session("s") == SessionInfo("p", 0, in_flight=1)
+    assert router.sessions.find("s") == SessionInfo("p", 0, in_flight=1)
     router.drop_lane(a)
-    assert router.find_session("s") == SessionInfo("p")
-    assert router.sessions == 1
+    assert router.sessions.find("s") == SessionInfo("p")
+    assert len(router.sessions) == 1
 
 
 def test_a_session_that_is_ended_begins_anew_elsewhere() -> None:
     router, (a, b) = make(lanes=2, max_in_flight=0)
     assert ask(router, 1, route=in_session("s")) == [a]
-    router.end_session("s")
-    assert router.sessions == 0
+    router.sessions.end("s")
+    assert len(router.sessions) == 0
 
     assert ask(router, 2, route=in_session("s")) == [b]
     router.drop_lane(a)
@@ -593,8 +633,8 @@ def test_ending_a_lost_or_an_unknown_session_forgets_it() -> None:
     ask(router, 1, route=in_session("s"))
     router.drop_lane(a)
 
-    router.end_session("s")
-    router.end_session("never")
+    router.sessions.end("s")
+    router.sessions.end("never")
 
     assert ask(router, 2, route=in_session("s")) == [b]
 
@@ -682,7 +722,7 @@ def test_a_session_can_be_tied_to_a_worker_before_its_first_request() -> None:
     assert ask(router, 3, route=in_session("moved")) == [b]
     router.drop_lane(a)
     assert ask(router, 4, route=in_session("moved")) == [None]
-    assert router.sessions == 2
+    assert len(router.sessions) == 2
 
 
 def test_what_waits_for_a_session_goes_to_the_worker_that_it_is_tied_to() -> None:

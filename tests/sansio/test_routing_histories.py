@@ -301,7 +301,7 @@ class AnyHistory(RuleBasedStateMachine):
 
     @rule(session=st.sampled_from(SESSIONS))
     def a_session_ends(self, session: str) -> None:
-        self.router.end_session(session)
+        self.router.sessions.end(session)
         self.forget({session})
 
     @precondition(lambda self: self.lanes)
@@ -340,7 +340,7 @@ class AnyHistory(RuleBasedStateMachine):
     @invariant()
     def sessions_stay_where_they_are(self) -> None:
         self.homes()
-        assert self.router.sessions == len(self.home) + len(self.lost)
+        assert len(self.router.sessions) == len(self.home) + len(self.lost)
         for lane in self.lanes:
             bound = [*lane.entries, *keys_of(lane.waiting)]
             sessions = {self.session_of[key] for key in bound if key in self.session_of}

@@ -50,6 +50,10 @@ class Script:
         """Answer with every line so far but those that ask for this."""
         return list(self.log)
 
+    def do_place(self, _id: Any, params: Any) -> Any:
+        """Answer with the working directory and a variable."""
+        return [os.getcwd(), os.environ.get(params["name"])]
+
     def do_pid(self, _id: Any, _params: Any) -> Any:
         return os.getpid()
 
