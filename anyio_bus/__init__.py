@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from anyio_bus._bus.bus import Bus as Bus
     from anyio_bus._bus.bus import BusStatistics as BusStatistics
     from anyio_bus._bus.calls import Scope as Scope
+    from anyio_bus._bus.handler_context import HandlerContext as HandlerContext
     from anyio_bus._bus.host import BusHost as BusHost
     from anyio_bus._bus.identity import AuditEvent as AuditEvent
     from anyio_bus._bus.identity import HelloResult as HelloResult
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from anyio_bus._errors import UnknownPoolError as UnknownPoolError
     from anyio_bus._errors import WorkerLostError as WorkerLostError
     from anyio_bus._errors import WorkerStartError as WorkerStartError
+    from anyio_bus._sansio.events import BadLineInfo as BadLineInfo
     from anyio_bus._sansio.events import KernelStatistics as KernelStatistics
     from anyio_bus._sansio.events import WorkerInfo as WorkerInfo
     from anyio_bus._sansio.lifecycle import State as _State
@@ -83,6 +85,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "anyio_bus._bus.lifetime": ("BusState",),
     "anyio_bus._bus.opening": ("open_bus",),
     "anyio_bus._bus.sessions": ("Session",),
+    "anyio_bus._bus.handler_context": ("HandlerContext",),
     "anyio_bus._bus.host": ("BusHost",),
     "anyio_bus._bus.taps": ("FrameStream", "MessageHook", "Recording", "read_tap"),
     "anyio_bus._bus.maps": ("MapResults",),
@@ -123,7 +126,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "WorkerLostError",
         "WorkerStartError",
     ),
-    "anyio_bus._sansio.events": ("KernelStatistics", "WorkerInfo"),
+    "anyio_bus._sansio.events": ("BadLineInfo", "KernelStatistics", "WorkerInfo"),
     "anyio_bus._sansio.lifecycle": ("State=WorkerState",),
     "anyio_bus._sansio.tapping": ("TapFrame",),
 }

@@ -478,6 +478,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, rename=_LIMIT_KEYS):
         max_queued: Requests of one pool that no worker has taken yet; more are refused.
         max_sessions: Sessions that are known at a time, lost ones that nobody asked for included; of
             these the oldest are forgotten, else more are refused.
+        max_handlers: Requests of workers that are served at once; more are refused, for what waits
+            here may be what another one waits for. As many as ``Pool.max_in_flight``: a request
+            that a worker serves seldom asks for two things at a time.
         max_restarts: Restarts of one worker within ``restart_window_s``; then its slot is parked.
             0 means never restart.
         restart_window_s: Seconds of the sliding window.
@@ -500,6 +503,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, rename=_LIMIT_KEYS):
     max_pending: int = 65_536
     max_queued: int = 65_536
     max_sessions: int = 65_536
+    max_handlers: int = 1024
     max_restarts: int = 5
     restart_window_s: float = 60.0
     start_attempts: int = 3
@@ -526,6 +530,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, rename=_LIMIT_KEYS):
                 "max_pending",
                 "max_queued",
                 "max_sessions",
+                "max_handlers",
                 "restart_window_s",
                 "start_attempts",
                 "restart_delay_s",

@@ -265,6 +265,7 @@ POSITIVE = [
     "restart_delay_s",
     "restart_delay_max_s",
     "cancel_grace_s",
+    "max_handlers",
     "stderr_tail_bytes",
 ]
 NATURAL = [

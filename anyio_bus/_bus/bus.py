@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -14,6 +15,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from anyio_bus._backends.select import BackendOption, open_backend
+from anyio_bus._bus.bad_lines import BadLines
 from anyio_bus._bus.calls import (
     Call,
     Calls,
@@ -57,7 +59,7 @@ from anyio_bus._sansio.codec import (
     encode_value,
     read_frame,
 )
-from anyio_bus._sansio.events import KernelStatistics, WorkerInfo
+from anyio_bus._sansio.events import BadLineInfo, KernelStatistics, WorkerInfo
 from anyio_bus._sansio.lifecycle import State
 from anyio_bus._sansio.messages import Message, is_error
 from anyio_bus._sansio.routing import Refused, Route
@@ -70,6 +72,7 @@ if TYPE_CHECKING:
 __all__ = ("Bus", "BusStatistics")
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 _ENVELOPE = frozenset({"sessionId", "pool"})  # members that say where a frame goes
 
@@ -86,6 +89,8 @@ class BusStatistics(msgspec.Struct, frozen=True, kw_only=True):
         timeouts: Requests that ended by their own timeout.
         unhandled: Notifications and requests of workers that nobody here handled.
         unattributed: Chunks that could be of several streams, or of none; followers had them.
+        handling: Requests of workers that are served now.
+        dropped_answers: Answers to workers that their queues had no room for.
         kernel: The kernel's counters.
     """
 
@@ -97,6 +102,8 @@ class BusStatistics(msgspec.Struct, frozen=True, kw_only=True):
     timeouts: int
     unhandled: int
     unattributed: int
+    handling: int
+    dropped_answers: int
     kernel: KernelStatistics
 
 
@@ -120,6 +127,7 @@ class Bus:
     _handlers: Handlers
     _inbound: Inbound
     _collecting: frozenset[str]
+    _bad_lines: BadLines
     _backend: Backend
     _life: Lifetime
     _taps: Taps
@@ -136,17 +144,20 @@ class Bus:
         self._config = config
         self._calls = Calls(config.limits, loop)
         self._backend = self._calls.backend = open_backend(option, config, self._calls.deliver)
-        self._life = Lifetime(self._backend, self._calls, loop)
+        self._handlers = handlers = Handlers(self._calls, config, loop)
+        self._bad_lines = BadLines(loop)
+        self._life = Lifetime(self._backend, self._calls, handlers, loop)
         self._taps = Taps(self._calls)
         self._life.at_end.append(self._taps.end)
         self._inbound = Inbound(config.pools, self._calls)
         self._calls.on_notifications = self._inbound.take
         self._life.at_end.append(self._inbound.end_all)
         self._collecting = frozenset(pool.id for pool in config.pools if pool.collect == "text")
-        self._handlers = Handlers(self._calls)
-        self._calls.on_request = self._handlers.take
-        self._calls.on_cancel = self._handlers.cancel
-        self._calls.worker_listeners += (self._life.worker_changed, self._handlers.worker_changed)
+        self._calls.on_request = handlers.take
+        self._calls.on_cancel = handlers.cancel
+        self._calls.on_bad_line = self._bad_lines.take
+        for part in (self._life, handlers, self._bad_lines):
+            self._calls.worker_listeners.append(part.worker_changed)
         self._routes = {pool.id: Route(pool.id) for pool in config.pools}
         self._enveloped = frozenset(p.id for p in config.pools if p.envelope == "keep")
         self._default = self._routes[config.pools[0].id] if len(config.pools) == 1 else None
@@ -758,6 +769,59 @@ class Bus:
         async with self._sessions.open(opening) as session:
             yield session
 
+    # -- requests of workers ------------------------------------------------------------------
+
+    def handler(
+        self, pattern: str, *, pool: str | None = None, scope: Scope | None = None
+    ) -> Callable[[F], F]:
+        """Register the decorated function as in :meth:`add_handler`.
+
+        Returns:
+            A decorator that returns the function as it is.
+        """
+
+        def register(function: F) -> F:
+            names = sys._getframe(1).f_locals  # a handler inside a function may use its classes
+            self._handlers.add(pattern, function, pool=pool, scope=scope, names=names)
+            return function
+
+        return register
+
+    def add_handler(
+        self,
+        pattern: str,
+        function: Callable[..., Any],
+        *,
+        pool: str | None = None,
+        scope: Scope | None = None,
+    ) -> Callable[[], None]:
+        """Let a function answer requests of workers.
+
+        An async function runs in a task of the bus; a plain one is called right in the event loop,
+        in the order in which requests are read, and must not block. Params become arguments as for
+        :meth:`anyio_bus.worker.Worker.method`; a parameter annotated :class:`HandlerContext` gets
+        the context. What it returns is the result; :class:`RemoteError` chooses the error, anything
+        else that it raises becomes -32603. ``Limits.max_handlers`` of them run at once, and more
+        requests are refused with -32053. It is cancelled when its worker dies or cancels the
+        request, with its scope, and when the bus stops.
+
+        Args:
+            pattern: A method's name, or a pattern with ``*`` as in :mod:`fnmatch`. Of several that
+                fit, a name is taken before a pattern, then the longest, then one for the pool.
+            function: The function.
+            pool: Serve the workers of this pool only.
+            scope: The scope that its requests belong to, and as long as which it serves; default
+                the bus's own.
+
+        Returns:
+            A function that removes it again; what runs goes on.
+
+        Raises:
+            InvalidArgumentError: The pattern is taken, or the function's signature cannot be served.
+        """
+        names = sys._getframe(1).f_locals
+        return self._handlers.add(pattern, function, pool=pool, scope=scope, names=names)
+
     # -- scopes -------------------------------------------------------------------------------
 
     @property
@@ -825,8 +889,14 @@ class Bus:
             timeouts=calls.timeouts,
             unhandled=calls.unhandled,
             unattributed=self._inbound.unattributed,
+            handling=self._handlers.running,
+            dropped_answers=self._handlers.dropped,
             kernel=self._backend.statistics(),
         )
+
+    def bad_lines(self) -> list[BadLineInfo]:
+        """Return the last lines that were no messages, at most 64, the oldest first."""
+        return self._bad_lines.recent()
 
     async def wait_ready(self, pool: str | None = None) -> None:
         """Wait until the workers of a pool, or of all pools, are ready.

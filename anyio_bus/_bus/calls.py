@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import sys
 from collections import OrderedDict
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ("Call", "Calls", "Scope", "Sink")
 
-logger = logging.getLogger("anyio_bus")
-
 _ENDED = frozenset({State.BACKOFF, State.PARKED, State.STOPPED})
 
 
@@ -65,20 +62,37 @@ class Call(msgspec.Struct, eq=False):
     size: int = 0  # of its frame, once there is one
 
 
+class Member(Protocol):
+    """What a scope holds besides calls."""
+
+    def cancel_with(self, scope: Scope, reason: str) -> None:
+        """End: the scope was cancelled."""
+
+
 class Scope:
-    """A group of calls that can be cancelled together; made by :meth:`Bus.open_scope`.
+    """A group of calls and running handlers, cancelled together; made by :meth:`Bus.open_scope`.
 
     Attributes:
         name: What it was called, for logs and errors.
         parent: The scope that it lies in; None for the root.
     """
 
-    __slots__ = ("_calls", "_children", "_owner", "cancel_reason", "name", "parent", "timeout_s")
+    __slots__ = (
+        "_calls",
+        "_children",
+        "_members",
+        "_owner",
+        "cancel_reason",
+        "name",
+        "parent",
+        "timeout_s",
+    )
 
     def __init__(self, owner: Calls, name: str, parent: Scope | None) -> None:
         self._owner = owner
         self._calls: dict[Call, None] = {}
         self._children: dict[Scope, None] = {}
+        self._members: dict[Member, None] = {}
         self.name: str = name
         self.parent: Scope | None = parent
         self.cancel_reason: str | None = None
@@ -92,9 +106,10 @@ class Scope:
         return self.cancel_reason is not None
 
     def cancel(self, reason: str = "cancelled") -> None:
-        """Withdraw every call in it and in its children; may be called from any task, never waits.
+        """Withdraw all that is in it and in its children; may be called from any task, never waits.
 
         Workers are told, and the callers get :class:`ScopeCancelledError` with this reason.
+        Handlers are cancelled, and the requests that they serve answered with -32800.
         """
         tree: list[Scope] = [self]
         for scope in tree:  # all are marked before a call ends, so that none is let in meanwhile
@@ -106,6 +121,8 @@ class Scope:
                 sent = self._owner.withdraw(call, reason)
                 text = f"request {call.method!r} was cancelled with scope {scope.name!r}: {reason}"
                 self._owner.end(call, ScopeCancelledError(text, reason=reason, sent=sent))
+            for member in list(scope._members):
+                member.cancel_with(scope, reason)
 
     def _close(self) -> None:
         self.cancel("scope closed")
@@ -136,6 +153,7 @@ class Calls:
         # What workers send by themselves, to whoever serves it; each is called in the loop's thread.
         self.on_request: Callable[[Lines, Message], None] = _nothing
         self.on_cancel: Callable[[Lines, Message], bool] = _not_ours
+        self.on_bad_line: Callable[[LineBad], None] = _ignore
         self.worker_listeners: list[Callable[[WorkerChanged], None]] = []
         self.on_idle: Callable[[], None] | None = None
         self.on_notifications: Callable[[Lines, list[Message]], None] = _nothing_with
@@ -257,6 +275,12 @@ class Calls:
         if parent.cancel_reason is not None:
             scope.cancel(parent.cancel_reason)
         return scope
+
+    def checked_scope(self, scope: Scope | None) -> Scope:
+        """Return a scope that was given, the root where there is none; refuse another bus's."""
+        if scope is not None and (not isinstance(scope, Scope) or scope._owner is not self):
+            raise _strange_scope("scope", scope)
+        return scope or self.root
 
     def calls_of(self, scope: Scope) -> list[Call]:
         """Return the calls that are in a scope, and in none of its children."""
@@ -384,10 +408,7 @@ class Calls:
                 if call is not None:
                     self.end(call, error_from_failure(event.failure))
             elif type(event) is LineBad:
-                prefix = event.line.prefix
-                logger.warning(
-                    "%s/%s: bad line (%s): %r", event.pool, event.worker, event.line.reason, prefix
-                )
+                self.on_bad_line(event)
             else:
                 self._take_change(event)  # type: ignore[arg-type]  # what is left of the union
 
@@ -403,10 +424,10 @@ class Calls:
         root = self.root
         notes: list[Message] = []
         for message in event.messages:
+            if notes and (message.method is UNSET or message.id is not UNSET):
+                self.on_notifications(event, notes)  # they came before this answer or request
+                notes = []
             if message.method is UNSET:
-                if notes:  # they came before this answer
-                    self.on_notifications(event, notes)
-                    notes = []
                 call = receive(message)
                 if call is not None:
                     if call.scope is not root or self._queue or self.on_idle is not None:
@@ -426,6 +447,10 @@ class Calls:
 
 
 def _nothing(_event: Lines, _message: Message) -> None:
+    return
+
+
+def _ignore(_event: LineBad) -> None:
     return
 
 

@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.abc
 
-from anyio_bus._errors import BusError, BusStoppedError, InvalidStateError
+from anyio_bus._errors import BusStoppedError, InvalidStateError
 from anyio_bus._io.loop import Bell, Loop
 
 if TYPE_CHECKING:
     from anyio_bus._backends.base import Backend
     from anyio_bus._bus.calls import Calls
+    from anyio_bus._bus.handlers import Handlers
     from anyio_bus._sansio.events import WorkerChanged
 
 __all__ = ("BusState", "Lifetime")
 
 logger = logging.getLogger("anyio_bus")
 
+HANDLERS_S = 1.0  # for what handlers do when they are cancelled, before the log names them
 REAP_S = 0.5  # that the last, synchronous rung may block the loop
 
 
@@ -48,17 +50,19 @@ class Lifetime:
     Args:
         backend: The kernel.
         calls: The calls, failed when the bus stops.
+        handlers: What answers workers; their tasks are the bus's.
         loop: The running event loop.
     """
 
-    def __init__(self, backend: Backend, calls: Calls, loop: Loop) -> None:
+    def __init__(self, backend: Backend, calls: Calls, handlers: Handlers, loop: Loop) -> None:
         self.state = BusState.STARTING
         self.bell = Bell()  # rings when the state, a worker or a call that a stop waits for changes
         self.body_scope = anyio.CancelScope()
-        self.fault: BusError | None = None
+        self.fault: BaseException | None = None
         self.at_end: list[Callable[[], None]] = []  # called when nothing more can come
         self._backend = backend
         self._calls = calls
+        self._handlers = handlers
         self._now = loop.now
         self._grace_s = float("inf")
         self._drain_until = float("inf")
@@ -106,6 +110,7 @@ class Lifetime:
         try:
             with self._tasks_scope:
                 async with anyio.create_task_group() as tasks:
+                    self._handlers.open(tasks.start_soon, self.interrupt)
                     await tasks.start(self._backend.run)
                     tasks.start_soon(self._calls.alarm.run)
                     if self.state is BusState.STARTING:
@@ -122,6 +127,11 @@ class Lifetime:
                 end()
             self.bell.ring()
 
+    def interrupt(self, exc: BaseException) -> None:
+        """End the block with this: a handler raised what is to end the program."""
+        self.fault = self.fault or exc
+        self.body_scope.cancel("a handler raised what ends the program")
+
     def protect(self) -> None:
         """Shield the tasks from whatever cancels the block; called when the start is over.
 
@@ -133,12 +143,19 @@ class Lifetime:
         """Wait until a stop is asked for; let calls finish; end the workers."""
         await self.bell.until(lambda: self.state is not BusState.RUNNING, _never, self._now)
         calls = self._calls
+        handlers = self._handlers
         calls.fail_waiting("bus is shutting down")
-        calls.on_idle = self.bell.ring
-        await self.bell.until(lambda: not calls.peer.calls, lambda: self._drain_until, self._now)
+        calls.on_idle = handlers.on_idle = self.bell.ring
+        await self.bell.until(
+            lambda: not calls.peer.calls and handlers.idle, lambda: self._drain_until, self._now
+        )
+        handlers.close("bus is shutting down")
         calls.fail_all("bus is shutting down")
         tasks.start_soon(self._follow_shorter_stops)
         await self._backend.stop(self._grace_s)
+        limit = self._now() + HANDLERS_S
+        if not await self.bell.until(lambda: handlers.idle, lambda: limit, self._now):
+            logger.error("cancelled handlers did not end: %s", ", ".join(handlers.running_methods))
 
     async def _follow_shorter_stops(self) -> None:
         while True:

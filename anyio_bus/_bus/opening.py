@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,7 @@ async def open_bus(
     limits: Limits | None = None,
     backend: BackendOption = "auto",
     timeout: float | None = 60.0,
+    handlers: Mapping[str, Callable[..., Any]] | None = None,
     drain_s: float = 0.0,
     grace_s: float = 5.0,
 ) -> AsyncIterator[Bus]:
@@ -71,6 +72,8 @@ async def open_bus(
         limits: The bounds; default those of ``config``, else :class:`Limits`.
         backend: Where the kernel runs: ``"auto"``, ``"python"`` or ``Memory(...)``.
         timeout: Default timeout of requests in seconds; None for no limit.
+        handlers: What answers the requests of workers: pattern -> function, as for
+            :meth:`Bus.add_handler`.
         drain_s: Seconds for what is in flight when the block is left.
         grace_s: Seconds for the workers to end then; see :meth:`Bus.stop`.
 
@@ -81,7 +84,8 @@ async def open_bus(
         InvalidArgumentError: The configuration is wrong; the message names the field.
         BusInternalError: A bug of ours; please report it.
 
-    The body's own exception comes out bare.
+    The body's own exception comes out bare; so does a KeyboardInterrupt or SystemExit that a handler
+    raised, which ends the block.
 
     Cancellation:
         Leaves the block by the same stop, within ``grace_s`` and a second.
@@ -90,6 +94,7 @@ async def open_bus(
     check_seconds("drain_s", drain_s)
     check_seconds("grace_s", grace_s)
     bus = Bus._create(_config(pools, config, limits), backend, timeout)
+    bus._handlers.add_all(handlers or {})
     body_error: BaseException | None = None
     try:
         async with anyio.create_task_group() as tasks:
@@ -121,10 +126,10 @@ async def open_bus(
         raise body_error from None  # noqa: ASYNC104  # on trio it would be lost here
     except BaseExceptionGroup as group:
         raise _internal_error(group, body_error) from group
+    if bus._life.fault is not None:
+        raise bus._life.fault from body_error
     if body_error is not None:
         raise body_error
-    if bus._life.fault is not None:
-        raise bus._life.fault
 
 
 def _internal_error(

@@ -1,4 +1,4 @@
-"""Own the two questions to what a handler raised: was it cancelled, and was it Ctrl-C."""
+"""Own the questions to what a handler raised: was it cancelled, was it Ctrl-C or an exit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import anyio
 
-__all__ = ("is_cancellation", "is_interrupt")
+__all__ = ("exit_in", "is_cancellation", "is_interrupt")
 
 
 def is_cancellation(exc: BaseException) -> bool:
@@ -26,3 +26,12 @@ def is_interrupt(exc: BaseException) -> bool:
     if isinstance(exc, BaseExceptionGroup):
         return exc.subgroup(KeyboardInterrupt) is not None
     return isinstance(exc, KeyboardInterrupt)
+
+
+def exit_in(exc: BaseException) -> BaseException | None:
+    """Return what is to end the program: the first Ctrl-C or exit in what was raised."""
+    if isinstance(exc, KeyboardInterrupt | SystemExit):
+        return exc
+    if isinstance(exc, BaseExceptionGroup):
+        return next(filter(None, map(exit_in, exc.exceptions)), None)
+    return None

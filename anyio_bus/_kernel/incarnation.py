@@ -28,6 +28,7 @@ from anyio_bus._sansio.tapping import (
     frames_to_worker,
     unfinished_from_worker,
 )
+from anyio_bus._sansio.throttle import LOG_WINDOW_S, Throttle
 
 if TYPE_CHECKING:
     from anyio_bus._config import Limits
@@ -42,6 +43,7 @@ HANDSHAKE_KEY = "anyio-bus/handshake"
 READ_BYTES = 64 * 1024  # the size of a Linux pipe: more cannot be there at once
 MAX_READ_BYTES = 1024 * 1024
 STDERR_READ_BYTES = 64 * 1024
+STDERR_LOG_BURST = 1000  # lines in LOG_WINDOW_S: stderr is a worker's own log, not an error
 WRITE_BUFFERS = 512  # half of Linux's IOV_MAX
 WRITE_BYTES = 256 * 1024
 FLUSH_TURNS = 10  # of the loop: more than a write into a pipe with room takes
@@ -83,6 +85,7 @@ class Incarnation:
         self.child = child
         self.lane = lane
         self.stderr = StderrRing(limits.stderr_tail_bytes)
+        self._stderr_throttle = Throttle(STDERR_LOG_BURST, LOG_WINDOW_S)
         self.spoke = False  # it wrote a line that is a message
         self.has_read = False  # some of its input; known from its end on
         self.generation = 0  # which of its slot's processes it is
@@ -258,9 +261,13 @@ class Incarnation:
 
     def _log_stderr(self, lines: list[str]) -> None:
         if stderr_log.isEnabledFor(logging.INFO):
+            now = self._loop.now()
             label = {"pool": self.lane.pool.config.id, "worker": self.lane.worker}
             for line in lines:
-                stderr_log.info("%s/%s: %s", label["pool"], label["worker"], line, extra=label)
+                note = self._stderr_throttle.note(now)
+                if note is not None:
+                    text = "%s/%s: %s%s"
+                    stderr_log.info(text, label["pool"], label["worker"], line, note, extra=label)
 
     def _where(self) -> dict[str, Any]:
         """Say for a tap whose pipe it is, and when."""

@@ -12,6 +12,7 @@ from anyio_bus._sansio.lifecycle import State
 from anyio_bus._sansio.messages import BadLine, Message, RequestId
 
 __all__ = (
+    "BadLineInfo",
     "Deliver",
     "Failed",
     "KernelEvent",
@@ -119,6 +120,24 @@ class SessionInfo(msgspec.Struct, frozen=True):
     worker: int | None = None
     in_flight: int = 0
     failure: Failure | None = None
+
+
+class BadLineInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of a worker that was no message, and cost only itself.
+
+    Args:
+        pool: Its pool.
+        worker: The worker's number.
+        prefix: The first bytes of the line, at most 200.
+        reason: What is wrong with it.
+        size: Its length in bytes.
+    """
+
+    pool: str
+    worker: int
+    prefix: bytes
+    reason: str
+    size: int
 
 
 class KernelStatistics(msgspec.Struct, frozen=True, kw_only=True):

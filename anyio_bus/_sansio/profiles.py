@@ -13,7 +13,7 @@ from anyio_bus._sansio.codec import encode_notification
 if TYPE_CHECKING:
     from anyio_bus._sansio.messages import RequestId
 
-__all__ = ("CANCEL_METHODS", "answers_cancelled", "cancel_frame")
+__all__ = ("CANCEL_METHODS", "SILENT_METHODS", "answers_cancelled", "cancel_frame")
 
 # profile -> (method, name of the id's parameter, whether an answer follows)
 _CANCEL: dict[str, tuple[str, str, bool]] = {
@@ -24,6 +24,9 @@ _CANCEL: dict[str, tuple[str, str, bool]] = {
 
 CANCEL_METHODS: dict[str, str] = {method: param for method, param, _ in _CANCEL.values()}
 """Method -> the parameter that holds the id, of every profile: what a worker listens for."""
+
+SILENT_METHODS = frozenset(method for method, _, answered in _CANCEL.values() if not answered)
+"""Those after which no answer follows."""
 
 
 def cancel_frame(profile: str, key: RequestId, reason: str = "") -> bytes | None:

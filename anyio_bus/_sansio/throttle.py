@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ("Throttle",)
+from collections.abc import Hashable
+
+__all__ = ("LOG_BURST", "LOG_WINDOW_S", "Throttle", "Throttles")
+
+# For what a worker can cause with each line that it writes: enough to see what is wrong, and at
+# most some kilobytes a second.
+LOG_BURST = 100
+LOG_WINDOW_S = 10.0
 
 
 class Throttle:
@@ -50,3 +57,32 @@ class Throttle:
         if not suppressed:
             return None if suppressed is None else ""
         return f" ({suppressed} more of these were not logged)"
+
+
+class Throttles:
+    """A :class:`Throttle` for each of several sources, so that a loud one does not hide the others.
+
+    Whoever knows that a source is gone drops it; nothing else bounds their number.
+
+    Args:
+        burst: As for each of them.
+        window_s: As for each of them.
+    """
+
+    __slots__ = ("_burst", "_by_source", "_window_s")
+
+    def __init__(self, burst: int, window_s: float) -> None:
+        self._burst = burst
+        self._window_s = window_s
+        self._by_source: dict[Hashable, Throttle] = {}
+
+    def note(self, source: Hashable, now: float) -> str | None:
+        """Ask to write one line of a source, as :meth:`Throttle.note`."""
+        throttle = self._by_source.get(source)
+        if throttle is None:
+            throttle = self._by_source[source] = Throttle(self._burst, self._window_s)
+        return throttle.note(now)
+
+    def drop(self, source: Hashable) -> None:
+        """Forget a source."""
+        self._by_source.pop(source, None)

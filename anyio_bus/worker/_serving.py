@@ -18,7 +18,7 @@ from anyio_bus._io.loop import Bell, current_loop
 from anyio_bus._sansio.codec import decode_block
 from anyio_bus._sansio.lines import LineSplitter, Oversize
 from anyio_bus._sansio.messages import PREFIX_BYTES, BadLine, Message, RequestId
-from anyio_bus._sansio.profiles import CANCEL_METHODS
+from anyio_bus._sansio.profiles import CANCEL_METHODS, SILENT_METHODS
 from anyio_bus.worker._answers import oversize_id, refusal_of_line
 from anyio_bus.worker._link import Link
 from anyio_bus.worker._notices import Notices
@@ -35,7 +35,6 @@ logger = logging.getLogger("anyio_bus.worker")
 
 CREDIT_METHOD = "bus/credit"
 CONTROL_METHODS = frozenset({CREDIT_METHOD, *CANCEL_METHODS})
-SILENT_METHOD = "notifications/cancelled"  # after MCP's no answer follows
 CANCEL_GRACE_S = 1.0  # for what handlers do when they are cancelled, and for the last answers
 
 Receive = Callable[[], Awaitable[bytes]]
@@ -255,6 +254,6 @@ class Conversation:
                 self._requests.credit(credit.id, max(0, credit.bytes))
             else:
                 key = _cancel.decode(params)[CANCEL_METHODS[method]]
-                self._requests.cancel(key, silently=method == SILENT_METHOD)
+                self._requests.cancel(key, silently=method in SILENT_METHODS)
         except (*_BAD, KeyError, TypeError) as exc:  # TypeError: an id that is a list, say
             logger.warning("notification %r: invalid params: %r", method, exc)

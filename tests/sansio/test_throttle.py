@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anyio_bus._sansio.throttle import Throttle
+from anyio_bus._sansio.throttle import Throttle, Throttles
 
 
 def test_a_burst_passes_and_what_is_over_is_counted() -> None:
@@ -30,6 +30,16 @@ def test_the_note_says_how_many_were_left_out() -> None:
     assert throttle.note(2.0) is None
     assert throttle.note(10.0) == " (2 more of these were not logged)"
     assert throttle.note(20.0) == ""
+
+
+def test_each_source_has_its_own_until_it_is_dropped() -> None:
+    throttles = Throttles(1, 10.0)
+    assert throttles.note("loud", 0.0) == ""
+    assert throttles.note("loud", 0.0) is None
+    assert throttles.note("quiet", 0.0) == ""
+    throttles.drop("loud")
+    throttles.drop("unknown")
+    assert throttles.note("loud", 0.0) == ""
 
 
 @given(
