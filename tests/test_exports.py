@@ -12,7 +12,7 @@ import pytest
 
 import anyio_bus
 
-PUBLIC_MODULES = ["anyio_bus", "anyio_bus.worker", "anyio_bus.testing"]
+PUBLIC_MODULES = ["anyio_bus", "anyio_bus.worker", "anyio_bus.testing", "anyio_bus.otel"]
 NAMES = [
     (module, name)
     for module in PUBLIC_MODULES

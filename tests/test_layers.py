@@ -47,6 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "plugins": _PUBLIC | {"worker"},
     "agents": _PUBLIC,
     "integrations": _PUBLIC,
+    "otel": _WIRE,  # workers load it as well
     "sync": _PUBLIC,
     "stdiobus": _PUBLIC,
     "testing": _PUBLIC | {"worker"},

@@ -32,6 +32,7 @@ from anyio_bus._bus.inbound import Inbound
 from anyio_bus._bus.leases import Opening
 from anyio_bus._bus.lifetime import BusState, Lifetime
 from anyio_bus._bus.maps import MapResults, open_map
+from anyio_bus._bus.observing import observed
 from anyio_bus._bus.sessions import Session, Sessions, scope_in
 from anyio_bus._bus.streams import DEFAULT_BUFFER_BYTES, ChunkSink, Collect, Stream, StreamOptions
 from anyio_bus._bus.subscriptions import Callback, Filter, Overflow, Subscription
@@ -66,7 +67,9 @@ from anyio_bus._sansio.routing import Refused, Route
 
 if TYPE_CHECKING:
     from anyio_bus._backends.base import Backend
+    from anyio_bus._bus.observing import Telemetry
     from anyio_bus._config import BusConfig, Retry
+    from anyio_bus._sansio.events import Deliver
     from anyio_bus._sansio.notifications import Notification
 
 __all__ = ("Bus", "BusStatistics")
@@ -138,12 +141,22 @@ class Bus:
     _timeout: float | None
 
     @classmethod
-    def _create(cls, config: BusConfig, option: BackendOption, timeout: float | None) -> Bus:
+    def _create(
+        cls,
+        config: BusConfig,
+        option: BackendOption,
+        timeout: float | None,
+        telemetry: Telemetry | None = None,
+    ) -> Bus:
         self = object.__new__(cls)
         loop = current_loop()
         self._config = config
         self._calls = Calls(config.limits, loop)
-        self._backend = self._calls.backend = open_backend(option, config, self._calls.deliver)
+        deliver: Deliver = self._calls.deliver
+        if telemetry is not None:
+            self._calls.observer = telemetry.observer()
+            deliver = observed(self._calls, self._calls.observer)
+        self._backend = self._calls.backend = open_backend(option, config, deliver)
         self._handlers = handlers = Handlers(self._calls, config, loop)
         self._bad_lines = BadLines(loop)
         self._life = Lifetime(self._backend, self._calls, handlers, loop)

@@ -33,6 +33,7 @@ from anyio_bus._sansio.routing import Refused, Route, Withdrawal
 
 if TYPE_CHECKING:
     from anyio_bus._backends.base import Backend
+    from anyio_bus._bus.observing import Observer
     from anyio_bus._config import Limits
 
 __all__ = ("Call", "Calls", "Scope", "Sink")
@@ -157,6 +158,7 @@ class Calls:
         self.worker_listeners: list[Callable[[WorkerChanged], None]] = []
         self.on_idle: Callable[[], None] | None = None
         self.on_notifications: Callable[[Lines, list[Message]], None] = _nothing_with
+        self.observer: Observer | None = None  # answers reach it through its own `deliver`
         self._max_pending = limits.max_pending
         self._max_bytes = limits.max_output_bytes
         self._loop = loop
@@ -221,6 +223,8 @@ class Calls:
         loop = self._loop
         waiter = loop.waiter() if sink is None else None
         call = Call(self.peer.new_key(), method, timeout_s, scope, waiter, sink)
+        if self.observer is not None:
+            params = self.observer.begun(call.key, method, params, route.pool)
         if (
             self._queue
             or len(self.peer.calls) >= self._max_pending
@@ -228,7 +232,11 @@ class Calls:
         ):
             self._queue[call] = partial(self._submit, call, params, route, members)
         else:
-            self._submit(call, params, route, members)
+            try:
+                self._submit(call, params, route, members)
+            except BaseException as exc:
+                self._observe_end(call, exc)
+                raise
         if scope is not root:  # which holds what is in no other
             scope._calls[call] = None
         at = self.peer.open(call, loop.now())
@@ -259,6 +267,12 @@ class Calls:
         if call.key in self.peer.calls:
             self.withdraw(call, "cancelled by the caller")
             self._forget(call)
+            if self.observer is not None:
+                self.observer.abandoned(call.key)
+
+    def _observe_end(self, call: Call, error: BaseException) -> None:
+        if self.observer is not None:
+            self.observer.ended(call.key, error)
 
     @staticmethod
     def _scope_error(method: str, scope: Scope) -> BusError:
@@ -300,6 +314,8 @@ class Calls:
         self._tell(call, outcome)
 
     def _tell(self, call: Call, outcome: Message | Exception) -> None:
+        if isinstance(outcome, Exception):
+            self._observe_end(call, outcome)
         if call.sink is None:
             self._loop.wake(call.waiter, outcome)
         else:

@@ -18,6 +18,7 @@ from anyio_bus._errors import BusInternalError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from anyio_bus._backends.select import BackendOption
+    from anyio_bus._bus.observing import Telemetry
 
 __all__ = ("open_bus",)
 
@@ -62,6 +63,7 @@ async def open_bus(
     handlers: Mapping[str, Callable[..., Any]] | None = None,
     drain_s: float = 0.0,
     grace_s: float = 5.0,
+    telemetry: Telemetry | None = None,
 ) -> AsyncIterator[Bus]:
     """Open a bus: start its workers, and end all of them when the block is left.
 
@@ -76,6 +78,7 @@ async def open_bus(
             :meth:`Bus.add_handler`.
         drain_s: Seconds for what is in flight when the block is left.
         grace_s: Seconds for the workers to end then; see :meth:`Bus.stop`.
+        telemetry: An :class:`anyio_bus.otel.Telemetry`, for spans and metrics of its requests.
 
     Yields:
         The running bus. The first workers are spawned; :meth:`Bus.wait_ready` waits for them.
@@ -93,7 +96,10 @@ async def open_bus(
     check_timeout(timeout)
     check_seconds("drain_s", drain_s)
     check_seconds("grace_s", grace_s)
-    bus = Bus._create(_config(pools, config, limits), backend, timeout)
+    if telemetry is not None and not callable(getattr(telemetry, "observer", None)):
+        msg = f"telemetry must be an anyio_bus.otel.Telemetry, not {telemetry!r}"
+        raise InvalidArgumentError(msg, field="telemetry")
+    bus = Bus._create(_config(pools, config, limits), backend, timeout, telemetry)
     bus._handlers.add_all(handlers or {})
     body_error: BaseException | None = None
     try:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from anyio_bus._sansio.messages import Message, RequestId
     from anyio_bus.worker._handlers import Handler
     from anyio_bus.worker._link import Link
-    from anyio_bus.worker._settings import Settings
+    from anyio_bus.worker._settings import Settings, Telemetry
 
 __all__ = ("Owner", "Requests")
 
@@ -60,6 +60,7 @@ class Requests:
         self._link = link
         self._output = link.output
         self._settings = settings
+        self._telemetry: Telemetry | None = settings.telemetry
         self._owner = owner
         self._threads = anyio.CapacityLimiter(settings.max_concurrency)
         self._live: dict[Context, None] = {}
@@ -164,7 +165,12 @@ class Requests:
     async def _outcome(self, handler: Handler, context: Context) -> bytes:
         """Return the frame that answers a request, when there is room for it."""
         try:
-            frame = self._result(context, await handler.run(context, self._threads))
+            if self._telemetry is None:
+                frame = self._result(context, await handler.run(context, self._threads))
+            else:
+                with self._telemetry.serving(context.method, context.request_id, context.meta):
+                    result = await handler.run(context, self._threads)
+                frame = self._result(context, result)
         except BaseException as exc:  # noqa: ASYNC103  # whatever it is: one answer
             if is_cancellation(exc):
                 raise
@@ -174,7 +180,12 @@ class Requests:
 
     def _call_inline(self, handler: Handler, context: Context) -> None:
         try:
-            frame = self._result(context, handler.call(context))
+            if self._telemetry is None:
+                frame = self._result(context, handler.call(context))
+            else:
+                with self._telemetry.serving(context.method, context.request_id, context.meta):
+                    result = handler.call(context)
+                frame = self._result(context, result)
         except BaseException as exc:  # noqa: ASYNC103, BLE001
             frame = self._error(context, exc)
         context._over = True

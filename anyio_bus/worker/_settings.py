@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
 from anyio_bus._errors import InvalidArgumentError
 
-__all__ = ("Settings",)
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from anyio_bus._sansio.messages import RequestId
+
+__all__ = ("Settings", "Telemetry")
 
 MIB = 1024 * 1024
+
+
+class Telemetry(Protocol):
+    """What has a span while a handler runs."""
+
+    def serving(
+        self, method: str, key: RequestId, meta: Mapping[str, Any]
+    ) -> AbstractContextManager[None]:
+        """Return what is entered around a handler."""
+        ...
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,6 +37,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_frame_bytes: int = 64 * MIB
     drain_s: float = 5.0
     cancel: Literal["lsp", "mcp", "acp", "none"] = "lsp"
+    telemetry: Any = None  # a Telemetry: msgspec does not check Protocols
 
     def __post_init__(self) -> None:
         """Validate."""
@@ -31,6 +48,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 raise _wrong(name, f"must be a whole number of at least {least}, not {value!r}")
         if type(self.drain_s) not in {int, float} or not 0 <= self.drain_s < float("inf"):
             raise _wrong("drain_s", f"must be a number of seconds, not {self.drain_s!r}")
+        if not callable(getattr(self.telemetry or Telemetry, "serving", None)):
+            raise _wrong(
+                "telemetry", f"must be an anyio_bus.otel.Telemetry, not {self.telemetry!r}"
+            )
         if self.cancel not in {"lsp", "mcp", "acp", "none"}:
             raise _wrong("cancel", f"must be 'lsp', 'mcp', 'acp' or 'none', not {self.cancel!r}")
 

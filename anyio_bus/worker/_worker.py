@@ -16,7 +16,7 @@ from anyio_bus._errors import InvalidArgumentError
 from anyio_bus._io.stdio import Stdio, open_stdio
 from anyio_bus.worker._handlers import Handler
 from anyio_bus.worker._serving import CONTROL_METHODS, Conversation, Receive, Send
-from anyio_bus.worker._settings import MIB, Settings
+from anyio_bus.worker._settings import MIB, Settings, Telemetry
 from anyio_bus.worker._signals import stop_signals
 
 __all__ = ("Worker",)
@@ -43,6 +43,7 @@ class Worker:
             or SIGINT came. After that, or at the next signal, it is cancelled.
         cancel: How the client is told that a request of this worker is cancelled: ``"lsp"``
             (``$/cancelRequest``), ``"mcp"``, ``"acp"`` or ``"none"``.
+        telemetry: An :class:`anyio_bus.otel.Telemetry`, for a span and the time of each request.
 
     Raises:
         InvalidArgumentError: An argument is wrong; the message names it.
@@ -56,6 +57,7 @@ class Worker:
         max_frame_bytes: int = 64 * MIB,
         drain_s: float = 5.0,
         cancel: Literal["lsp", "mcp", "acp", "none"] = "lsp",
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._settings = Settings(
             max_concurrency=max_concurrency,
@@ -63,6 +65,7 @@ class Worker:
             max_frame_bytes=max_frame_bytes,
             drain_s=drain_s,
             cancel=cancel,
+            telemetry=telemetry,
         )
         self._methods: dict[str, Handler] = {}
         self._notifications: dict[str, Handler] = {}
