@@ -150,6 +150,17 @@ async def test_context_goes_into_params_that_are_an_object(
         assert got["a"] == 1
 
 
+async def test_stream_is_a_span_that_its_worker_joins(probe: Probe) -> None:
+    async with open_memory_bus(a_worker(), telemetry=probe.telemetry) as bus:
+        async with bus.stream("where", {}) as stream:
+            seen = await stream.result()
+
+    (span,) = probe.spans()
+    assert span.context is not None
+    assert f"{span.context.span_id:016x}" in seen["meta"]["traceparent"]
+    assert len(seen["meta"]) > 1  # the stream's own members are there as well
+
+
 async def test_params_are_left_alone_where_that_is_asked_for_or_they_are_bad() -> None:
     probe = Probe(propagate=False)
     async with open_memory_bus(serve, telemetry=probe.telemetry) as bus:
