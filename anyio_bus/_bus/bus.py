@@ -158,6 +158,7 @@ class Bus:
             deliver = observed(self._calls, self._calls.observer)
         self._backend = self._calls.backend = open_backend(option, config, deliver)
         self._handlers = handlers = Handlers(self._calls, config, loop)
+        handlers.bus = self
         self._bad_lines = BadLines(loop)
         self._life = Lifetime(self._backend, self._calls, handlers, loop)
         self._taps = Taps(self._calls)

@@ -12,6 +12,7 @@ from msgspec import UNSET, Raw, UnsetType
 from anyio_bus._sansio.codec import encode_notification
 
 if TYPE_CHECKING:
+    from anyio_bus._bus.bus import Bus
     from anyio_bus._bus.calls import Scope
     from anyio_bus._bus.handlers import Handlers
     from anyio_bus._sansio.events import Lines
@@ -87,6 +88,11 @@ class HandlerContext:
     def __repr__(self) -> str:
         """Show what it is and who asked."""
         return f"<HandlerContext {self._method!r} of {self._pool}/{self._worker}>"
+
+    @property
+    def bus(self) -> Bus:
+        """The bus, for requests of the handler's own."""
+        return self._handlers.bus
 
     @property
     def pool(self) -> str:

@@ -29,6 +29,7 @@ from anyio_bus._sansio.routing import Refused, Route
 from anyio_bus._sansio.throttle import LOG_BURST, LOG_WINDOW_S, Throttles
 
 if TYPE_CHECKING:
+    from anyio_bus._bus.bus import Bus
     from anyio_bus._bus.calls import Calls, Scope
     from anyio_bus._config import BusConfig
     from anyio_bus._io.loop import Loop
@@ -83,6 +84,7 @@ class Handlers:
     """
 
     def __init__(self, calls: Calls, config: BusConfig, loop: Loop) -> None:
+        self.bus: Bus  # what contexts show; set before anything runs
         self.dropped: int = 0
         self.on_idle: Callable[[], None] | None = None
         self._calls = calls
@@ -367,7 +369,8 @@ class Handlers:
         """Return what logs the errors of one handler."""
 
         def report(text: str, exc: BaseException) -> None:
-            note = self._throttles.note((context._worker, "raised"), self._now())
+            worker = None if context._gone else context._worker  # whose throttle may be dropped
+            note = self._throttles.note((worker, "raised"), self._now())
             if note is not None:
                 logger.error(
                     "%s/%s: %s%s", context._pool, context._worker, text, note, exc_info=exc

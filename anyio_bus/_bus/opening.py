@@ -127,9 +127,10 @@ async def open_bus(
                 finally:
                     bus._life.kill_now()
     except anyio.get_cancelled_exc_class():
-        if body_error is None:
+        error = bus._life.fault or body_error
+        if error is None:
             raise
-        raise body_error from None  # noqa: ASYNC104  # on trio it would be lost here
+        raise error from None  # noqa: ASYNC104  # on trio it would be lost here
     except BaseExceptionGroup as group:
         raise _internal_error(group, body_error) from group
     if bus._life.fault is not None:

@@ -452,6 +452,20 @@ async def test_chain_through_handlers_deeper_than_the_limit_is_refused_not_stuck
             assert await ask(bus, "down", {"depth": 7}) == 7
 
 
+async def test_annotations_may_name_classes_of_the_surrounding_function() -> None:
+    class Local(msgspec.Struct):
+        a: int
+
+    async def twice(params: Local, context: HandlerContext) -> Any:
+        return await context.bus.request("echo", {"twice": 2 * params.a})
+
+    async with open_bus(MEMORY, backend=IN_MEMORY) as bus:
+        bus.add_handler("called", twice)
+        bus.handler("decorated")(twice)
+        for method in ("called", "decorated"):
+            assert await ask(bus, method, {"a": 2}) == {"twice": 4}
+
+
 async def test_handler_asks_the_worker_that_asked_even_if_all_its_slots_are_taken_but_one() -> None:
     pool = msgspec.structs.replace(ECHO, max_in_flight=2)
     async with open_bus(pool, grace_s=2) as bus:
