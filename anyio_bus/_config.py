@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 import shlex
 import tomllib
 from collections.abc import Sequence
@@ -253,6 +254,9 @@ class Pool(msgspec.Struct, frozen=True):
         max_in_flight: Unanswered requests per worker, cancelled ones included; 0 means no count.
         envelope: ``"strip"`` sends workers plain JSON-RPC; ``"keep"`` leaves ``sessionId`` and
             ``pool`` in it.
+        session: Where a frame names its session: ``"top"`` (``sessionId`` at top level; that is what
+            ``session=`` stands for), ``"acp"`` (``params.sessionId``; the worker that made a session
+            keeps it), or a path into the params, such as ``"params.thread.id"``.
         cancel: The notification that tells a worker that a request is cancelled: ``"lsp"``
             (``$/cancelRequest``), ``"mcp"`` (``notifications/cancelled``), ``"acp"``
             (``$/cancel_request``) or ``"none"``.
@@ -290,6 +294,7 @@ class Pool(msgspec.Struct, frozen=True):
     balance: Literal["least_busy", "round_robin"] = "least_busy"
     max_in_flight: int = 1024
     envelope: Literal["strip", "keep"] = "strip"
+    session: str = "top"
     cancel: Literal["lsp", "mcp", "acp", "none"] = "lsp"
     chunks: Any = "anyio-bus"
     collect: Literal["text"] | None = None
@@ -337,6 +342,7 @@ class Pool(msgspec.Struct, frozen=True):
             if len(words) > 1:
                 raise _fail(label, "command", f"is not split as a shell would; write {words!r}")
         _check_chunks(label, self.chunks)
+        _check_session(label, self.session)
         if not all(map(_fits_system, argv)):
             raise _fail(label, "command", "must not contain NUL or lone surrogates")
         if not _fits_system(self.cwd or ""):
@@ -402,8 +408,17 @@ class Pool(msgspec.Struct, frozen=True):
         return tuple(self.command)
 
 
+_SESSION_PATH = re.compile(r"params(\.[^.\s]+)+")
+
+
+def _check_session(label: str, path: str) -> None:
+    if path not in ("top", "acp") and not _SESSION_PATH.fullmatch(path):
+        problem = "must be 'top', 'acp', or a path such as 'params.thread.id'"
+        raise _fail(label, "session", f"{problem}, not {path!r}")
+
+
 _MCP = {"cancel": "mcp", "chunks": "mcp-progress"}
-_ACP = {"cancel": "acp", "chunks": "acp"}
+_ACP = {"session": "acp", "cancel": "acp", "chunks": "acp"}
 
 
 def _mask(pool: Pool, umask: int | str) -> int:

@@ -621,8 +621,8 @@ class Bus:
             raise InvalidArgumentError(msg, field="frame")
         check_timeout(None if timeout is UNSET else timeout)
         seconds = self._timeout if timeout is UNSET else timeout
-        if session is None and request.session is not UNSET:
-            session = request.session or None
+        if session is None:
+            session = self._sessions.named_in_frame(pool, request)
         route = self._route(pool, session)
         if session is not None:
             scope = scope_in(session, scope)
@@ -691,8 +691,8 @@ class Bus:
         if message.method is UNSET and worker is None:
             msg = "worker= must be given: a response is for the worker that asked"
             raise InvalidArgumentError(msg, field="worker")
-        session = None if worker is not None or message.session is UNSET else message.session
-        route = self._route(pool, session or None)
+        named = None if worker is not None else self._sessions.named_in_frame(pool, message)
+        route = self._route(pool, named)
         kept = self._with_envelope(members, route)
         line = frame.encode() if isinstance(frame, str) else bytes(frame)
         value = Raw(line.rstrip(b"\r\n")) if kept is members else kept
@@ -835,6 +835,21 @@ class Bus:
         """
         names = sys._getframe(1).f_locals
         return self._handlers.add(pattern, function, pool=pool, scope=scope, names=names)
+
+    async def end_session(self, session: str) -> None:
+        """Forget a session that was begun by its name alone; its next use begins it anew.
+
+        One of :meth:`session` ends with its block. What is in flight goes on.
+
+        Args:
+            session: Its name.
+
+        Cancellation:
+            A checkpoint, before anything is done.
+        """
+        self._life.check_running()
+        await anyio.lowlevel.checkpoint()
+        self._sessions.end_named(session)
 
     # -- scopes -------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from anyio_bus._bus.maps import MapResults
     from anyio_bus._bus.streams import ChunkSink, Stream
     from anyio_bus._bus.subscriptions import Subscription
+    from anyio_bus._sansio.messages import Message
 
 __all__ = ("Session", "Sessions", "scope_in")
 
@@ -252,6 +253,7 @@ class Sessions:
         self._bus = bus
         self._open: dict[str, Session] = {}
         self._lessor = Lessor(bus)
+        self._in_params = frozenset(p.id for p in bus._config.pools if p.session != "top")
 
     def route(self, pool: str | None, session: str | Session) -> Route:
         """Return where a call in a session goes.
@@ -269,6 +271,13 @@ class Sessions:
             known = self._bus._backend.find_session(session)
             pool = None if known is None else known.pool
         return self._make_route(pool, session)
+
+    def named_in_frame(self, pool: str | None, message: Message) -> str | None:
+        """Return the session that a prepared frame names at its top level, where its pool looks."""
+        if message.session is UNSET or not message.session:
+            return None
+        route = self._bus._default if pool is None else self._bus._routes.get(pool)
+        return None if route is not None and route.pool in self._in_params else message.session
 
     def _make_route(
         self,
@@ -305,6 +314,18 @@ class Sessions:
             del self._open[key]
             session.scope._close()
             self.end(key)
+
+    def end_named(self, session: str) -> None:
+        """Forget a session that has no block.
+
+        Raises:
+            InvalidArgumentError: It has one.
+        """
+        check_session_id(session)
+        if session in self._open:
+            msg = f"session: {session!r} ends when its block is left"
+            raise InvalidArgumentError(msg, field="session")
+        self.end(session)
 
     def end(self, session: str) -> None:
         """Forget a session, and its lease; somebody may wait for its worker."""

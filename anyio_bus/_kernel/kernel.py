@@ -253,6 +253,8 @@ class Kernel:
                     sole = next(iter(lane.entries)) if len(lane.entries) == 1 else None
                 continue
             key: RequestId = message.id  # type: ignore[assignment]  # an answer has an id
+            if lane.pool.path is not None and message.result is not UNSET:
+                self.router.learn_session(lane, key, message.result)
             if settle(lane, key):
                 wanted.append(message)
             else:

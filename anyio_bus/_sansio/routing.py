@@ -1,6 +1,6 @@
 """Own the fate of every request inside a kernel: queued, handed to a worker, answered or failed.
 
-A :class:`Router` holds the pools' queues, each worker's out-queue with its write offset, the
+A :class:`Router` holds the pools' queues, each worker's out-queue (:mod:`.outbox`), the
 entries in flight and the sessions. It decides where a frame goes and what has been sent; whoever
 does the I/O asks it for bytes and tells it what was written, what came back and who died.
 """
@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import enum
 import math
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterable
-from itertools import islice
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from anyio_bus._errors import Failure, KernelCode
-from anyio_bus._sansio.messages import RequestId
+from anyio_bus._sansio.outbox import FREE, Entry, Outbox, Route, Step
 from anyio_bus._sansio.profiles import cancel_frame
+from anyio_bus._sansio.session_paths import Named, session_path
 from anyio_bus._sansio.sessions import SessionTable
 
 if TYPE_CHECKING:
+    from msgspec import Raw
+
     from anyio_bus._config import Limits, Pool
+    from anyio_bus._sansio.messages import RequestId
 
 __all__ = (
     "Entry",
@@ -37,51 +38,7 @@ __all__ = (
     "Withdrawal",
 )
 
-_FREE = b""
 CONTROL_RESERVE_BYTES = 1024 * 1024  # of an out-queue, for cancels, notifications and answers alone
-
-
-class Route(msgspec.Struct, frozen=True):
-    """Where a frame goes.
-
-    Args:
-        pool: The pool's id.
-        session: Keep it on the worker that holds this session.
-        worker: Send it to this worker and no other.
-        rebind: Where that session was lost, begin it anew elsewhere instead of refusing.
-        envelope: Encoded members that the client puts into its frames; nothing to a kernel.
-    """
-
-    pool: str
-    session: str | None = None
-    worker: int | None = None
-    rebind: bool = False
-    envelope: bytes = b""
-
-
-class Step(enum.IntEnum):
-    """How far the frame of an entry has come."""
-
-    QUEUED = 0  # in the queue of its pool or lane; no worker took it
-    OUTBOX = 1  # in a worker's out-queue; no byte was written
-    SENT = 2  # at least one byte was written: it may have reached the worker
-    TOMBSTONE = 3  # cancelled after that; keeps its slot until the late answer or the grace is over
-    GONE = 4  # answered, failed or removed
-
-
-class Entry(msgspec.Struct, eq=False):
-    """One frame on its way; a request has a key, everything else has None.
-
-    While it waits, ``lane`` is the one that it is bound to; None: any of its pool. ``sent`` is
-    False as long as no byte of it was written.
-    """
-
-    frame: bytes
-    route: Route
-    key: RequestId
-    step: Step = Step.QUEUED
-    lane: Lane | None = None
-    sent: bool = False
 
 
 class Refused(Exception):
@@ -98,108 +55,6 @@ class Withdrawal(enum.Enum):
     REMOVED = "removed"  # it never runs
     CANCELLED = "cancelled"  # the worker has been told; its slot stays taken for now
     UNKNOWN = "unknown"  # it is over already
-
-
-class Outbox:
-    """The frames that wait for one pipe, in order, and how much of the first has been written."""
-
-    __slots__ = ("_dead", "_entries", "_offset", "size")
-
-    def __init__(self) -> None:
-        self._entries: deque[Entry] = deque()
-        self._offset = 0  # bytes of the first entry that are written
-        self._dead = 0  # entries that were withdrawn where they stand
-        self.size = 0  # bytes left to write
-
-    def append(self, entry: Entry) -> None:
-        """Queue a whole frame."""
-        entry.step = Step.OUTBOX
-        self._entries.append(entry)
-        self.size += len(entry.frame)
-
-    def withdraw(self, entry: Entry) -> None:
-        """Take out an entry of which no byte was written."""
-        self.size -= len(entry.frame)
-        entry.frame = _FREE
-        entry.step = Step.GONE
-        self._dead += 1
-        if self._dead > 64 and self._dead * 2 > len(self._entries):
-            self._entries = deque(e for e in self._entries if e.step is not Step.GONE or e.frame)
-            self._dead = 0
-
-    def buffers(self, max_buffers: int, max_bytes: int) -> list[bytes | memoryview]:
-        """Return what is to be written next, without removing it.
-
-        It is out of date as soon as anything is appended, withdrawn or cleared: whoever waits for
-        room in the pipe asks again afterwards, or claims it before.
-        """
-        out: list[bytes | memoryview] = []
-        total = 0
-        offset = self._offset
-        for entry in self._entries:
-            if entry.frame:
-                out.append(memoryview(entry.frame)[offset:] if offset else entry.frame)
-                total += len(entry.frame) - offset
-                offset = 0
-                if total >= max_bytes or len(out) >= max_buffers:
-                    break
-        return out
-
-    def claim(self, buffers: int) -> None:
-        """Count the first frames as sent before they are: whoever writes them has them in hand."""
-        for entry in islice((entry for entry in self._entries if entry.frame), buffers):
-            _mark_sent(entry)
-
-    def ending_within(self, written: int) -> list[Entry]:
-        """Return what would be whole if this many bytes more were written; :meth:`advance` drops it."""
-        out: list[Entry] = []
-        end = -self._offset
-        for entry in self._entries:
-            end += len(entry.frame)
-            if end > written:
-                break
-            if entry.frame:
-                out.append(entry)
-        return out
-
-    def advance(self, written: int) -> None:
-        """Take note that this many bytes more have been written."""
-        self.size -= written
-        entries = self._entries
-        if not self.size and not self._dead:  # as nearly always
-            for entry in entries:
-                _mark_sent(entry)
-                entry.frame = _FREE
-            entries.clear()
-            self._offset = 0
-            return
-        while entries:
-            entry = entries[0]
-            left = len(entry.frame) - self._offset
-            if not entry.frame:
-                self._dead -= 1
-            elif written < left:
-                if written:
-                    self._offset += written
-                    _mark_sent(entry)
-                return
-            else:
-                written -= left
-                _mark_sent(entry)
-                entry.frame = _FREE
-            self._offset = 0
-            entries.popleft()
-
-    def clear(self) -> None:
-        """Drop everything that is left."""
-        self._entries.clear()
-        self._offset = self._dead = self.size = 0
-
-
-def _mark_sent(entry: Entry) -> None:
-    entry.sent = True
-    if entry.step is Step.OUTBOX:
-        entry.step = Step.SENT
 
 
 class Mode(enum.Enum):
@@ -261,6 +116,7 @@ class PoolTable:
         "lanes",
         "limits",
         "open",
+        "path",
         "queue",
         "queued",
         "queued_bytes",
@@ -270,6 +126,7 @@ class PoolTable:
     def __init__(self, config: Pool, limits: Limits) -> None:
         self.config = config
         self.limits = limits
+        self.path = session_path(config.session)
         self.lanes: dict[int, Lane] = {}
         self.open: list[Lane] = []  # those with Mode.OPEN
         self.queue: OrderedDict[Entry, None] = OrderedDict()  # bound to no lane
@@ -365,6 +222,8 @@ class Router:
         if len(frame) > most:
             text = f"a frame of {len(frame)} bytes is over max_frame_bytes={most}"
             raise self._refuse(KernelCode.FRAME_TOO_LARGE, text, route, "max_frame_bytes", most)
+        if pool.path is not None and route.session is None and route.worker is None:
+            route = self._read_session(pool, pool.path.read(frame), route)
         if key is not None and (key in self._live or key in self._tombstones):
             text = f"the id {key!r} is in use"
             raise self._refuse(KernelCode.INVALID_REQUEST, text, route, "duplicate_id")
@@ -383,6 +242,23 @@ class Router:
         if key is not None:
             self._live[key] = entry
         return lane
+
+    def _read_session(self, pool: PoolTable, named: Named, route: Route) -> Route:
+        """Return the route of a frame that says itself which session it is for."""
+        if named.session is None and not named.creates:
+            return route
+        if named.creates:
+            self._check_room(pool, route)
+        return Route(route.pool, named.session, rebind=named.loads, learns=named.creates)
+
+    def learn_session(self, lane: Lane, key: RequestId, result: Raw) -> None:
+        """Tie the session that a result names to the lane that it came from."""
+        entry = lane.entries.get(key)
+        if entry is None or not entry.route.learns or entry.step is Step.TOMBSTONE:
+            return
+        session = lane.pool.path.read_result(result) if lane.pool.path is not None else None
+        if session is not None:
+            self.bind_session(session, lane)
 
     def _bound(self, pool: PoolTable, route: Route) -> Lane | None:
         """Return the only lane that a frame may go to, None where any of its pool will do."""
@@ -411,7 +287,11 @@ class Router:
             why = f": {loss.failure.message}" if loss.failure is not None else ""
             text = f"the worker that held session {session!r} is gone{why}"
             raise self._refuse(KernelCode.SESSION_LOST, text, route, "session_lost")
-        if session not in pool.unbound and not self.sessions.make_room(len(pool.unbound)):
+        if session not in pool.unbound:
+            self._check_room(pool, route)
+
+    def _check_room(self, pool: PoolTable, route: Route) -> None:
+        if not self.sessions.make_room(len(pool.unbound)):
             most = self._limits.max_sessions
             text = f"there are max_sessions={most} sessions; end some of them"
             raise self._refuse(KernelCode.OVERLOADED, text, route, "max_sessions")
@@ -513,7 +393,7 @@ class Router:
 
     def _unqueue(self, entry: Entry) -> None:
         self.pools[entry.route.pool].take(entry)
-        entry.frame = _FREE
+        entry.frame = FREE
         entry.step = Step.GONE
 
     def free_tombstone(self, lane: Lane, key: RequestId) -> None:

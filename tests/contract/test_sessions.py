@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import anyio
@@ -168,3 +169,60 @@ async def test_bad_sessions_are_refused_by_name(place: Place) -> None:
         async with other.session() as session:
             with pytest.raises(InvalidArgumentError, match="another bus"):
                 await bus.request("echo", session=session)
+
+
+async def test_an_agents_session_is_known_by_its_own_name(place: Place) -> None:
+    async with place.bus(pool={"instances": 2, "session": "acp"}) as bus:
+        made = [(await bus.request("session/new"))["sessionId"] for _ in range(4)]
+        for session in made * 2:
+            assert await bus.request("session/prompt", {"sessionId": session}) == session
+            await bus.notify("session/cancel", {"sessionId": session})
+        raw = {"id": 1, "method": "session/prompt", "params": {"sessionId": made[0]}}
+        await bus.request_raw(json.dumps(raw | {"sessionId": "no matter"}))
+
+        logs = [await log(bus, session=session) for session in made]
+        for session, lines in zip(made, logs, strict=True):
+            named = [line for line in lines if line.get("params", {}).get("sessionId") == session]
+            assert len(named) == 4 + (session == made[0])
+        assert bus.statistics().kernel.sessions == 4
+        await bus.end_session(made[0])
+        assert bus.statistics().kernel.sessions == 3
+
+
+async def test_an_agents_session_is_lost_until_it_is_loaded(place: Place) -> None:
+    async with place.bus(pool={"session": "acp"}) as bus:
+        made = [(await bus.request("session/new"))["sessionId"] for _ in range(2)]
+        await lose(bus, 0)
+        await bus.request("session/load", {"sessionId": made[0]})
+        assert await bus.request("session/prompt", {"sessionId": made[0]}) == made[0]
+        with pytest.raises(SessionLostError, match=made[1]):
+            await bus.request("session/prompt", {"sessionId": made[1]})
+
+
+async def test_a_session_can_be_named_at_any_place_of_the_params(place: Place) -> None:
+    async with place.bus(pool={"instances": 2, "session": "params.thread.id"}) as bus:
+        for _ in range(4):
+            await bus.notify("note", {"thread": {"id": "t"}})
+            await bus.notify("note", {"thread": {}})
+        lines = await log(bus, session="t")
+        assert sum(line["params"] == {"thread": {"id": "t"}} for line in lines) == 4
+
+
+async def test_a_session_with_a_block_is_not_ended_by_name(place: Place) -> None:
+    async with place.bus() as bus, bus.session() as session:
+        with pytest.raises(InvalidArgumentError, match="block"):
+            await bus.end_session(session.id)
+
+
+async def test_what_waits_for_a_session_with_rebind_survives_its_worker(place: Place) -> None:
+    pool = {"instances": 2, "max_in_flight": 1}
+    async with place.bus(pool=pool) as bus, bus.session(rebind=True) as session:
+        async with anyio.create_task_group() as tasks:
+            first = begin(tasks, lambda: session.request("hold"))
+            await held(bus, 1)
+            second = begin(tasks, lambda: session.request("echo", [2]))
+            await until(lambda: bus.statistics().kernel.queued_requests == 1)
+            bus._backend.kill(session.worker or 0)
+            with pytest.raises(WorkerLostError):
+                await first.wait()
+            assert await second.wait() == [2]

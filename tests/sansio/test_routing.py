@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from msgspec import Raw
 
 from anyio_bus._config import Limits, Pool
 from anyio_bus._errors import KernelCode
@@ -29,7 +31,9 @@ ANY = Route("p")
 
 def make(*, lanes: int = 1, max_in_flight: int = 1, **options: Any) -> tuple[Router, list[Lane]]:
     """Make a router of pools "p" and "q" with open lanes in "p"."""
-    pool_options = {name: options.pop(name) for name in ("balance", "cancel") if name in options}
+    pool_options = {
+        name: options.pop(name) for name in ("balance", "cancel", "session") if name in options
+    }
     config = Pool("p", ["worker"], max_in_flight=max_in_flight, **pool_options)
     router = Router([config, Pool("q", ["worker"])], Limits(**options))
     opened = [router.add_lane(worker, "p") for worker in range(lanes)]
@@ -605,6 +609,59 @@ def test_a_session_too_many_is_refused_until_one_ends() -> None:
     assert refusal(router, in_session("d")) == (KernelCode.OVERLOADED, "max_sessions")
     assert ask(router, 6) == [None]
     assert a.sessions == {"a"}
+
+
+def named(method: str, session: str | None = None) -> bytes:
+    """Make a frame that names its session in the params."""
+    params = {} if session is None else {"sessionId": session}
+    return json.dumps({"method": method, "params": params}).encode() + b"\n"
+
+
+def test_an_acp_session_is_where_it_was_made() -> None:
+    router, [a, b] = make(lanes=2, session="acp")
+    assert router.submit(named("session/new"), ANY, 1) is a
+    assert router.submit(named("session/new"), ANY, 2) is b
+    for lane, key, session in ((b, 2, "sb"), (a, 1, "sa")):
+        router.learn_session(lane, key, Raw(json.dumps({"sessionId": session}).encode()))
+        router.settle(lane, key)
+    assert router.submit(named("session/prompt", "sb"), ANY, 3) is b
+    assert router.submit(named("session/cancel", "sb"), ANY, None) is b
+    assert router.submit(named("session/prompt", "sa"), ANY, 4) is a
+    assert router.submit(named("session/prompt", "sa"), Route("p", session="mine"), 5) is None
+    assert router.sessions.find("mine") is None
+
+
+def test_a_lost_acp_session_is_told_unless_it_is_loaded_again() -> None:
+    router, [a, b] = make(lanes=2, session="acp")
+    router.bind_session("s", a)
+    router.bind_session("t", a)
+    router.drop_lane(a)
+    assert router.submit(named("session/load", "t"), ANY, 1) is b
+    router.settle(b, 1)
+    with pytest.raises(Refused) as caught:
+        router.submit(named("session/prompt", "s"), ANY, 2)
+    assert caught.value.failure.reason == "session_lost"
+    assert router.submit(named("session/prompt", "s"), ANY, 3) is b
+
+
+def test_only_the_answer_to_its_making_names_an_acp_session() -> None:
+    router, [a] = make(max_in_flight=9, session="acp", max_sessions=1)
+    answer = Raw(b'{"sessionId":"s"}')
+    router.submit(named("session/list"), ANY, 1)
+    router.learn_session(a, 1, answer)
+    router.learn_session(a, 77, answer)
+    router.submit(named("session/new"), ANY, 2)
+    router.learn_session(a, 2, Raw(b"{}"))
+    router.submit(named("session/new"), ANY, 3)
+    write(a)
+    router.withdraw(3)
+    router.learn_session(a, 3, answer)
+    assert len(router.sessions) == 0
+
+    router.bind_session("s", a)
+    with pytest.raises(Refused) as caught:
+        router.submit(named("session/new"), ANY, 4)
+    assert caught.value.failure.reason == "max_sessions"
 
 
 def test_a_session_is_reported_with_its_worker_until_that_is_gone() -> None:

@@ -32,13 +32,14 @@ class Script:
         text = line.decode()
         message = json.loads(text)
         method = message.get("method")
-        if method is None or not hasattr(self, f"do_{method}"):
+        act = getattr(self, f"do_{method}".replace("/", "_"), None)
+        if act is None:
             self.log.append(text)  # an answer, a cancel frame, or something to look at
             return b""
         if method != "log":
             self.log.append(text)
         id_, params = message.get("id"), message.get("params")
-        result = getattr(self, f"do_{method}")(id_, params)
+        result = act(id_, params)
         if isinstance(result, bytes):
             return result
         return b"" if id_ is None else answer(id_, result)
@@ -49,6 +50,18 @@ class Script:
     def do_log(self, _id: Any, _params: Any) -> Any:
         """Answer with every line so far but those that ask for this."""
         return list(self.log)
+
+    def do_session_new(self, _id: Any, _params: Any) -> Any:
+        """Make a session, as an agent does."""
+        return {"sessionId": os.urandom(8).hex()}
+
+    def do_session_prompt(self, _id: Any, params: Any) -> Any:
+        """Answer with the session that is prompted."""
+        return params["sessionId"]
+
+    def do_session_load(self, _id: Any, _params: Any) -> Any:
+        """Say that a session is back."""
+        return {}
 
     def do_place(self, _id: Any, params: Any) -> Any:
         """Answer with the working directory and a variable."""
