@@ -66,7 +66,7 @@ class Call(msgspec.Struct, eq=False):
 class Member(Protocol):
     """What a scope holds besides calls."""
 
-    def cancel_with(self, scope: Scope, reason: str) -> None:
+    def _cancel_with(self, scope: Scope, reason: str) -> None:
         """End: the scope was cancelled."""
 
 
@@ -123,7 +123,7 @@ class Scope:
                 text = f"request {call.method!r} was cancelled with scope {scope.name!r}: {reason}"
                 self._owner.end(call, ScopeCancelledError(text, reason=reason, sent=sent))
             for member in list(scope._members):
-                member.cancel_with(scope, reason)
+                member._cancel_with(scope, reason)
 
     def _close(self) -> None:
         self.cancel("scope closed")

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, final
 
 import anyio
 import anyio.lowlevel
-import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from anyio_bus._sansio.codec import encode_notification
+from anyio_bus._sansio.params import read_known
 
 if TYPE_CHECKING:
     from anyio_bus._bus.bus import Bus
@@ -19,17 +19,6 @@ if TYPE_CHECKING:
     from anyio_bus._sansio.messages import Message, RequestId
 
 __all__ = ("HandlerContext",)
-
-
-class _Known(msgspec.Struct):
-    """The members of any params that the context reads."""
-
-    meta: Raw | UnsetType = msgspec.field(default=UNSET, name="_meta")
-    session: Raw | UnsetType = msgspec.field(default=UNSET, name="sessionId")
-
-
-_known = msgspec.json.Decoder(_Known)
-_BAD = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 @final
@@ -119,14 +108,12 @@ class HandlerContext:
         """The ``sessionId`` at top level or, without one there, in the params."""
         if self._session is not UNSET:
             return self._session
-        found = _plain(self._read().session)
-        return found if isinstance(found, str) else None
+        return read_known(self._params).session
 
     @property
     def meta(self) -> dict[str, Any]:
         """The member ``_meta`` of the params as plain objects; empty where there is none."""
-        found = _plain(self._read().meta)
-        return found if isinstance(found, dict) else {}
+        return read_known(self._params).meta
 
     @property
     def scope(self) -> Scope:
@@ -165,21 +152,5 @@ class HandlerContext:
         if isinstance(self._params, Raw):
             self._params = self._params.copy()
 
-    def _read(self) -> _Known:
-        try:
-            return _Known() if self._params is UNSET else _known.decode(self._params)
-        except _BAD:  # an array, say
-            return _Known()
-
-    def cancel_with(self, scope: Scope, reason: str) -> None:
+    def _cancel_with(self, scope: Scope, reason: str) -> None:
         self._handlers.cancel_in_scope(self, scope, reason)
-
-
-def _plain(raw: Raw | UnsetType) -> Any:
-    """Decode a member that anybody may have written; None if it is none."""
-    if raw is UNSET:
-        return None
-    try:
-        return msgspec.json.decode(raw)
-    except _BAD:
-        return None

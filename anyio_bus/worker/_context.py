@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, final, overload
 import anyio
 import anyio.lowlevel
 import msgspec
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import UNSET, Raw
 
 from anyio_bus._errors import InvalidArgumentError, InvalidStateError
 from anyio_bus._sansio.codec import encode_notification, encode_value
 from anyio_bus._sansio.notifications import CREDIT_KEY
+from anyio_bus._sansio.params import KnownParams, plain_or_none, read_known
 from anyio_bus.worker._credit import Window
 
 if TYPE_CHECKING:
@@ -23,14 +24,6 @@ __all__ = ("CREDIT_KEY", "Context")
 T = TypeVar("T")
 
 
-class _Known(msgspec.Struct):
-    """The members of any params that the context reads."""
-
-    meta: Raw | UnsetType = msgspec.field(default=UNSET, name="_meta")
-    session: Raw | UnsetType = msgspec.field(default=UNSET, name="sessionId")
-
-
-_known = msgspec.json.Decoder(_Known)
 _members = msgspec.json.Decoder(dict[str, Raw])
 _BAD = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -57,7 +50,7 @@ class Context:
     _link: Link
     _request: Message
     _scope: anyio.CancelScope
-    _known: _Known | None
+    _known: KnownParams | None
     _meta: dict[str, Any] | None
     _window: Window | None
     _over: bool  # answered
@@ -97,15 +90,13 @@ class Context:
         """The ``sessionId`` at top level or, without one there, in the params."""
         if self._request.session is not UNSET:
             return self._request.session
-        found = _plain(self._read().session)
-        return found if isinstance(found, str) else None
+        return self._read().session
 
     @property
     def meta(self) -> dict[str, Any]:
         """The member ``_meta`` of the params as plain objects; empty where there is none."""
         if self._meta is None:
-            found = _plain(self._read().meta)
-            self._meta = found if isinstance(found, dict) else {}
+            self._meta = self._read().meta
         return self._meta
 
     @property
@@ -245,28 +236,14 @@ class Context:
                 raise InvalidArgumentError(msg, field="chunk") from exc
         meta = members.get("_meta")
         if isinstance(meta, Raw):
-            meta = _plain(meta)
+            meta = plain_or_none(meta)
         own = meta if isinstance(meta, dict) else {}
         others = {name: value for name, value in members.items() if name != "_meta"}
         kept = {name: value for name, value in own.items() if name != CREDIT_KEY}
         others["_meta"] = {**kept, "requestId": self.request_id}  # the last, so it can be added to
         return others
 
-    def _read(self) -> _Known:
+    def _read(self) -> KnownParams:
         if self._known is None:
-            params = self._request.params
-            try:
-                self._known = _Known() if params is UNSET else _known.decode(params)
-            except _BAD:  # an array, say
-                self._known = _Known()
+            self._known = read_known(self._request.params)
         return self._known
-
-
-def _plain(raw: Raw | UnsetType) -> Any:
-    """Decode a member that anybody may have written; None if it is none."""
-    if raw is UNSET:
-        return None
-    try:
-        return msgspec.json.decode(raw)
-    except _BAD:
-        return None
