@@ -620,7 +620,8 @@ class BusConfig(msgspec.Struct, frozen=True):
             msg = f"{source}: unknown key {unknown[0]}"
             raise InvalidArgumentError(msg, field=unknown[0])
         for key in unknown:
-            logger.warning("%s: unknown key %s is ignored", source, key)
+            extra = {"event": "unknown_key"}
+            logger.warning("%s: unknown key %s is ignored", source, key, extra=extra)
         try:
             return msgspec.convert(data, cls)
         except msgspec.ValidationError as exc:

@@ -48,7 +48,9 @@ class BadLines:
         note = self._throttles.note(event.worker, self._now())
         if note is not None:
             where = f"{event.pool}/{event.worker}"
-            logger.warning("%s: bad line (%s): %r%s", where, line.reason, line.prefix, note)
+            extra = {"event": "bad_line", "pool": event.pool, "worker": event.worker}
+            text = "%s: bad line (%s): %r%s"
+            logger.warning(text, where, line.reason, line.prefix, note, extra=extra)
 
     def recent(self) -> list[BadLineInfo]:
         """Return those that are kept, the oldest first."""

@@ -360,7 +360,8 @@ class Handlers:
             note = self._throttles.note((worker, "dropped"), self._now())
             if note is not None:
                 text = "an answer to worker %s/%s is dropped: %s%s"
-                logger.warning(text, pool, worker, exc.failure.message, note)
+                extra = {"event": "answer_dropped", "pool": pool, "worker": worker}
+                logger.warning(text, pool, worker, exc.failure.message, note, extra=extra)
 
     def _submit(self, frame: bytes, pool: str, worker: int) -> None:
         self._calls.backend.submit(frame, Route(pool, worker=worker), None)
@@ -372,9 +373,9 @@ class Handlers:
             worker = None if context._gone else context._worker  # whose throttle may be dropped
             note = self._throttles.note((worker, "raised"), self._now())
             if note is not None:
-                logger.error(
-                    "%s/%s: %s%s", context._pool, context._worker, text, note, exc_info=exc
-                )
+                pool, worker = context._pool, context._worker
+                extra = {"event": "handler_raised", "pool": pool, "worker": worker}
+                logger.error("%s/%s: %s%s", pool, worker, text, note, exc_info=exc, extra=extra)
 
         return report
 

@@ -115,7 +115,11 @@ class Lifetime:
                     tasks.start_soon(self._calls.alarm.run)
                     if self.state is BusState.STARTING:
                         self.state = BusState.RUNNING
-                    logger.info("bus is running: backend %s", self._backend.name)
+                    logger.info(
+                        "bus is running: backend %s",
+                        self._backend.name,
+                        extra={"event": "bus_running"},
+                    )
                     task_status.started()
                     await self._wind_up(tasks)
                     tasks.cancel_scope.cancel("bus stopped")
@@ -155,7 +159,9 @@ class Lifetime:
         await self._backend.stop(self._grace_s)
         limit = self._now() + HANDLERS_S
         if not await self.bell.until(lambda: handlers.idle, lambda: limit, self._now):
-            logger.error("cancelled handlers did not end: %s", ", ".join(handlers.running_methods))
+            names = ", ".join(handlers.running_methods)
+            extra = {"event": "handlers_stuck"}
+            logger.error("cancelled handlers did not end: %s", names, extra=extra)
 
     async def _follow_shorter_stops(self) -> None:
         while True:

@@ -95,7 +95,11 @@ class Callback:
         try:
             self._function(_notification(pool, worker, note, Any))
         except Exception:
-            logger.exception("a callback for notification %r raised", note.method)
+            logger.exception(
+                "a callback for notification %r raised",
+                note.method,
+                extra={"event": "callback_raised", "pool": pool, "worker": worker},
+            )
 
     def end(self) -> None:
         """Nothing is to be ended."""

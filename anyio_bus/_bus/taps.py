@@ -18,6 +18,7 @@ from anyio_bus._errors import InvalidArgumentError, StreamOverflowError
 from anyio_bus._io.loop import Bell
 from anyio_bus._sansio.redaction import hide_secrets, redacted_line
 from anyio_bus._sansio.tapping import TapFrame, decode_record, encode_record
+from anyio_bus._sansio.throttle import LOG_BURST, LOG_WINDOW_S, Throttle
 
 if TYPE_CHECKING:
     from anyio_bus._backends.base import Backend
@@ -89,7 +90,7 @@ class Taps:
             try:
                 sink.take(frames)
             except Exception:  # a bug of ours: it must not reach the kernel
-                logger.exception("a tap failed and is removed")
+                logger.exception("a tap failed and is removed", extra={"event": "tap_failed"})
                 self.remove(sink)
                 sink.end()
 
@@ -105,6 +106,7 @@ class _Filter(msgspec.Struct, frozen=True):
     pool: str | None
     worker: int | None
     redact: Callable[[Any], Any] | None
+    throttle: Throttle = msgspec.field(default_factory=lambda: Throttle(LOG_BURST, LOG_WINDOW_S))
 
     def takes(self, frame: TapFrame) -> bool:
         return self.pool in (None, frame.pool) and self.worker in (None, frame.worker)
@@ -116,7 +118,11 @@ class _Filter(msgspec.Struct, frozen=True):
         try:
             line = redacted_line(frame.frame, self.redact)
         except Exception:  # of a function that is not ours, or of an encoder
-            logger.exception("a frame of worker %s could not be redacted", frame.worker)
+            note = self.throttle.note(frame.at)
+            if note is not None:
+                extra = {"event": "redaction_failed", "pool": frame.pool, "worker": frame.worker}
+                text = "a frame of worker %s could not be redacted%s"
+                logger.exception(text, frame.worker, note, extra=extra)
             line = UNSHOWN
         if line is frame.frame:
             return frame
@@ -296,6 +302,7 @@ class MessageHook:
         self._taps = taps
         self._function = function
         self._pool = pool
+        self._throttle = Throttle(LOG_BURST, LOG_WINDOW_S)
 
     def take(self, frames: list[TapFrame]) -> None:
         """Call the function with each line; what it raises costs that line."""
@@ -307,7 +314,10 @@ class MessageHook:
             try:
                 self._function(frame.frame[:-1].decode("utf-8", "surrogateescape"))
             except Exception:
-                logger.exception("a callback for messages raised")
+                note = self._throttle.note(frame.at)
+                if note is not None:
+                    extra = {"event": "callback_raised", "pool": frame.pool, "worker": frame.worker}
+                    logger.exception("a callback for messages raised%s", note, extra=extra)
 
     def end(self) -> None:
         """Nothing is to be ended."""
@@ -368,7 +378,8 @@ class Recording:
     def _lose(self, why: str) -> None:
         """Leave out what comes from here on: a recording with holes would mislead."""
         if not self.dropped:
-            logger.warning("recording %s ends here: %s", self._name, why)
+            extra = {"event": "recording_ended"}
+            logger.warning("recording %s ends here: %s", self._name, why, extra=extra)
         self.dropped += 1
 
     def end(self) -> None:

@@ -262,12 +262,12 @@ class Incarnation:
     def _log_stderr(self, lines: list[str]) -> None:
         if stderr_log.isEnabledFor(logging.INFO):
             now = self._loop.now()
-            label = {"pool": self.lane.pool.config.id, "worker": self.lane.worker}
+            pool, worker = self.lane.pool.config.id, self.lane.worker
+            extra = {"event": "worker_stderr", "pool": pool, "worker": worker}
             for line in lines:
                 note = self._stderr_throttle.note(now)
                 if note is not None:
-                    text = "%s/%s: %s%s"
-                    stderr_log.info(text, label["pool"], label["worker"], line, note, extra=label)
+                    stderr_log.info("%s/%s: %s%s", pool, worker, line, note, extra=extra)
 
     def _where(self) -> dict[str, Any]:
         """Say for a tap whose pipe it is, and when."""

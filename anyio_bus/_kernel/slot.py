@@ -332,13 +332,16 @@ class Slot:
                 self.worker,
                 decision.reason,
                 failure.message,
+                extra={"event": "worker_parked", "pool": self.pool.id, "worker": self.worker},
             )
             self._end_lease(self.failure)
             kernel.lost_hope(self.pool.id, self.failure)
         else:
             self._wake_at = now + decision.delay_s
             if not self._asked:
-                logger.warning("%s; starts again in %.2f s", failure.message, decision.delay_s)
+                extra = {"event": "worker_died", "pool": self.pool.id, "worker": self.worker}
+                text = "%s; starts again in %.2f s"
+                logger.warning(text, failure.message, decision.delay_s, extra=extra)
 
     def _follow_lease(self, inc: Incarnation | None, failure: Failure) -> None:
         """After a death: the lease goes on with the successor if it may, or has not begun."""

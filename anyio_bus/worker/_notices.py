@@ -65,7 +65,9 @@ class Notices:
             self._queue.append((handler, context))
             self._bell.ring()
         else:
-            logger.warning("%r is dropped: %d notifications wait", message.method, len(self._queue))
+            text = "%r is dropped: %d notifications wait"
+            extra = {"event": "notification_dropped"}
+            logger.warning(text, message.method, len(self._queue), extra=extra)
 
     async def run(self) -> None:
         """Handle what comes, for ever."""
@@ -93,9 +95,11 @@ class Notices:
         if is_interrupt(exc):
             self._owner.interrupted()
         if isinstance(exc, InvalidParamsError):
-            logger.warning("notification %r: invalid params: %s", context.method, exc)
+            extra = {"event": "invalid_params"}
+            logger.warning("notification %r: invalid params: %s", context.method, exc, extra=extra)
         else:
-            logger.error("the handler of %r raised", context.method, exc_info=exc)
+            extra = {"event": "handler_raised"}
+            logger.error("the handler of %r raised", context.method, exc_info=exc, extra=extra)
 
     def cancel_all(self) -> None:
         """Cancel the one that is being handled, and drop what waits."""

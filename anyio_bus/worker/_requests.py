@@ -213,7 +213,7 @@ class Requests:
 
 
 def _report(text: str, exc: BaseException) -> None:
-    logger.error("%s", text, exc_info=exc)
+    logger.error("%s", text, exc_info=exc, extra={"event": "handler_raised"})
 
 
 def _size(message: Message) -> int:

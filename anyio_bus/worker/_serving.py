@@ -134,7 +134,8 @@ class Conversation:
         ended = await self._bell.until(lambda: self._idle, lambda: limit, now)
         if not ended:
             methods = self._requests.methods + self._notices.methods
-            logger.error("cancelled handlers did not end: %s", ", ".join(methods))
+            extra = {"event": "handlers_stuck"}
+            logger.error("cancelled handlers did not end: %s", ", ".join(methods), extra=extra)
         with anyio.move_on_after(max(limit, 0 if self._hurry else drained_by) - now()):
             await self._output.flushed()
         if not ended and on_stuck is not None:
@@ -179,7 +180,7 @@ class Conversation:
         try:
             await self._output.run()
         except _GONE as exc:
-            logger.debug("the client is gone: %r", exc)
+            logger.debug("the client is gone: %r", exc, extra={"event": "client_gone"})
         except Exception as exc:  # `send` is not ours; raised again by run()  # noqa: BLE001
             self._fault = self._fault or exc
         self._stop(hurry=True)
@@ -192,12 +193,13 @@ class Conversation:
                     self._take(item)
                 await self._output.room_for_reader()
         except _GONE as exc:
-            logger.debug("the client is gone: %r", exc)
+            logger.debug("the client is gone: %r", exc, extra={"event": "client_gone"})
         except Exception as exc:  # `receive` is not ours; raised again by run()  # noqa: BLE001
             self._fault = self._fault or exc
         rest = splitter.close()
         if rest:
-            logger.warning("the last line has no newline, it is discarded: %r", rest[:PREFIX_BYTES])
+            text = "the last line has no newline, it is discarded: %r"
+            logger.warning(text, rest[:PREFIX_BYTES], extra={"event": "bad_line"})
         self._link.hang_up()
         self._requests.no_more_credit()
         self._stop()
@@ -208,7 +210,8 @@ class Conversation:
             return
         for message in decode_block(item):
             if isinstance(message, BadLine):
-                logger.warning("bad line: %s: %r", message.reason, message.prefix)
+                extra = {"event": "bad_line"}
+                logger.warning("bad line: %s: %r", message.reason, message.prefix, extra=extra)
                 self._output.put(refusal_of_line(message), by_reader=True)
             elif message.method is UNSET:
                 self._link.receive(message)
@@ -220,7 +223,7 @@ class Conversation:
     def _take_oversize(self, line: Oversize) -> None:
         limit = self._settings.max_frame_bytes
         text = f"line of {line.size} bytes is over max_frame_bytes={limit}"
-        logger.warning("%s: %r", text, line.prefix[:PREFIX_BYTES])
+        logger.warning("%s: %r", text, line.prefix[:PREFIX_BYTES], extra={"event": "bad_line"})
         key, is_request = oversize_id(line)
         if is_request:
             known = None if key is UNSET else key
@@ -242,7 +245,8 @@ class Conversation:
             return
         handler = self._notifications.get(method)
         if handler is None:
-            logger.debug("notification %r has no handler", method)
+            extra = {"event": "notification_unhandled"}
+            logger.debug("notification %r has no handler", method, extra=extra)
         elif not self.stopping:
             self._notices.take(handler, message)
 
@@ -256,4 +260,5 @@ class Conversation:
                 key = _cancel.decode(params)[CANCEL_METHODS[method]]
                 self._requests.cancel(key, silently=method in SILENT_METHODS)
         except (*_BAD, KeyError, TypeError) as exc:  # TypeError: an id that is a list, say
-            logger.warning("notification %r: invalid params: %r", method, exc)
+            extra = {"event": "invalid_params"}
+            logger.warning("notification %r: invalid params: %r", method, exc, extra=extra)

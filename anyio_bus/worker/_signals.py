@@ -29,10 +29,12 @@ def stop_signals() -> Iterator[AsyncIterator[object] | None]:
     with ExitStack() as stack:
         received: AsyncIterator[object] | None = None
         if threading.current_thread() is not threading.main_thread():
-            logger.warning("not in the main thread: SIGTERM and SIGINT are not handled")
+            text = "not in the main thread: SIGTERM and SIGINT are not handled"
+            logger.warning(text, extra={"event": "signals_unhandled"})
         elif wanted:
             try:
                 received = stack.enter_context(anyio.open_signal_receiver(*wanted))
             except (NotImplementedError, RuntimeError, ValueError) as exc:
-                logger.warning("this loop does not handle SIGTERM and SIGINT: %r", exc)
+                text = "this loop does not handle SIGTERM and SIGINT: %r"
+                logger.warning(text, exc, extra={"event": "signals_unhandled"})
         yield received

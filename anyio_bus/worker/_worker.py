@@ -206,7 +206,8 @@ class Worker:
 
 def _give_up(stdio: Stdio) -> None:
     """End this process although handlers still run."""
-    logger.error("they are left behind, and this process ends with status 1")
+    text = "they are left behind, and this process ends with status 1"
+    logger.error(text, extra={"event": "handlers_left"})
     stdio.close()
     with suppress(Exception):
         logging.shutdown()
