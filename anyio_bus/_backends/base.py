@@ -73,8 +73,12 @@ class Backend(Protocol):
     def drain(self, worker: int, drain_s: float, *, retire: bool = False) -> None:
         """Let a worker finish, then replace it, or end it for good if ``retire``."""
 
-    def kill(self, worker: int) -> None:
-        """Kill a worker and start its successor."""
+    def rest(self, worker: int) -> bool:
+        """End an idle worker, until a request finds every other one busy; False if it is not idle."""
+        ...
+
+    def kill(self, worker: int, fault: str = "") -> None:
+        """Kill a worker and start its successor; ``fault`` says what it did wrong, if it did."""
 
     def hold(self, worker: int) -> None:
         """Give a worker no work but what names it."""

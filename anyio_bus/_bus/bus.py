@@ -33,6 +33,7 @@ from anyio_bus._bus.leases import Opening
 from anyio_bus._bus.lifetime import BusState, Lifetime
 from anyio_bus._bus.maps import MapResults, open_map
 from anyio_bus._bus.observing import observed
+from anyio_bus._bus.policy import Policies
 from anyio_bus._bus.sessions import Session, Sessions, scope_in
 from anyio_bus._bus.streams import DEFAULT_BUFFER_BYTES, ChunkSink, Collect, Stream, StreamOptions
 from anyio_bus._bus.subscriptions import Callback, Filter, Overflow, Subscription
@@ -133,6 +134,7 @@ class Bus:
     _bad_lines: BadLines
     _backend: Backend
     _life: Lifetime
+    _policies: Policies
     _taps: Taps
     _routes: dict[str, Route]
     _enveloped: frozenset[str]
@@ -160,7 +162,8 @@ class Bus:
         self._handlers = handlers = Handlers(self._calls, config, loop)
         handlers.bus = self
         self._bad_lines = BadLines(loop)
-        self._life = Lifetime(self._backend, self._calls, handlers, loop)
+        self._policies = Policies(config, self._backend, self._calls, loop)
+        self._life = Lifetime(self._backend, self._calls, handlers, self._policies, loop)
         self._taps = Taps(self._calls)
         self._life.at_end.append(self._taps.end)
         self._inbound = Inbound(config.pools, self._calls)
@@ -172,6 +175,8 @@ class Bus:
         self._calls.on_bad_line = self._bad_lines.take
         for part in (self._life, handlers, self._bad_lines):
             self._calls.worker_listeners.append(part.worker_changed)
+        if self._policies.wanted:
+            self._calls.worker_listeners.append(self._policies.worker_changed)
         self._routes = {pool.id: Route(pool.id) for pool in config.pools}
         self._enveloped = frozenset(p.id for p in config.pools if p.envelope == "keep")
         self._default = self._routes[config.pools[0].id] if len(config.pools) == 1 else None
@@ -950,7 +955,13 @@ class Bus:
             self._life.check_running()
 
     def _pool_ready(self, pool: str) -> bool:
-        states = [info.state for info in self.workers() if info.pool == pool]
+        states = [
+            State.READY
+            if info.state is State.VACANT and info.generation
+            else info.state  # it rests
+            for info in self.workers()
+            if info.pool == pool
+        ]
         states = [
             state for state in states if state is not State.STOPPED
         ]  # those that a resize ended
@@ -994,6 +1005,8 @@ class Bus:
         name = self._route(pool).pool
         await anyio.lowlevel.checkpoint()
         self._life.check_running()
+        if self._policies.resize(name, instances):
+            return
         drain_s = self._config.limits.drain_timeout_s
         self._primitive(lambda: self._backend.resize(name, instances, drain_s))
 

@@ -244,6 +244,25 @@ class Calls:
             self.alarm.nudge(at)
         return call
 
+    def probe(self, method: str, params: object, route: Route, timeout_s: float) -> Call | None:
+        """Send a request of the bus's own, past those that wait for room; nobody awaits it.
+
+        Returns:
+            The call; None if the kernel does not take it.
+        """
+        loop = self._loop
+        call = Call(self.peer.new_key(), method, timeout_s, self.root, loop.waiter())
+        try:
+            self._submit(call, params, route, None)
+        except BusError:
+            return None
+        self.alarm.nudge(self.peer.open(call, loop.now()))
+        return call
+
+    def is_open(self, call: Call) -> bool:
+        """Tell whether a call has no outcome yet."""
+        return call.key in self.peer.calls
+
     def _submit(
         self, call: Call, params: object, route: Route, members: dict[str, Raw] | None
     ) -> None:

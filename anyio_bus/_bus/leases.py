@@ -110,7 +110,10 @@ class Lessor:
             free = [info for info in self._bus.workers() if info.pool == pool and _is_free(info)]
             if free:
                 return min(free, key=lambda info: info.in_flight).worker
+            resting = [info for info in self._bus.workers() if info.pool == pool and _rests(info)]
             try:
+                if resting:
+                    self._bus._backend.drain(resting[0].worker, 0.0)
                 self._bus._backend.check_pool(pool)
             except Refused as exc:
                 raise error_from_failure(exc.failure) from None
@@ -134,3 +137,8 @@ class Lessor:
 
 def _is_free(info: WorkerInfo) -> bool:
     return info.state is State.READY and not info.held and not info.sessions
+
+
+def _rests(info: WorkerInfo) -> bool:
+    """Whether it has no process since there was no work for it; one that is asked for starts."""
+    return info.state is State.VACANT and info.generation > 0

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from anyio_bus._backends.base import Backend
     from anyio_bus._bus.calls import Calls
     from anyio_bus._bus.handlers import Handlers
+    from anyio_bus._bus.policy import Policies
     from anyio_bus._sansio.events import WorkerChanged
 
 __all__ = ("BusState", "Lifetime")
@@ -52,9 +53,17 @@ class Lifetime:
         calls: The calls, failed when the bus stops.
         handlers: What answers workers; their tasks are the bus's.
         loop: The running event loop.
+        policies: What is done with the workers while the bus runs.
     """
 
-    def __init__(self, backend: Backend, calls: Calls, handlers: Handlers, loop: Loop) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        calls: Calls,
+        handlers: Handlers,
+        policies: Policies,
+        loop: Loop,
+    ) -> None:
         self.state = BusState.STARTING
         self.bell = Bell()  # rings when the state, a worker or a call that a stop waits for changes
         self.body_scope = anyio.CancelScope()
@@ -63,10 +72,12 @@ class Lifetime:
         self._backend = backend
         self._calls = calls
         self._handlers = handlers
+        self._policies = policies
         self._now = loop.now
         self._grace_s = float("inf")
         self._drain_until = float("inf")
         self._tasks_scope = anyio.CancelScope()
+        self._policies_scope = anyio.CancelScope()  # nothing is started once a stop is asked for
 
     def worker_changed(self, _event: WorkerChanged) -> None:
         """Wake whoever waits for a worker."""
@@ -115,6 +126,9 @@ class Lifetime:
                     tasks.start_soon(self._calls.alarm.run)
                     if self.state is BusState.STARTING:
                         self.state = BusState.RUNNING
+                    if self._policies.wanted:
+                        self._policies.look()  # spares are there as soon as the bus is
+                        tasks.start_soon(self._run_policies)
                     logger.info(
                         "bus is running: backend %s",
                         self._backend.name,
@@ -136,6 +150,10 @@ class Lifetime:
         self.fault = self.fault or exc
         self.body_scope.cancel("a handler raised what ends the program")
 
+    async def _run_policies(self) -> None:
+        with self._policies_scope:
+            await self._policies.run()
+
     def protect(self) -> None:
         """Shield the tasks from whatever cancels the block; called when the start is over.
 
@@ -147,6 +165,7 @@ class Lifetime:
         """Wait until a stop is asked for; let calls finish; end the workers."""
         await self.bell.until(lambda: self.state is not BusState.RUNNING, _never, self._now)
         calls = self._calls
+        self._policies_scope.cancel("bus is shutting down")
         handlers = self._handlers
         calls.fail_waiting("bus is shutting down")
         calls.on_idle = handlers.on_idle = self.bell.ring

@@ -11,7 +11,16 @@ import msgspec
 if TYPE_CHECKING:
     from anyio_bus._config import Pool
 
-__all__ = ("Child", "Exit", "SpawnError", "Spawner", "StderrRing")
+__all__ = ("Child", "Exit", "SpawnError", "Spawner", "StderrRing", "resident_bytes")
+
+
+def resident_bytes(pid: int) -> int | None:
+    """Return how much memory a process holds; None where the system does not tell."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError, AttributeError):  # gone meanwhile, or no such system
+        return None
 
 
 class Exit(msgspec.Struct, frozen=True):

@@ -201,6 +201,11 @@ class Incarnation:
 
     # -- reading ------------------------------------------------------------------------------
 
+    @property
+    def paused(self) -> bool:
+        """Whether its stdout is left unread."""
+        return self._resumed is not None
+
     def pause(self) -> None:
         """Leave its stdout unread until :meth:`resume`."""
         if self._resumed is None:

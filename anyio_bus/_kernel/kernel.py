@@ -83,6 +83,7 @@ class Kernel:
         self.spawner = spawner
         self.deliver = deliver
         self.router = Router(config.pools, config.limits)
+        self.router.on_spent = self._spent
         self.loop = current_loop()
         self.stop_ladder: Ladder | None = None
         self._pools = {pool.id: pool for pool in config.pools}
@@ -92,6 +93,7 @@ class Kernel:
             for _ in range(pool.instances):
                 self._add_slot(pool)
         self._running: dict[Lane, Incarnation] = {}
+        self._vacant: dict[str, list[Slot]] = {}  # those that rest until a request needs them
         self._unavailable: dict[str, Failure] = {}  # pools of which every slot is parked, and why
         self._tombstones: Deadlines[tuple[Lane, RequestId]] = Deadlines()
         self._alarm = Alarm(self.loop, self._tombstones.next, self._free_tombstones)
@@ -177,8 +179,18 @@ class Kernel:
             self.counts.routing_errors += 1
             raise
         self.counts.messages_out += 1
+        if self._vacant:
+            self._rouse(route, lane)
         if lane is not None and lane.outbox.size == len(frame):  # else its writer is at work
             self._wake_writer(lane)
+
+    def _rouse(self, route: Route, lane: Lane | None) -> None:
+        """Start a slot that rests, if a frame has found every running worker of its pool busy."""
+        slots = self._vacant.get(route.pool)
+        if not slots or route.worker is not None:
+            return
+        if lane is None or (len(lane.entries) > 1 and route.session is None):
+            slots[0].spawn()
 
     def withdraw(self, key: RequestId, reason: str = "") -> Withdrawal:
         """Give up a request: it never runs, or its worker is told."""
@@ -336,6 +348,27 @@ class Kernel:
         """A slot of this pool starts a process."""
         self._unavailable.pop(pool_id, None)
 
+    def may_rest(self, slot: Slot) -> bool:
+        """Whether a slot can do without a process for now; if so, the next that needs it starts it."""
+        if self.router.pools[slot.pool.id].queue:
+            return False
+        self._vacant.setdefault(slot.pool.id, []).append(slot)
+        return True
+
+    def no_longer_vacant(self, slot: Slot) -> None:
+        """A slot that may have rested starts a process, or is retired."""
+        slots = self._vacant.get(slot.pool.id, [])
+        if slot in slots:
+            slots.remove(slot)
+            if not slots:
+                del self._vacant[slot.pool.id]
+
+    def _spent(self, lane: Lane) -> None:
+        """A worker was given ``max_requests``: whoever replaces it may want to know."""
+        slot = self.slots.get(lane.worker)
+        if slot is not None:
+            slot.tell()
+
     def forget(self, slot: Slot) -> None:
         """Drop a slot that was retired and is gone."""
         if self.stop_ladder is None:
@@ -406,9 +439,13 @@ class Kernel:
         """Let a worker finish what it has, then end it; its successor starts unless ``retire``."""
         self._slot(worker).drain(drain_s, retire=retire)
 
-    def kill(self, worker: int) -> None:
-        """Kill a worker now; its successor starts."""
-        self._slot(worker).kill()
+    def rest(self, worker: int) -> bool:
+        """End a worker that is idle, until a request finds every other one busy."""
+        return self._slot(worker).rest()
+
+    def kill(self, worker: int, fault: str = "") -> None:
+        """Kill a worker now; its successor starts. What it did wrong stands in its failure."""
+        self._slot(worker).kill(fault)
 
     def hold(self, worker: int) -> None:
         """Give a worker no work but what names it."""

@@ -6,7 +6,7 @@ import logging
 import random
 import signal as signals
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
@@ -14,7 +14,7 @@ import msgspec
 
 from anyio_bus._errors import Failure, KernelCode
 from anyio_bus._io.loop import Bell
-from anyio_bus._io.process import Exit, SpawnError
+from anyio_bus._io.process import Exit, SpawnError, resident_bytes
 from anyio_bus._kernel.incarnation import Incarnation
 from anyio_bus._kernel.ladder import Ladder
 from anyio_bus._sansio.backoff import Death, Park, RestartPolicy
@@ -85,6 +85,8 @@ class Slot:
         self._ladder: Ladder | None = None
         self._drain_until = 0.0
         self._drain_retires = False
+        self._rests = False  # it is ended since it is idle: no successor until somebody asks
+        self._fault = ""  # what it was killed for
 
     # -- commands, from any task --------------------------------------------------------------
 
@@ -106,6 +108,7 @@ class Slot:
         if not retire and self.life.state in _RESTING:
             self.spawn()
             return
+        self._rests = False
         until = self._kernel.loop.now() + drain_s
         draining = self.life.state is State.DRAINING
         self._drain_until = min(until, self._drain_until) if draining else until
@@ -116,10 +119,26 @@ class Slot:
         else:
             self._fire(Event.DRAIN)
 
-    def kill(self) -> None:
-        """End it now."""
+    def rest(self) -> bool:
+        """End it if it is ready and idle; no successor before there is work for it."""
+        inc = self.incarnation
+        if inc is None or self.life.state is not State.READY:
+            return False
+        lane = inc.lane
+        if lane.entries or lane.waiting or lane.sessions or lane.outbox.size:
+            return False
+        self._rests = self._asked = True
+        self._drain_until = self._kernel.loop.now()
+        self._fire(Event.DRAIN)
+        return True
+
+    def kill(self, fault: str = "") -> None:
+        """End it now; with a fault of its own it counts as a death like any other."""
+        if fault and self.life.state is not State.READY:
+            return
         self._ladder = Ladder(self._kernel.loop.now(), 0.0)
-        self._asked = True
+        self._fault = fault
+        self._asked = not fault
         self._fire(Event.KILL)
 
     def retire(self) -> None:
@@ -134,7 +153,7 @@ class Slot:
         self.quiet_wanted = held
         if not held:
             self.lease = None
-            self._tell()  # somebody may wait for a worker that is free
+        self.tell()  # somebody may wait for a worker that is free, or have to take its place
 
     def lend(self, lease: Lease) -> None:
         """Hold it for one session, which waits for its process if there is none."""
@@ -158,7 +177,7 @@ class Slot:
         """Say, if somebody waits for it, that nothing is in flight."""
         if self.quiet_wanted:
             self.quiet_wanted = False
-            self._tell()
+            self.tell()
 
     def wake(self) -> None:
         """Look again: something that it waits for may have changed."""
@@ -179,7 +198,7 @@ class Slot:
                 task_status = anyio.TASK_STATUS_IGNORED
         self.over = True
         self._kernel.forget(self)
-        self._tell()
+        self.tell()
 
     async def _rest(self) -> None:
         now = self._kernel.loop.now
@@ -284,20 +303,23 @@ class Slot:
         elif action is Action.START:
             if not self.own:
                 self._kernel.regained_hope(self.pool.id)
-            self._asked = False
+            self._kernel.no_longer_vacant(self)
+            self._asked = self._rests = False
+            self._fault = ""
             self._ladder = None
         elif action is Action.ADMIT and self.incarnation is not None:
             self.failure = None
             self._admit(self.incarnation)
         elif action is Action.FORGET:
             self._end_lease(self.failure or _RETIRED)
+            self._kernel.no_longer_vacant(self)
             self._kernel.lost_hope(self.pool.id, self.failure)
         elif action in (Action.CLOSE, Action.CLIMB) and self.incarnation is not None:
             self._kernel.router.set_mode(self.incarnation.lane, Mode.CLOSED)
         if self.life.state is not State.STOPPED and (
             self.life.state is not before or action is not Action.NONE
         ):
-            self._tell()
+            self.tell()
         self._bell.ring()
 
     def _admit(self, inc: Incarnation) -> None:
@@ -336,6 +358,10 @@ class Slot:
             )
             self._end_lease(self.failure)
             kernel.lost_hope(self.pool.id, self.failure)
+        elif self._rests and self._kernel.may_rest(self):
+            self.failure = None
+            self._wake_at = float("inf")
+            self.life.fire(Event.REST)
         else:
             self._wake_at = now + decision.delay_s
             if not self._asked:
@@ -398,6 +424,8 @@ class Slot:
         if inc.handshake_error is not None:
             phase = "handshake"
         how = f"{inc.hung_up} and was ended" if inc.hung_up else _how(inc.exit)
+        if self._fault:
+            how = f"{self._fault} and was killed"
         tail = inc.stderr.tail(ERROR_TAIL_BYTES)
         last = tail.strip().rsplit("\n", 1)[-1][-200:]
         text = f"{who} (pid {inc.child.pid}) {how}"
@@ -418,7 +446,8 @@ class Slot:
 
     # -- reports ------------------------------------------------------------------------------
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Deliver how it stands."""
         inc = self.incarnation
         pid = inc.child.pid if inc is not None else None
         event = WorkerChanged(
@@ -443,11 +472,27 @@ class Slot:
             uptime_s=self._kernel.loop.now() - inc.born if inc is not None else 0.0,
             reason=f"{failure.reason}: {failure.message}" if parked else failure.message,
             stderr_tail=inc.stderr.tail() if inc is not None else failure.stderr_tail,
-            sessions=len(inc.lane.sessions) if inc is not None else 0,
             held=self.held,
             lease=self.lease.session if self.lease is not None else None,
             own=self.own,
+            **self._activity(),
         )
+
+    def _activity(self) -> dict[str, Any]:
+        """Report what its process has done: the ground on which policies judge it."""
+        inc = self.incarnation
+        if inc is None:
+            return {}
+        pid = inc.child.pid
+        asked = pid is not None and self.pool.max_rss_bytes
+        return {
+            "served": inc.lane.served,
+            "sessions": len(inc.lane.sessions),
+            "paused": inc.paused,
+            "bytes_in": inc.bytes_in,
+            "stderr_bytes": inc.stderr.total,
+            "rss_bytes": resident_bytes(pid) if asked and pid is not None else None,
+        }
 
 
 def _how(exit_: Exit) -> str:

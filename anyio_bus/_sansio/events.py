@@ -84,9 +84,14 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
         reason: Why it is backing off or parked; else empty.
         stderr_tail: The last bytes of its stderr.
         sessions: Sessions that are tied to it.
-        held: Whether it takes no work but what names it.
+        held: Whether it takes no work but what names it: a spare, or a lease.
         lease: The session that has it for itself; None without one.
         own: Whether it was started for that session alone, and ends with it.
+        served: Requests that the process was given.
+        paused: Its stdout is left unread for now.
+        bytes_in: Bytes read from the stdout of the process.
+        stderr_bytes: Bytes read from its stderr.
+        rss_bytes: Memory that the process holds; None unless its pool has ``max_rss_bytes``.
     """
 
     pool: str
@@ -104,6 +109,11 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     held: bool = False
     lease: str | None = None
     own: bool = False
+    served: int = 0
+    paused: bool = False
+    bytes_in: int = 0
+    stderr_bytes: int = 0
+    rss_bytes: int | None = None
 
 
 class SessionInfo(msgspec.Struct, frozen=True):

@@ -35,6 +35,7 @@ class Event(enum.StrEnum):
     KILL = "kill"  # end it now, and start a successor
     EXITED = "exited"  # the process is gone and reaped
     GIVE_UP = "give_up"  # the restart policy says: park
+    REST = "rest"  # its end was asked for, and nothing waits: no successor until somebody asks
     RETIRE = "retire"  # end it for good: the bus stops or the pool shrinks
 
 
@@ -81,6 +82,7 @@ TABLE: dict[State, dict[Event, tuple[State, Action]]] = {
     S.BACKOFF: {
         E.SPAWN: (S.STARTING, A.START),
         E.GIVE_UP: (S.PARKED, A.NONE),
+        E.REST: (S.VACANT, A.NONE),
         E.RETIRE: (S.STOPPED, A.FORGET),
     },
     S.PARKED: {E.SPAWN: (S.STARTING, A.START), E.RETIRE: (S.STOPPED, A.FORGET)},

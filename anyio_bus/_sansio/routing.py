@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import math
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from anyio_bus._errors import Failure, KernelCode
@@ -37,6 +37,11 @@ __all__ = (
     "Step",
     "Withdrawal",
 )
+
+
+def _nothing(_lane: Lane) -> None:
+    return
+
 
 CONTROL_RESERVE_BYTES = 1024 * 1024  # of an out-queue, for cancels, notifications and answers alone
 
@@ -75,6 +80,7 @@ class Lane:
         "mode",
         "outbox",
         "pool",
+        "served",
         "sessions",
         "waiting",
         "worker",
@@ -86,6 +92,7 @@ class Lane:
         self.worker = worker
         self.pool = pool
         self.mode = Mode.CLOSED
+        self.served = 0  # requests that it was given
         self.outbox = Outbox()
         self.entries: dict[RequestId, Entry] = {}  # in flight, tombstones included
         self.waiting: OrderedDict[Entry, None] = OrderedDict()  # bound to come here, once it can
@@ -116,6 +123,7 @@ class PoolTable:
         "lanes",
         "limits",
         "open",
+        "packs",
         "path",
         "queue",
         "queued",
@@ -134,6 +142,7 @@ class PoolTable:
         self.queued = 0  # what waits here and in the lanes
         self.queued_bytes = 0
         self.cursor = 0
+        self.packs = config.idle_timeout_s > 0 and config.balance == "least_busy"
 
     def choose(self, entry: Entry) -> Lane | None:
         """Return the open lane for a frame that any may have, None if none takes it now."""
@@ -142,6 +151,8 @@ class PoolTable:
         if count == 1:
             lane = lanes[0]
             return lane if lane.takes(entry) else None
+        if self.packs and entry.route.session is None:
+            self.cursor = 0  # not in turn: what is too much is to become idle
         best: Lane | None = None
         for step in range(count):
             lane = lanes[(self.cursor + step) % count]
@@ -203,6 +214,7 @@ class Router:
         self._live: dict[RequestId, Entry] = {}  # every request that has neither answer nor failure
         self._tombstones: set[RequestId] = set()  # ids of cancelled ones that still hold a slot
         self.sessions = SessionTable(limits.max_sessions)
+        self.on_spent: Callable[[Lane], None] = _nothing  # it was given max_requests
         self.late_answers = 0
         self.stray_answers = 0
 
@@ -311,6 +323,9 @@ class Router:
         entry.lane = lane
         if entry.key is not None:
             lane.entries[entry.key] = entry
+            lane.served += 1
+            if lane.served == lane.pool.config.max_requests:
+                self.on_spent(lane)
         session = entry.route.session
         if session is not None and self.sessions.lane_of(session) is None:
             self.bind_session(session, lane)

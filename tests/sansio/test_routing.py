@@ -31,9 +31,8 @@ ANY = Route("p")
 
 def make(*, lanes: int = 1, max_in_flight: int = 1, **options: Any) -> tuple[Router, list[Lane]]:
     """Make a router of pools "p" and "q" with open lanes in "p"."""
-    pool_options = {
-        name: options.pop(name) for name in ("balance", "cancel", "session") if name in options
-    }
+    of_pool = ("balance", "cancel", "session", "idle_timeout_s", "max_requests")
+    pool_options = {name: options.pop(name) for name in of_pool if name in options}
     config = Pool("p", ["worker"], max_in_flight=max_in_flight, **pool_options)
     router = Router([config, Pool("q", ["worker"])], Limits(**options))
     opened = [router.add_lane(worker, "p") for worker in range(lanes)]
@@ -1053,3 +1052,45 @@ def test_notifications_that_wait_are_dropped_with_the_queue() -> None:
     assert keys_of(router.fail_queue(router.pools["p"])) == [1]
     router.set_mode(lane, Mode.OPEN)
     assert router.pump(router.pools["p"]) == []
+
+
+# -- what policies stand on ----------------------------------------------------------------------
+
+
+def test_a_pool_that_rests_packs_what_has_no_session_and_spreads_sessions() -> None:
+    router, (first, second) = make(lanes=2, max_in_flight=2, idle_timeout_s=1)
+
+    for key in (1, 2):
+        assert ask(router, key) == [first]
+        router.settle(first, key)
+    assert ask(router, 3, 4) == [first, second]
+    for lane, key in ((first, 3), (second, 4)):
+        router.settle(lane, key)
+    assert ask(router, 5, route=in_session("a")) != ask(router, 6, route=in_session("b"))
+
+
+def test_round_robin_goes_on_in_turn_in_a_pool_that_rests() -> None:
+    router, (first, second) = make(
+        lanes=2, max_in_flight=9, idle_timeout_s=1, balance="round_robin"
+    )
+
+    assert ask(router, 1, 2, 3) == [first, second, first]
+
+
+def test_a_lane_counts_requests_alone_and_tells_when_it_was_given_so_many() -> None:
+    router, (lane,) = make(max_in_flight=9, max_requests=2)
+    spent: list[Lane] = []
+    router.on_spent = spent.append
+
+    router.submit(b"notification\n", ANY, None)
+    ask(router, 1)
+    assert (lane.served, spent) == (1, [])
+    ask(router, 2, 3)
+    assert (lane.served, spent) == (3, [lane])
+
+
+def test_without_a_limit_nobody_is_told_of_requests() -> None:
+    router, (lane,) = make(max_in_flight=9)
+
+    ask(router, 1, 2)
+    assert lane.served == 2
