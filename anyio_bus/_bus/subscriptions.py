@@ -18,6 +18,7 @@ from anyio_bus._bus.calls import check_count
 from anyio_bus._errors import InvalidArgumentError, StreamOverflowError
 from anyio_bus._sansio.codec import decoder_of
 from anyio_bus._sansio.notifications import Notification
+from anyio_bus._sansio.throttle import LOG_BURST, LOG_WINDOW_S, Throttle
 
 if TYPE_CHECKING:
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -84,10 +85,11 @@ class Callback:
         function: It must not block; what it raises is logged and costs that notification.
     """
 
-    __slots__ = ("_function", "filter")
+    __slots__ = ("_function", "_throttle", "filter")
 
     def __init__(self, filter: Filter, function: Callable[[Notification], object]) -> None:  # noqa: A002
         self.filter = filter
+        self._throttle = Throttle(LOG_BURST, LOG_WINDOW_S)
         self._function = function
 
     def offer(self, pool: str, worker: int, note: Message) -> None:
@@ -95,11 +97,11 @@ class Callback:
         try:
             self._function(_notification(pool, worker, note, Any))
         except Exception:
-            logger.exception(
-                "a callback for notification %r raised",
-                note.method,
-                extra={"event": "callback_raised", "pool": pool, "worker": worker},
-            )
+            left_out = self._throttle.note(anyio.current_time())
+            if left_out is not None:
+                extra = {"event": "callback_raised", "pool": pool, "worker": worker}
+                text = "a callback for notification %.200r raised%s"
+                logger.exception(text, note.method, left_out, extra=extra)
 
     def end(self) -> None:
         """Nothing is to be ended."""

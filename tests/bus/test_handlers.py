@@ -552,31 +552,3 @@ async def test_cancelled_anywhere_a_bus_with_handlers_leaves_nothing() -> None:
             assert await ask(bus, "up", {"n": 1}) == [2]
 
     assert await cancel_sweep(converse) > 10
-
-
-async def test_last_64_bad_lines_are_kept_and_the_log_of_them_is_bounded(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    async with one_worker() as bus:
-        assert bus.bad_lines() == []
-        await say(bus, *(f"bad {number}" for number in range(500)))
-        await say(bus, "x" * 1000)
-        kept = bus.bad_lines()
-        assert len(kept) == 64
-        assert kept[0].prefix == b"bad 437"
-        assert (kept[-1].pool, kept[-1].worker, kept[-1].size) == ("w", 0, 1001)
-        assert kept[-1].prefix == b"x" * 200
-        assert "malformed" in kept[-1].reason
-    told = [record for record in caplog.records if "bad line" in record.getMessage()]
-    assert len(told) == 100
-
-
-async def test_stderr_of_a_worker_goes_to_the_log_at_a_bounded_rate(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    caplog.set_level(logging.INFO, "anyio_bus.stderr")
-    async with one_worker() as bus:
-        await bus.request("warn", {"text": "line\n" * 5000})
-        await until(lambda: bus.statistics().kernel.stderr_bytes == 5 * 5000)
-        assert bus.workers()[0].stderr_tail == "line\n" * 5000
-    assert sum(record.name == "anyio_bus.stderr" for record in caplog.records) == 1000
