@@ -19,6 +19,7 @@ from anyio_bus._bus.bad_lines import BadLines
 from anyio_bus._bus.calls import (
     Call,
     Calls,
+    Ids,
     Scope,
     check_count,
     check_deadline,
@@ -57,6 +58,7 @@ from anyio_bus._sansio.codec import (
     decode_envelope,
     decode_value,
     decoder_of,
+    encode_envelope,
     encode_notification,
     encode_value,
     read_frame,
@@ -78,6 +80,7 @@ __all__ = ("Bus", "BusStatistics")
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
+_FIXED = frozenset({"jsonrpc", "id", "method", "params", "sessionId", "pool"})  # the bus's own
 _ENVELOPE = frozenset({"sessionId", "pool"})  # members that say where a frame goes
 
 
@@ -149,11 +152,12 @@ class Bus:
         option: BackendOption,
         timeout: float | None,
         telemetry: Telemetry | None = None,
+        ids: Ids = "number",
     ) -> Bus:
         self = object.__new__(cls)
         loop = current_loop()
         self._config = config
-        self._calls = Calls(config.limits, loop)
+        self._calls = Calls(config.limits, loop, ids)
         deliver: Deliver = self._calls.deliver
         if telemetry is not None:
             self._calls.observer = telemetry.observer()
@@ -203,6 +207,7 @@ class Bus:
         progress_renews: bool = ...,
         collect: Collect | UnsetType = ...,
         retry: Retry | None = ...,
+        envelope: Mapping[str, object] | None = ...,
         scope: Scope | None = ...,
     ) -> T: ...
 
@@ -219,6 +224,7 @@ class Bus:
         progress_renews: bool = ...,
         collect: Collect | UnsetType = ...,
         retry: Retry | None = ...,
+        envelope: Mapping[str, object] | None = ...,
         scope: Scope | None = ...,
     ) -> Any: ...
 
@@ -234,6 +240,7 @@ class Bus:
         progress_renews: bool = False,
         collect: Collect | UnsetType = UNSET,
         retry: Retry | None = None,
+        envelope: Mapping[str, object] | None = None,
         scope: Scope | None = None,
     ) -> Any:
         """Send one request to a worker of a pool and return its result.
@@ -254,6 +261,7 @@ class Bus:
             collect: ``"text"`` puts the joined text of its chunks into a result that is an object
                 without a ``text``; default that of the pool.
             retry: When to send it again; default never.
+            envelope: More members for the top level of its frame.
             scope: The scope that it belongs to; default that of the session, else the bus's own.
 
         Raises:
@@ -274,6 +282,8 @@ class Bus:
             runs; else its worker is told, and a late answer is dropped and counted.
         """
         route = self._route(pool, session)
+        if envelope is not None:
+            route = _enclosed(route, envelope)
         if session is not None:
             scope = scope_in(session, scope)
         if timeout is UNSET:
@@ -339,6 +349,7 @@ class Bus:
         progress_renews: bool = False,
         collect: Collect | UnsetType = UNSET,
         max_buffer_bytes: int = DEFAULT_BUFFER_BYTES,
+        envelope: Mapping[str, object] | None = None,
         scope: Scope | None = None,
     ) -> AsyncIterator[Stream[Any]]:
         """Send one request, and follow the chunks of its answer until its result.
@@ -365,6 +376,7 @@ class Bus:
             progress_renews: Start the timeout anew whenever a chunk comes.
             collect: As in :meth:`request`.
             max_buffer_bytes: Bytes of chunks that may wait for the reader.
+            envelope: As in :meth:`request`.
             scope: As in :meth:`request`.
 
         Yields:
@@ -377,6 +389,8 @@ class Bus:
             Opening is a checkpoint, before anything is sent. Leaving never waits.
         """
         route = self._route(pool, session)
+        if envelope is not None:
+            route = _enclosed(route, envelope)
         if session is not None:
             scope = scope_in(session, scope)
         if timeout is UNSET:
@@ -650,6 +664,7 @@ class Bus:
         *,
         pool: str | None = None,
         session: str | Session | None = None,
+        envelope: Mapping[str, object] | None = None,
     ) -> None:
         """Send a notification to a worker of a pool; there is no answer.
 
@@ -658,6 +673,7 @@ class Bus:
             params: What encodes to a JSON object or array; left out when UNSET or None.
             pool: As in :meth:`request`.
             session: As in :meth:`request`.
+            envelope: As in :meth:`request`.
 
         Raises:
             OverloadedError: A queue is full.
@@ -668,6 +684,8 @@ class Bus:
             Always a checkpoint, before anything is sent.
         """
         route = self._route(pool, session)
+        if envelope is not None:
+            route = _enclosed(route, envelope)
         frame = encode_notification(method, params, None, route.envelope)
         await anyio.lowlevel.checkpoint()
         self._submit(frame, route)
@@ -689,8 +707,35 @@ class Bus:
         Cancellation:
             Always a checkpoint, before anything is sent.
         """
+        line, route = self._prepared(frame, pool, worker, requests=False)
+        await anyio.lowlevel.checkpoint()
+        self._submit(line, route)
+
+    def send_nowait(
+        self, frame: bytes | str, *, pool: str | None = None, worker: int | None = None
+    ) -> None:
+        """Send a prepared frame as it is, at once; a request too, whose answer nobody waits for.
+
+        That answer is shown to :meth:`on_message` and :meth:`tap`, and to nothing else. Its id is
+        the caller's affair: it must not be one that the bus uses (see ``ids`` of :func:`open_bus`).
+
+        Args:
+            frame: As for :meth:`send`.
+            pool: As in :meth:`request`.
+            worker: As for :meth:`send`.
+
+        Raises:
+            InvalidArgumentError: It is no JSON-RPC message.
+            BusError: As :meth:`notify`.
+        """
+        self._submit(*self._prepared(frame, pool, worker, requests=True))
+
+    def _prepared(
+        self, frame: bytes | str, pool: str | None, worker: int | None, *, requests: bool
+    ) -> tuple[bytes, Route]:
+        """Return the line of a prepared frame, and where it goes."""
         message, members = read_frame(frame)
-        if message.method is not UNSET and message.id is not UNSET:
+        if not requests and message.method is not UNSET and message.id is not UNSET:
             msg = "frame is a request; request_raw() sends it and returns its response"
             raise InvalidArgumentError(msg, field="frame")
         if message.method is UNSET and worker is None:
@@ -703,8 +748,7 @@ class Bus:
         value = Raw(line.rstrip(b"\r\n")) if kept is members else kept
         if worker is not None:
             route = Route(route.pool, worker=worker)
-        await anyio.lowlevel.checkpoint()
-        self._submit(encode_value(value, "frame") + b"\n", route)
+        return encode_value(value, "frame") + b"\n", route
 
     def _with_envelope(self, members: dict[str, Raw], route: Route) -> dict[str, Raw]:
         """Leave out what only a router reads, unless workers are to see it; add what they are to."""
@@ -1136,6 +1180,18 @@ class Bus:
         self._life.check_process()
         await anyio.lowlevel.checkpoint()
         await self._life.stop(drain_s, grace_s)
+
+
+def _enclosed(route: Route, envelope: Mapping[str, object]) -> Route:
+    """Return a route whose frames have these members as well."""
+    if not isinstance(envelope, Mapping) or not all(isinstance(name, str) for name in envelope):
+        msg = f"envelope must map names to values, not be {envelope!r}"
+        raise InvalidArgumentError(msg, field="envelope")
+    if not _FIXED.isdisjoint(envelope):
+        msg = f"envelope must not have {', '.join(sorted(_FIXED.intersection(envelope)))}"
+        raise InvalidArgumentError(msg, field="envelope")
+    more = encode_envelope(dict(envelope))
+    return msgspec.structs.replace(route, envelope=route.envelope + more)
 
 
 def _response_line(message: Message, key: Raw) -> bytes:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import secrets
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
 
 import msgspec
 from msgspec import UNSET, Raw
@@ -26,7 +28,7 @@ from anyio_bus._sansio.codec import decode_error, encode_request, encode_value
 from anyio_bus._sansio.deadlines import Deadlines
 from anyio_bus._sansio.events import Failed, KernelEvent, LineBad, Lines, WorkerChanged
 from anyio_bus._sansio.lifecycle import State
-from anyio_bus._sansio.messages import Message, is_error
+from anyio_bus._sansio.messages import Message, RequestId, is_error
 from anyio_bus._sansio.peer import Peer
 from anyio_bus._sansio.profiles import CANCEL_METHODS
 from anyio_bus._sansio.routing import Refused, Route, Withdrawal
@@ -36,15 +38,16 @@ if TYPE_CHECKING:
     from anyio_bus._bus.observing import Observer
     from anyio_bus._config import Limits
 
-__all__ = ("Call", "Calls", "Scope", "Sink")
+__all__ = ("Call", "Calls", "Ids", "Scope", "Sink")
 
+Ids: TypeAlias = Literal["number", "text"]
 _ENDED = frozenset({State.BACKOFF, State.PARKED, State.STOPPED})
 
 
 class Sink(Protocol):
     """Who takes the outcome of a call instead of a waiting task."""
 
-    def params(self, key: int, params: object) -> object:
+    def params(self, key: RequestId, params: object) -> object:
         """Return the params to be sent, with what the sink adds to them."""
 
     def finish(self, call: Call, outcome: Message | Exception) -> None:
@@ -54,7 +57,7 @@ class Sink(Protocol):
 class Call(msgspec.Struct, eq=False):
     """One request that waits for its answer: a task at ``waiter``, or ``sink``."""
 
-    key: int
+    key: RequestId
     method: str
     timeout_s: float | None
     scope: Scope
@@ -142,10 +145,11 @@ class Calls:
     Args:
         limits: The bounds.
         loop: The running event loop.
+        ids: What the ids of requests are.
     """
 
-    def __init__(self, limits: Limits, loop: Loop) -> None:
-        self.peer: Peer[Call] = Peer()
+    def __init__(self, limits: Limits, loop: Loop, ids: Ids = "number") -> None:
+        self.peer: Peer[Call] = Peer(_new_key(ids))
         self.root: Scope = Scope(self, "bus", None)
         self.backend: Backend = None  # type: ignore[assignment]  # set before anything can call
         self.pending_bytes: int = 0
@@ -479,6 +483,18 @@ class Calls:
                 notes.append(message)
         if notes:
             self.on_notifications(event, notes)
+
+
+def _new_key(ids: Ids) -> Callable[[], RequestId]:
+    """Return what makes the ids of a bus's requests."""
+    if ids not in get_args(Ids):
+        msg = f"ids must be 'number' or 'text', not {ids!r}"
+        raise InvalidArgumentError(msg, field="ids")
+    count = itertools.count(1)
+    if ids == "number":
+        return count.__next__
+    prefix = secrets.token_hex(8)  # so that no two buses use the same
+    return lambda: f"{prefix}-{next(count)}"
 
 
 def _nothing(_event: Lines, _message: Message) -> None:

@@ -123,7 +123,7 @@ class MapResults(Generic[T_co]):
             return
         self._places[call.key] = place
 
-    def params(self, _key: int, params: object) -> object:
+    def params(self, _key: RequestId, params: object) -> object:
         """Return the params as they are."""
         return params
 

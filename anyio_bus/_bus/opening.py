@@ -18,6 +18,7 @@ from anyio_bus._errors import BusInternalError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from anyio_bus._backends.select import BackendOption
+    from anyio_bus._bus.calls import Ids
     from anyio_bus._bus.observing import Telemetry
 
 __all__ = ("open_bus",)
@@ -64,6 +65,7 @@ async def open_bus(
     drain_s: float = 0.0,
     grace_s: float = 5.0,
     telemetry: Telemetry | None = None,
+    ids: Ids = "number",
 ) -> AsyncIterator[Bus]:
     """Open a bus: start its workers, and end all of them when the block is left.
 
@@ -79,6 +81,8 @@ async def open_bus(
         drain_s: Seconds for what is in flight when the block is left.
         grace_s: Seconds for the workers to end then; see :meth:`Bus.stop`.
         telemetry: An :class:`anyio_bus.otel.Telemetry`, for spans and metrics of its requests.
+        ids: What the ids of requests are to their workers: ``"number"`` (1, 2, ...) or ``"text"``
+            (unlike those of any other bus).
 
     Yields:
         The running bus. The first workers are spawned; :meth:`Bus.wait_ready` waits for them.
@@ -99,7 +103,7 @@ async def open_bus(
     if telemetry is not None and not callable(getattr(telemetry, "observer", None)):
         msg = f"telemetry must be an anyio_bus.otel.Telemetry, not {telemetry!r}"
         raise InvalidArgumentError(msg, field="telemetry")
-    bus = Bus._create(_config(pools, config, limits), backend, timeout, telemetry)
+    bus = Bus._create(_config(pools, config, limits), backend, timeout, telemetry, ids)
     bus._handlers.add_all(handlers or {})
     body_error: BaseException | None = None
     try:

@@ -19,6 +19,7 @@ from anyio_bus._sansio.routing import Route
 
 if TYPE_CHECKING:
     from anyio_bus._bus.inbound import Inbound
+    from anyio_bus._sansio.messages import RequestId
 
 __all__ = (
     "DEFAULT_BUFFER_BYTES",
@@ -171,7 +172,7 @@ class Stream(anyio.abc.ObjectReceiveStream[Chunk], Generic[T_co]):
             self._inbound.close(self)
             raise
 
-    def params(self, key: int, params: object) -> object:
+    def params(self, key: RequestId, params: object) -> object:
         """Return the params with what the worker needs to send chunks."""
         return self._inbound.with_meta(self._pool, key, params, self._limit)
 

@@ -25,7 +25,7 @@ class Call(Protocol):
     Neither changes while it is open.
     """
 
-    key: int
+    key: RequestId
     timeout_s: float | None
 
 
@@ -35,6 +35,9 @@ C = TypeVar("C", bound=Call)
 class Peer(Generic[C]):
     """The open requests of one end, in the order in which they were made.
 
+    Args:
+        new_key: Makes the ids; default the numbers from 1.
+
     Attributes:
         calls: The open calls by id.
         new_key: Returns an id that this peer never used before.
@@ -43,10 +46,10 @@ class Peer(Generic[C]):
 
     __slots__ = ("_deadlines", "calls", "late_answers", "new_key")
 
-    def __init__(self) -> None:
+    def __init__(self, new_key: Callable[[], RequestId] | None = None) -> None:
         self.calls: dict[RequestId, C] = {}
-        self._deadlines: Deadlines[int] = Deadlines()
-        self.new_key: Callable[[], int] = itertools.count(1).__next__
+        self._deadlines: Deadlines[RequestId] = Deadlines()
+        self.new_key: Callable[[], RequestId] = new_key or itertools.count(1).__next__
         self.late_answers: int = 0
 
     def open(self, call: C, now: float) -> float:

@@ -25,7 +25,7 @@ class _Call:
 
     __slots__ = ("key", "method", "timeout_s", "waiter")
 
-    def __init__(self, key: int, method: str, waiter: Waiter[Any]) -> None:
+    def __init__(self, key: RequestId, method: str, waiter: Waiter[Any]) -> None:
         self.key = key
         self.method = method
         self.timeout_s: float | None = None
