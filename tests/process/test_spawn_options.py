@@ -27,7 +27,7 @@ done
 """
 NOBODY = "nobody"
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="PDEATHSIG is Linux's")
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="LOUD: not root, no user can be changed to")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can change the user")
 as_user = pytest.mark.skipif(os.geteuid() == 0, reason="root may do it")
 
 
