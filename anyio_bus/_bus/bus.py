@@ -39,6 +39,7 @@ from anyio_bus._bus.sessions import Session, Sessions, scope_in
 from anyio_bus._bus.streams import DEFAULT_BUFFER_BYTES, ChunkSink, Collect, Stream, StreamOptions
 from anyio_bus._bus.subscriptions import Callback, Filter, Overflow, Subscription
 from anyio_bus._bus.taps import (
+    RECORDING_BYTES,
     FrameStream,
     MessageHook,
     Recording,
@@ -1135,7 +1136,7 @@ class Bus:
         pool: str | None = None,
         worker: int | None = None,
         redact: Redact = True,
-        max_bytes: int = 256 * 1024 * 1024,
+        max_bytes: int = RECORDING_BYTES,
     ) -> Recording:
         """Write what goes through the pipes of the workers to a file, one frame per line of JSON.
 
@@ -1151,8 +1152,7 @@ class Bus:
             max_bytes: Where the recording ends; the log says so.
 
         Raises:
-            InvalidArgumentError: An argument is wrong.
-            OSError: The file cannot be made.
+            InvalidArgumentError: An argument is wrong, or the file cannot be made.
         """
         name = None if pool is None else self._route(pool).pool
         self._life.check_running()

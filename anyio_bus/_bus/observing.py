@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from msgspec import UNSET
 
+from anyio_bus._errors import InvalidArgumentError
 from anyio_bus._sansio.codec import decode_error
 from anyio_bus._sansio.events import Lines, WorkerChanged
 from anyio_bus._sansio.lifecycle import State
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from anyio_bus._sansio.events import Deliver, KernelEvent
     from anyio_bus._sansio.messages import RequestId
 
-__all__ = ("Observer", "Telemetry", "observed")
+__all__ = ("Observer", "Telemetry", "check_telemetry", "observed")
 
 
 class Observer(Protocol):
@@ -42,6 +43,13 @@ class Telemetry(Protocol):
     def observer(self) -> Observer:
         """Make what is told of the calls of one bus."""
         ...
+
+
+def check_telemetry(telemetry: object) -> None:
+    """Refuse what is none."""
+    if telemetry is not None and not callable(getattr(telemetry, "observer", None)):
+        msg = f"telemetry must be an anyio_bus.otel.Telemetry, not {telemetry!r}"
+        raise InvalidArgumentError(msg, field="telemetry")
 
 
 def observed(calls: Calls, observer: Observer) -> Deliver:

@@ -13,6 +13,7 @@ import anyio.lowlevel
 from anyio_bus._bus.bus import Bus
 from anyio_bus._bus.calls import check_seconds, check_timeout
 from anyio_bus._bus.forks import abandon_in_fork
+from anyio_bus._bus.observing import check_telemetry
 from anyio_bus._config import BusConfig, Limits, Pool, find_config, load_config
 from anyio_bus._errors import BusInternalError, InvalidArgumentError
 
@@ -66,6 +67,7 @@ async def open_bus(
     grace_s: float = 5.0,
     telemetry: Telemetry | None = None,
     ids: Ids = "number",
+    record_tap: str | os.PathLike[str] | None = None,
 ) -> AsyncIterator[Bus]:
     """Open a bus: start its workers, and end all of them when the block is left.
 
@@ -83,6 +85,8 @@ async def open_bus(
         telemetry: An :class:`anyio_bus.otel.Telemetry`, for spans and metrics of its requests.
         ids: What the ids of requests are to their workers: ``"number"`` (1, 2, ...) or ``"text"``
             (unlike those of any other bus).
+        record_tap: A file for all that goes through the pipes, from the first handshake on, as
+            :meth:`Bus.record_tap` writes it.
 
     Yields:
         The running bus. The first workers are spawned; :meth:`Bus.wait_ready` waits for them.
@@ -100,11 +104,10 @@ async def open_bus(
     check_timeout(timeout)
     check_seconds("drain_s", drain_s)
     check_seconds("grace_s", grace_s)
-    if telemetry is not None and not callable(getattr(telemetry, "observer", None)):
-        msg = f"telemetry must be an anyio_bus.otel.Telemetry, not {telemetry!r}"
-        raise InvalidArgumentError(msg, field="telemetry")
+    check_telemetry(telemetry)
     bus = Bus._create(_config(pools, config, limits), backend, timeout, telemetry, ids)
     bus._handlers.add_all(handlers or {})
+    bus._taps.record_all(record_tap)
     body_error: BaseException | None = None
     try:
         async with anyio.create_task_group() as tasks:
@@ -130,6 +133,7 @@ async def open_bus(
                         await bus._life.stop(drain_s, grace_s)
                 finally:
                     bus._life.kill_now()
+                    bus._taps.end()
     except anyio.get_cancelled_exc_class():
         error = bus._life.fault or body_error
         if error is None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, TypeAlias, final, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, final, get_args
 
 import anyio
 import anyio.abc
@@ -21,6 +22,8 @@ from anyio_bus._sansio.tapping import TapFrame, decode_record, encode_record
 from anyio_bus._sansio.throttle import LOG_BURST, LOG_WINDOW_S, Throttle
 
 if TYPE_CHECKING:
+    from io import FileIO
+
     from anyio_bus._backends.base import Backend
     from anyio_bus._bus.calls import Calls
 
@@ -34,6 +37,7 @@ FREE_TURNS = 64  # frames that a reader takes without a checkpoint
 MAX_QUEUE_BYTES = (
     16 * 1024 * 1024
 )  # of frames that nobody has read, besides one: frames may be large
+RECORDING_BYTES = 256 * 1024 * 1024  # a long session of agents, and little beside any disk
 UNSHOWN = b'"***"\n'
 
 
@@ -76,6 +80,11 @@ class Taps:
         """Show it nothing more."""
         if self._sinks.pop(sink, sink) is None and not self._sinks:
             self._backend.tap(None)
+
+    def record_all(self, path: str | os.PathLike[str] | None) -> None:
+        """Record everything to a file, where one is given."""
+        if path is not None:
+            open_recording(self, path)
 
     def end(self) -> None:
         """The bus has stopped."""
@@ -350,7 +359,7 @@ class Recording:
     frames: int
 
     def __init__(
-        self, taps: Taps, file: BinaryIO, name: str, filter_: _Filter, max_bytes: int
+        self, taps: Taps, file: FileIO, name: str, filter_: _Filter, max_bytes: int
     ) -> None:
         self.frames: int = 0
         self.dropped: int = 0
@@ -358,22 +367,36 @@ class Recording:
         self._file = file
         self._name = name
         self._filter = filter_
-        self._left = max_bytes
+        self._size = 0
+        self._max_bytes = max_bytes
 
     def take(self, frames: list[TapFrame]) -> None:
-        """Write frames, at once: into the file's buffer or the system's."""
+        """Write frames, at once and unbuffered: what happened is there even after a crash."""
+        lines: list[bytes] = []
+        size = 0
         for frame in filter(self._filter.takes, frames):
-            line = b"" if self.dropped else encode_record(self._filter.shown(frame))
-            if not line or len(line) > self._left:
-                self._lose("it is full")
-                continue
-            try:
-                self._file.write(line)
-            except OSError as exc:
-                self._lose(str(exc))
-                continue
-            self._left -= len(line)
-            self.frames += 1
+            if not self.dropped:
+                line = encode_record(self._filter.shown(frame))
+                size += len(line)
+                if self._size + size <= self._max_bytes:
+                    lines.append(line)
+                    continue
+            self._lose("it is full")
+        if lines:
+            self._write(lines)
+
+    def _write(self, lines: list[bytes]) -> None:
+        data = b"".join(lines)
+        try:
+            if self._file.write(data) != len(data):
+                os.truncate(self._file.fileno(), self._size)  # no line in part
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as exc:
+            self._lose(str(exc))
+            self.dropped += len(lines) - 1
+            return
+        self._size += len(data)
+        self.frames += len(lines)
 
     def _lose(self, why: str) -> None:
         """Leave out what comes from here on: a recording with holes would mislead."""
@@ -406,18 +429,25 @@ class Recording:
 def open_recording(  # noqa: PLR0917
     taps: Taps,
     path: str | os.PathLike[str],
-    pool: str | None,
-    worker: int | None,
-    redact: Redact,
-    max_bytes: int,
+    pool: str | None = None,
+    worker: int | None = None,
+    redact: Redact = True,
+    max_bytes: int = RECORDING_BYTES,
 ) -> Recording:
     """Make a file, only for its owner to read, and record into it."""
     if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
         msg = f"max_bytes must be at least 1, not {max_bytes!r}"
         raise InvalidArgumentError(msg, field="max_bytes")
     filter_ = _filter(pool, worker, redact)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o600)
-    recording = Recording(taps, os.fdopen(fd, "wb"), os.fspath(path), filter_, max_bytes)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0)
+    try:
+        fd = os.open(path, flags, 0o600)
+    except OSError as exc:
+        msg = f"the recording cannot be written: {exc}"
+        raise InvalidArgumentError(msg, field="path") from exc
+    recording = Recording(
+        taps, os.fdopen(fd, "wb", buffering=0), os.fspath(path), filter_, max_bytes
+    )
     taps.add(recording)
     return recording
 

@@ -63,6 +63,7 @@ class Arguments(argparse.Namespace):
     in_flight: int
     timeout: float | None
     verbose: bool = False
+    tap: str | None = None
     pool_command: str
     method: str
     params: str | None
@@ -150,6 +151,11 @@ def _add_run(commands: _Commands) -> None:
         default=DEFAULT_IN_FLIGHT,
         metavar="N",
         help="requests at once; beyond that stdin is left unread (default: %(default)s)",
+    )
+    run.add_argument(
+        "--tap",
+        metavar="FILE",
+        help="record what goes through the pipes of the workers, secrets hidden, as lines of JSON",
     )
     _add_timeout(run)
     _add_loop(run)

@@ -44,7 +44,12 @@ def execute(arguments: Arguments) -> int:
     )
 
     async def serve() -> int:
-        async with open_bus(config, timeout=arguments.timeout, grace_s=STOP_GRACE_S) as bus:
+        async with open_bus(
+            config,
+            timeout=arguments.timeout,
+            grace_s=STOP_GRACE_S,
+            record_tap=arguments.tap,
+        ) as bus:
             _greet(config)
             await _Conversation(bus, arguments.in_flight).run()
         return OK

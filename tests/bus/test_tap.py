@@ -11,6 +11,7 @@ import pytest
 
 from anyio_bus import (
     BusStoppedError,
+    Handshake,
     InvalidArgumentError,
     Memory,
     MessageHook,
@@ -231,3 +232,26 @@ def test_file_that_is_no_recording_is_refused_by_line(tmp_path: Path) -> None:
     path.write_text('{"direction":"up"}\n')
     with pytest.raises(InvalidArgumentError, match=r"wrong\.ndjson, line 1"):
         read_tap(path)
+
+
+async def test_recording_of_a_bus_begins_with_the_first_handshake(tmp_path: Path) -> None:
+    path = tmp_path / "tap.ndjson"
+    pool = Pool("w", ["memory"], ready=Handshake("echo", {"client": "test"}))
+    async with open_bus(pool, backend=Memory({"w": serve}), record_tap=path) as bus:
+        await bus.wait_ready()
+    assert [frame.id for frame in read_tap(path)] == ["anyio-bus/handshake"] * 2
+
+    with pytest.raises(InvalidArgumentError, match="cannot be written"):
+        async with open_bus(pool, backend=Memory({"w": serve}), record_tap=tmp_path):
+            pass
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+async def test_recording_on_a_full_disk_ends_and_the_bus_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with memory() as bus:
+        with bus.record_tap("/dev/full") as recording:
+            assert await bus.request("echo", [1]) == [1]
+    assert (recording.frames, recording.dropped) == (0, 2)
+    assert "recording /dev/full ends here" in caplog.text

@@ -357,3 +357,18 @@ def test_a_signal_that_nohup_has_muted_stays_muted(loop: str, tmp_path: Path) ->
         send(process, "echo [1]")
         assert answer(process)["result"] == [1]
         assert finish(process) == (0, "")
+
+
+def test_tap_records_what_goes_through_the_pipes(loop: str, tmp_path: Path) -> None:
+    tap = tmp_path / "tap.ndjson"
+    config = write_config(tmp_path, one={})
+
+    run(config, loop, 'echo {"token": "hunter2"}', args=("--tap", str(tap)))
+
+    text = tap.read_text()
+    directions = [json.loads(line)["direction"] for line in text.splitlines()]
+    assert directions == ["to_worker", "from_worker"]
+    assert "hunter2" not in text
+    wrong = cli("run", "--config", config, "--tap", str(tmp_path))
+    assert wrong.returncode == 2
+    assert "cannot be written" in wrong.stderr
