@@ -91,7 +91,9 @@ class Health:
         else:
             check.at = math.inf
             fault = f"was silent for {self._probe.timeout_s:g} s after {self._probe.method!r}"
-            logger.warning("worker %s/%s (pid %s) %s", info.pool, info.worker, info.pid, fault)
+            extra = {"event": "worker_silent", "pool": info.pool, "worker": info.worker}
+            text = "worker %s/%s (pid %s) %s"
+            logger.warning(text, info.pool, info.worker, info.pid, fault, extra=extra)
             self._backend.kill(info.worker, fault)
 
     def _ask(self, check: _Check, info: WorkerInfo, now: float) -> None:

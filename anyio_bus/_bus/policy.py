@@ -108,7 +108,8 @@ class Policies:
         try:
             return policy.look(now)
         except Refused as exc:  # a worker that it meant is gone
-            logger.debug("the kernel refused: %s", exc.failure.message)
+            extra = {"event": "policy_refused"}
+            logger.debug("the kernel refused: %s", exc.failure.message, extra=extra)
             return now + REFUSED_S
 
 

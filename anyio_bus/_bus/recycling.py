@@ -99,7 +99,8 @@ class Recycling:
             self._backend.drain(info.worker, math.inf)
         else:
             return  # until one is ready
-        logger.info("worker %s/%s is replaced: %s", info.pool, info.worker, why)
+        extra = {"event": "worker_replaced", "pool": info.pool, "worker": info.worker}
+        logger.info("worker %s/%s is replaced: %s", info.pool, info.worker, why, extra=extra)
 
     def _go_on(self, old: WorkerInfo | None, new: WorkerInfo | None, now: float) -> float:
         """Go on with a replacement that is under way."""
@@ -115,7 +116,8 @@ class Recycling:
             leaves = new
             self._retry_at = now + RETRY_S
             text = "worker %s/%s is not replaced: its successor did not come up: %s"
-            logger.warning(text, old.pool, old.worker, new.reason)
+            extra = {"event": "worker_not_replaced", "pool": old.pool, "worker": old.worker}
+            logger.warning(text, old.pool, old.worker, new.reason, extra=extra)
         elif new.state is not State.READY:
             return math.inf
         elif not self._may_go(old):
@@ -162,7 +164,9 @@ class Resting:
             before = self._idle.get(info.worker)
             since = before[1] if before is not None and before[0] == use else now
             if since + self._timeout_s <= now and self._backend.rest(info.worker):
-                logger.info("worker %s/%s rests: it was idle", info.pool, info.worker)
+                extra = {"event": "worker_rests", "pool": info.pool, "worker": info.worker}
+                text = "worker %s/%s rests: it was idle"
+                logger.info(text, info.pool, info.worker, extra=extra)
                 continue
             idle[info.worker] = use, since
             at = min(at, max(since + self._timeout_s, now + self._timeout_s / IDLE_LOOKS))

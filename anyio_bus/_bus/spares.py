@@ -99,7 +99,8 @@ class Spares:
         return self.target + self._count - too_many_leased
 
     def _swap(self, out: int, in_: int) -> None:
-        logger.info("%s: spare %s takes the place of worker %s", self._id, in_, out)
+        extra = {"event": "spare_used", "pool": self._id, "worker": in_}
+        logger.info("%s: spare %s takes the place of worker %s", self._id, in_, out, extra=extra)
         self._hold(out)
         self._promote(in_)
 
