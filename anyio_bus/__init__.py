@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from anyio_bus._bus.taps import MessageHook as MessageHook
     from anyio_bus._bus.taps import Recording as Recording
     from anyio_bus._bus.taps import read_tap as read_tap
+    from anyio_bus._bus.threads import FromThread as FromThread
     from anyio_bus._config import BusConfig as BusConfig
     from anyio_bus._config import Handshake as Handshake
     from anyio_bus._config import Limits as Limits
@@ -88,6 +89,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "anyio_bus._bus.handler_context": ("HandlerContext",),
     "anyio_bus._bus.host": ("BusHost",),
     "anyio_bus._bus.taps": ("FrameStream", "MessageHook", "Recording", "read_tap"),
+    "anyio_bus._bus.threads": ("FromThread",),
     "anyio_bus._bus.maps": ("MapResults",),
     "anyio_bus._bus.streams": ("Stream", "StreamEvent", "StreamEvents"),
     "anyio_bus._bus.subscriptions": ("Subscription",),

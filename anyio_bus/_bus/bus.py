@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar, final, overload
 
 import anyio
@@ -48,6 +49,7 @@ from anyio_bus._bus.taps import (
     Taps,
     open_recording,
 )
+from anyio_bus._bus.threads import FromThread, Threads
 from anyio_bus._errors import (
     BusError,
     InvalidArgumentError,
@@ -145,6 +147,7 @@ class Bus:
     _default: Route | None
     _sessions: Sessions
     _timeout: float | None
+    _threads: Threads
 
     @classmethod
     def _create(
@@ -187,6 +190,9 @@ class Bus:
         self._default = self._routes[config.pools[0].id] if len(config.pools) == 1 else None
         self._timeout = timeout
         self._sessions = Sessions(self)
+        self._calls.check_thread = self._life.check_thread
+        self._threads = Threads(loop, self._life)
+        self._life.at_end.append(self._threads.end)
         return self
 
     def __repr__(self) -> str:
@@ -768,7 +774,7 @@ class Bus:
 
     def _route(self, pool: str | None, session: str | Session | None = None) -> Route:
         """Return where a call goes."""
-        if self._life.state is not BusState.RUNNING:
+        if self._life.state is not BusState.RUNNING or get_ident() != self._life.thread_id:
             self._life.check_running()
         if session is not None:
             return self._sessions.route(pool, session)
@@ -845,6 +851,7 @@ class Bus:
         """
 
         def register(function: F) -> F:
+            self._life.check_thread()
             names = sys._getframe(1).f_locals  # a handler inside a function may use its classes
             self._handlers.add(pattern, function, pool=pool, scope=scope, names=names)
             return function
@@ -883,6 +890,7 @@ class Bus:
         Raises:
             InvalidArgumentError: The pattern is taken, or the function's signature cannot be served.
         """
+        self._life.check_thread()
         names = sys._getframe(1).f_locals
         return self._handlers.add(pattern, function, pool=pool, scope=scope, names=names)
 
@@ -952,12 +960,12 @@ class Bus:
 
     def workers(self) -> list[WorkerInfo]:
         """Return every worker slot, as it stands."""
-        self._life.check_process()
+        self._life.check_place()
         return self._backend.workers()
 
     def statistics(self) -> BusStatistics:
         """Return the counters."""
-        self._life.check_process()
+        self._life.check_place()
         calls = self._calls
         return BusStatistics(
             backend=self._backend.name,
@@ -1158,6 +1166,13 @@ class Bus:
         self._life.check_running()
         return open_recording(self._taps, path, name, worker, redact, max_bytes)
 
+    # -- other threads ------------------------------------------------------------------------
+
+    @property
+    def from_thread(self) -> FromThread:
+        """What threads other than the event loop's use: calls that block until they are done."""
+        return FromThread._create(self)
+
     # -- the end ------------------------------------------------------------------------------
 
     async def stop(self, *, drain_s: float = 0.0, grace_s: float = 5.0) -> None:
@@ -1177,7 +1192,7 @@ class Bus:
         """
         check_seconds("drain_s", drain_s)
         check_seconds("grace_s", grace_s)
-        self._life.check_process()
+        self._life.check_place()
         await anyio.lowlevel.checkpoint()
         await self._life.stop(drain_s, grace_s)
 

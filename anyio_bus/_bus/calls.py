@@ -115,6 +115,7 @@ class Scope:
         Workers are told, and the callers get :class:`ScopeCancelledError` with this reason.
         Handlers are cancelled, and the requests that they serve answered with -32800.
         """
+        self._owner.check_thread()
         tree: list[Scope] = [self]
         for scope in tree:  # all are marked before a call ends, so that none is let in meanwhile
             if scope.cancel_reason is None:
@@ -161,6 +162,7 @@ class Calls:
         self.on_bad_line: Callable[[LineBad], None] = _ignore
         self.worker_listeners: list[Callable[[WorkerChanged], None]] = []
         self.on_idle: Callable[[], None] | None = None
+        self.check_thread: Callable[[], None] = _no_check
         self.on_notifications: Callable[[Lines, list[Message]], None] = _nothing_with
         self.observer: Observer | None = None  # answers reach it through its own `deliver`
         self._max_pending = limits.max_pending
@@ -171,7 +173,6 @@ class Calls:
         self._queue: OrderedDict[Call, Callable[[], None]] = OrderedDict()
         self.alarm: Alarm = Alarm(loop, self._next_deadline, self._expire)
         self.now = loop.now
-        self.waiter = loop.waiter
         self.max_frame_bytes: int = limits.max_frame_bytes
         self.brakes: Brakes = Brakes(
             lambda: self.backend, limits.backpressure_timeout_s, self.alarm.nudge
@@ -344,6 +345,11 @@ class Calls:
         else:
             call.sink.finish(call, outcome)
 
+    def waiter(self) -> Any:
+        """Make what a task waits for that waits for something else than the outcome of a call."""
+        self.check_thread()
+        return self._loop.waiter()
+
     def wake(self, waiter: Any) -> None:
         """Wake a task that waits for something else than the outcome of a call."""
         self._loop.wake(waiter, None)
@@ -495,6 +501,10 @@ def _new_key(ids: Ids) -> Callable[[], RequestId]:
         return count.__next__
     prefix = secrets.token_hex(8)  # so that no two buses use the same
     return lambda: f"{prefix}-{next(count)}"
+
+
+def _no_check() -> None:
+    return
 
 
 def _nothing(_event: Lines, _message: Message) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 import logging
+import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
@@ -78,6 +79,9 @@ class Lifetime:
         self._drain_until = float("inf")
         self._tasks_scope = anyio.CancelScope()
         self._policies_scope = anyio.CancelScope()  # nothing is started once a stop is asked for
+        self._thread = threading.current_thread()
+        self.thread_id: int = threading.get_ident()
+        self.start_soon: Callable[..., Any]  # a task of the bus; once it is running
 
     def worker_changed(self, _event: WorkerChanged) -> None:
         """Wake whoever waits for a worker."""
@@ -89,20 +93,42 @@ class Lifetime:
         return self.state in (BusState.STOPPED, BusState.FORKED)
 
     def check_running(self) -> None:
-        """Refuse use before the start, after a stop was asked for, and in a forked process.
+        """Refuse use before the start, after a stop was asked for, by a thread or process not its own.
 
         Raises:
-            InvalidStateError: It is not running yet, or this is a fork.
+            InvalidStateError: It is not running yet, or this is a fork or another thread.
             BusStoppedError: It stops or has stopped.
         """
-        if self.state is BusState.RUNNING:
+        if self.state is BusState.RUNNING and threading.get_ident() == self.thread_id:
             return
-        self.check_process()
+        self.check_place()
         if self.state is BusState.STARTING:
             msg = "the bus is not running yet"
             raise InvalidStateError(msg)
         msg = f"bus is {'shutting down' if self.state is BusState.STOPPING else 'stopped'}"
         raise BusStoppedError(msg, sent=False)
+
+    def check_place(self) -> None:
+        """Refuse use in a forked process, and by a thread that is not the event loop's.
+
+        Raises:
+            InvalidStateError: This is one.
+        """
+        self.check_process()
+        self.check_thread()
+
+    def check_thread(self) -> None:
+        """Refuse use by a thread that is not the event loop's.
+
+        Raises:
+            InvalidStateError: This is one.
+        """
+        if threading.get_ident() != self.thread_id:
+            msg = (
+                f"thread {threading.current_thread().name!r} cannot use a bus of thread "
+                f"{self._thread.name!r} directly: use bus.from_thread there"
+            )
+            raise InvalidStateError(msg)
 
     def check_process(self) -> None:
         """Refuse use in a forked process.
@@ -122,6 +148,7 @@ class Lifetime:
             with self._tasks_scope:
                 async with anyio.create_task_group() as tasks:
                     self._handlers.open(tasks.start_soon, self.interrupt)
+                    self.start_soon = tasks.start_soon
                     await tasks.start(self._backend.run)
                     tasks.start_soon(self._calls.alarm.run)
                     if self.state is BusState.STARTING:
@@ -190,12 +217,16 @@ class Lifetime:
 
     async def stop(self, drain_s: float, grace_s: float) -> None:
         """Ask for a stop, or for a shorter one, and wait until it is over."""
+        self.ask_to_stop(drain_s, grace_s)
+        await self.bell.until(lambda: self.over, _never, self._now)
+
+    def ask_to_stop(self, drain_s: float, grace_s: float) -> None:
+        """Ask for a stop, or for a shorter one."""
         if self.state in (BusState.STARTING, BusState.RUNNING):
             self.state = BusState.STOPPING
         self._grace_s = min(grace_s, self._grace_s)
         self._drain_until = min(self._now() + drain_s, self._drain_until)
         self.bell.ring()
-        await self.bell.until(lambda: self.over, _never, self._now)
 
     def kill_now(self) -> None:
         """Make sure, without the loop, that no process and no fd is left; end the tasks."""

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Generator
+from contextvars import copy_context
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import anyio
 import msgspec
 
-__all__ = ("Alarm", "Bell", "Loop", "Waiter", "current_loop")
+__all__ = ("Alarm", "Bell", "Loop", "Waiter", "current_loop", "running_loop_name")
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -40,6 +41,13 @@ class Loop(Protocol):
     def wake(self, waiter: Waiter[Any], value: object) -> None:
         """Hand a waiter its value; for one that has it already, or is cancelled, nothing happens."""
 
+    def post(self, function: Callable[..., object], *args: Any) -> object:
+        """Have the loop call a function soon; from any thread, and from a signal handler.
+
+        Raises:
+            RuntimeError: The loop has ended.
+        """
+
 
 class _AsyncioLoop:
     """On asyncio a waiter is a future."""
@@ -47,6 +55,10 @@ class _AsyncioLoop:
     def __init__(self, loop: Any) -> None:
         self.now: Callable[[], float] = loop.time
         self.waiter: Callable[[], Waiter[Any]] = loop.create_future
+        # In a context of the loop's own: in a thread's, AnyIO would not know what runs.
+        self.post: Callable[..., object] = partial(
+            loop.call_soon_threadsafe, context=copy_context()
+        )
 
     @staticmethod
     def wake(waiter: Any, value: object) -> None:
@@ -81,6 +93,7 @@ class _TrioLoop:
     def __init__(self, lowlevel: Any) -> None:
         self.now: Callable[[], float] = lowlevel.current_clock().current_time
         self.waiter: Callable[[], Waiter[Any]] = partial(_TrioWaiter, lowlevel)
+        self.post: Callable[..., object] = lowlevel.current_trio_token().run_sync_soon
         self._reschedule = lowlevel.reschedule
         self._value = sys.modules["outcome"].Value  # what trio itself hands to a task
 
@@ -106,6 +119,17 @@ def current_loop() -> Loop:
         else:
             return _TrioLoop(trio.lowlevel)
     return _AsyncioLoop(sys.modules["asyncio"].get_running_loop())
+
+
+def running_loop_name() -> str | None:
+    """Return the name of the event loop that runs in the calling thread; None where there is none."""
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_run():
+        return "trio"
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None and asyncio._get_running_loop() is not None:
+        return "asyncio"
+    return None
 
 
 class Bell:
