@@ -244,6 +244,7 @@ class Kernel:
         """Take a batch of one worker's messages: settle what they answer, deliver what is wanted."""
         lane = inc.lane
         settle = self.router.settle
+        named = lane.pool.path is not None  # answers may name sessions
         pool_id, worker = lane.pool.config.id, lane.worker
         wanted: list[Message] = []
         events: list[KernelEvent] = []
@@ -265,7 +266,7 @@ class Kernel:
                     sole = next(iter(lane.entries)) if len(lane.entries) == 1 else None
                 continue
             key: RequestId = message.id  # type: ignore[assignment]  # an answer has an id
-            if lane.pool.path is not None and message.result is not UNSET:
+            if named and message.result is not UNSET:
                 self.router.learn_session(lane, key, message.result)
             if settle(lane, key):
                 wanted.append(message)
