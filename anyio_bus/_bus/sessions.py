@@ -14,6 +14,7 @@ from msgspec import UNSET, UnsetType
 
 from anyio_bus._bus.identity import HelloResult
 from anyio_bus._bus.leases import Lessor, Opening, check_session_id
+from anyio_bus._bus.lifetime import BusState
 from anyio_bus._errors import InvalidArgumentError, InvalidStateError
 from anyio_bus._sansio.codec import encode_envelope
 from anyio_bus._sansio.routing import Route
@@ -302,6 +303,9 @@ class Sessions:
         if key in self._open:
             msg = f"id: session {key!r} is open already"
             raise InvalidArgumentError(msg, field="id")
+        if opening.exclusive and bus._backend.find_session(key) is not None:
+            msg = f"id: session {key!r} shares a worker already; end_session() ends it"
+            raise InvalidArgumentError(msg, field="id")
         self._open[key] = session = Session._create(bus, route, exclusive=opening.exclusive)
         try:
             await anyio.lowlevel.checkpoint()
@@ -329,5 +333,7 @@ class Sessions:
 
     def end(self, session: str) -> None:
         """Forget a session, and its lease; somebody may wait for its worker."""
+        if self._bus._life.state is BusState.FORKED:
+            return  # the kernel is another process's
         self._bus._backend.end_session(session)
         self._lessor.look_again()
