@@ -49,7 +49,8 @@ class Telemetry:
     ``open_bus(..., telemetry=Telemetry())`` makes a span of kind CLIENT for each request and
     stream, and puts its W3C context (``traceparent``, ``tracestate``) into ``params._meta`` where
     the params are an object. ``Worker(telemetry=Telemetry())`` takes it from there and makes a span
-    of kind SERVER, current while the handler runs. One object serves any number of them.
+    of kind SERVER, current while the handler runs. Requests of a worker go the same way back, to
+    the handlers of the bus. One object serves any number of them.
 
     Args:
         tracer_provider: Where spans go; default the global one.
@@ -98,16 +99,39 @@ class Telemetry:
         """Make what is told of the calls of one bus; the bus calls it."""
         return _Observer(self)
 
+    def outgoing(self, params: object) -> object:
+        """Put the context of the current span into params; workers call it for requests of theirs.
+
+        Args:
+            params: The params; returned as they are where they are no object.
+        """
+        carrier: dict[str, str] = {}
+        if self._propagate:
+            _w3c.inject(carrier)
+        return _with_context(params, carrier) if carrier else params
+
     @contextmanager
-    def serving(self, method: str, key: Any, meta: Mapping[str, Any]) -> Iterator[None]:
-        """Have a span while a handler runs; the worker calls it.
+    def serving(
+        self,
+        method: str,
+        key: Any,
+        meta: Mapping[str, Any],
+        *,
+        pool: str | None = None,
+        worker: int | None = None,
+    ) -> Iterator[None]:
+        """Have a span while a handler runs; workers call it, and the bus for its own handlers.
 
         Args:
             method: The method.
             key: The id of the request.
-            meta: ``_meta`` of its params, where the client's context is.
+            meta: ``_meta`` of its params, where the context of who sent it is.
+            pool: The pool of the worker that sent it, if one did.
+            worker: Its number.
         """
-        labels = {**_SYSTEM, "rpc.method": method}
+        labels: dict[str, Any] = {**_SYSTEM, "rpc.method": method}
+        if pool is not None:
+            labels["anyio_bus.pool"] = pool
         carrier = {name: text for name, text in meta.items() if isinstance(text, str)}
         span = self._tracer.start_span(
             method,
@@ -115,6 +139,8 @@ class Telemetry:
             trace.SpanKind.SERVER,
             {**labels, **_request_labels(key)},
         )
+        if worker is not None:
+            span.set_attribute("anyio_bus.worker", worker)
         token = otel_context.attach(trace.set_span_in_context(span))
         began = time.perf_counter()
         failed: dict[str, Any] = {}

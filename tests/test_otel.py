@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
@@ -159,6 +160,37 @@ async def test_stream_is_a_span_that_its_worker_joins(probe: Probe) -> None:
     assert span.context is not None
     assert f"{span.context.span_id:016x}" in seen["meta"]["traceparent"]
     assert len(seen["meta"]) > 1  # the stream's own members are there as well
+
+
+@pytest.mark.parametrize("plain", [True, False])
+async def test_handler_of_a_workers_request_joins_its_trace(probe: Probe, plain: bool) -> None:
+    theirs = Probe()
+    worker = a_worker(theirs.telemetry)
+
+    @worker.method("relay")
+    async def relay(context: Context) -> Any:
+        return await context.request("ask", {})
+
+    def answer() -> int:
+        return trace.get_current_span().get_span_context().span_id
+
+    async def answer_later() -> int:
+        await anyio.lowlevel.checkpoint()
+        return answer()
+
+    handlers = {"ask": answer if plain else answer_later}
+    async with open_memory_bus(worker, telemetry=probe.telemetry, handlers=handlers) as bus:
+        got = await bus.request("relay", {})
+
+    (relayed,) = theirs.spans(SpanKind.SERVER)
+    (asked,) = probe.spans(SpanKind.SERVER)
+    assert asked.parent is not None
+    assert asked.context is not None
+    assert relayed.context is not None
+    assert (asked.name, asked.parent.span_id) == ("ask", relayed.context.span_id)
+    assert got == asked.context.span_id
+    assert (asked.attributes or {})["anyio_bus.pool"] == "memory"
+    assert (asked.attributes or {})["anyio_bus.worker"] == 0
 
 
 async def test_params_are_left_alone_where_that_is_asked_for_or_they_are_bad() -> None:

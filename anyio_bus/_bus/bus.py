@@ -169,6 +169,7 @@ class Bus:
         self._backend = self._calls.backend = open_backend(option, config, deliver)
         self._handlers = handlers = Handlers(self._calls, config, loop)
         handlers.bus = self
+        handlers.telemetry = telemetry
         self._bad_lines = BadLines(loop)
         self._policies = Policies(config, self._backend, self._calls, loop)
         self._life = Lifetime(self._backend, self._calls, handlers, self._policies, loop)

@@ -7,6 +7,7 @@ import inspect
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -31,6 +32,7 @@ from anyio_bus._sansio.throttle import LOG_BURST, LOG_WINDOW_S, Throttles
 if TYPE_CHECKING:
     from anyio_bus._bus.bus import Bus
     from anyio_bus._bus.calls import Calls, Scope
+    from anyio_bus._bus.observing import Telemetry
     from anyio_bus._config import BusConfig
     from anyio_bus._io.loop import Loop
     from anyio_bus._sansio.events import Lines, WorkerChanged
@@ -42,6 +44,7 @@ logger = logging.getLogger("anyio_bus")
 
 _WILD = re.compile(r"[*?[]")
 _DEAD = frozenset({State.BACKOFF, State.PARKED, State.STOPPED, State.VACANT})
+_UNTOLD: AbstractContextManager[None] = nullcontext()
 _METHOD_CHARACTERS = 200  # of a method that is repeated to the worker that called it
 _cancel = msgspec.json.Decoder(dict[str, Any])
 _BAD = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError)
@@ -97,6 +100,7 @@ class Handlers:
         self._by_id: dict[tuple[int, RequestId], HandlerContext] = {}  # used twice: the later one
         self._throttles = Throttles(LOG_BURST, LOG_WINDOW_S)
         self._closed: str | None = None
+        self.telemetry: Telemetry | None = None
         self._start_soon: Callable[..., Any]
         self._interrupt: Callable[[BaseException], None]
 
@@ -227,7 +231,8 @@ class Handlers:
             if registration.binding.is_async:
                 self._start_soon(self._serve, context, registration.function, args, kwargs)
                 return
-            result = registration.function(*args, **kwargs)
+            with self._telling(context):
+                result = registration.function(*args, **kwargs)
         except BaseException as exc:  # noqa: ASYNC103, BLE001  # it costs this one request
             self._fail(context, exc)
             self._close(context)
@@ -248,7 +253,8 @@ class Handlers:
         try:
             with context._cancel_scope:
                 try:
-                    result = await function(*args, **kwargs)
+                    with self._telling(context):
+                        result = await function(*args, **kwargs)
                 except BaseException as exc:  # noqa: ASYNC103  # it costs this one request
                     if is_cancellation(exc):
                         raise
@@ -257,6 +263,12 @@ class Handlers:
                     self._finish(context, result)
         finally:
             self._close(context)
+
+    def _telling(self, context: HandlerContext) -> AbstractContextManager[None]:
+        if self.telemetry is None:
+            return _UNTOLD
+        where: dict[str, Any] = {"pool": context._pool, "worker": context._worker}
+        return self.telemetry.serving(context._method, context._key, context.meta, **where)
 
     def _open(self, context: HandlerContext) -> None:
         self._running[context] = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import UNSET
 
@@ -13,6 +14,8 @@ from anyio_bus._sansio.lifecycle import State
 from anyio_bus._sansio.messages import is_error
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from anyio_bus._bus.calls import Calls
     from anyio_bus._sansio.events import Deliver, KernelEvent
     from anyio_bus._sansio.messages import RequestId
@@ -42,6 +45,18 @@ class Telemetry(Protocol):
 
     def observer(self) -> Observer:
         """Make what is told of the calls of one bus."""
+        ...
+
+    def serving(
+        self,
+        method: str,
+        key: RequestId,
+        meta: Mapping[str, Any],
+        *,
+        pool: str | None = None,
+        worker: int | None = None,
+    ) -> AbstractContextManager[None]:
+        """Return what is entered around a handler."""
         ...
 
 

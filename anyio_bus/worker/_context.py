@@ -192,6 +192,8 @@ class Context:
         Cancellation:
             Always a checkpoint. The wait ends at once; the client is told, a late answer dropped.
         """
+        if self._link.telemetry is not None:
+            params = self._link.telemetry.outgoing(params)
         return await self._link.request(method, params, reply, timeout, self._top_session())
 
     # -- for the worker ------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from anyio_bus._sansio.profiles import cancel_frame
 if TYPE_CHECKING:
     from anyio_bus._io.loop import Loop, Waiter
     from anyio_bus.worker._output import Output
+    from anyio_bus.worker._settings import Telemetry
 
 __all__ = ("Link",)
 
@@ -45,6 +46,7 @@ class Link:
     def __init__(self, output: Output, loop: Loop, max_frame_bytes: int, cancel: str) -> None:
         self.output = output
         self.max_frame_bytes = max_frame_bytes
+        self.telemetry: Telemetry | None = None
         self._loop = loop
         self._cancel = cancel
         self._peer: Peer[_Call] = Peer()

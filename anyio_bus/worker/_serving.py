@@ -79,6 +79,7 @@ class Conversation:
         self._loop = current_loop()
         self._output = Output(send, self._loop)
         self._link = Link(self._output, self._loop, settings.max_frame_bytes, settings.cancel)
+        self._link.telemetry = settings.telemetry
         self._requests = Requests(self._link, settings, self)
         self._notices = Notices(self._link, settings, self)
         self._tasks = anyio.create_task_group()

@@ -28,6 +28,10 @@ class Telemetry(Protocol):
         """Return what is entered around a handler."""
         ...
 
+    def outgoing(self, params: object) -> object:
+        """Return the params to be sent with a request to the client."""
+        ...
+
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What :class:`~anyio_bus.worker.Worker` takes; it says what each means."""

@@ -21,6 +21,7 @@ from anyio_bus import (
     open_bus,
     read_tap,
 )
+from anyio_bus.testing import cancel_sweep
 from tests.bus.support import one_worker
 from tests.bus.workers.scripted import serve
 
@@ -255,3 +256,31 @@ async def test_recording_on_a_full_disk_ends_and_the_bus_goes_on(
             assert await bus.request("echo", [1]) == [1]
     assert (recording.frames, recording.dropped) == (0, 2)
     assert "recording /dev/full ends here" in caplog.text
+
+
+async def test_tap_can_be_cancelled_at_any_step() -> None:
+    async with memory() as bus:
+        kernel: Any = bus._backend
+
+        async def follow() -> None:
+            async with bus.tap() as frames:
+                await bus.notify("look")
+                await frames.receive()
+                await frames.receive_batch() if frames.dropped else await frames.aclose()
+
+        def check() -> None:
+            assert kernel.on_frames is None
+
+        assert await cancel_sweep(follow, check=check) >= 3
+
+
+async def test_cancelled_reader_loses_no_frame() -> None:
+    async with memory() as bus, bus.tap() as frames:
+        with anyio.CancelScope() as scope:
+            scope.cancel("never mind")
+            await frames.receive()
+        await bus.request("echo")
+        with anyio.CancelScope() as scope:
+            scope.cancel("never mind")
+            await frames.receive_batch()
+        assert [frame.method for frame in await frames.receive_batch()] == ["echo", "echo"]
