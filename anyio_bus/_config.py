@@ -179,14 +179,14 @@ class Handshake(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
 class Probe(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
     """How a pool finds out that a worker is ill: by its silence.
 
-    Every ``every_s`` seconds a ready worker gets the request. One that writes nothing at all, no
-    byte on stdout or stderr, for ``timeout_s`` after it, is killed, and its successor starts. An
-    error is an answer, and whoever writes anything else is slow, not ill.
+    A ready worker that has written nothing for ``every_s`` gets the request. If it writes nothing at
+    all, no byte on stdout or stderr, for ``timeout_s`` after that either, it is killed, and its
+    successor starts. An error is an answer, and whoever writes anything else is slow, not ill.
 
     Args:
         method: Method of the request.
         params: Its params, as plain objects.
-        every_s: Seconds between the end of one probe and the next.
+        every_s: Seconds between two looks at a worker.
         timeout_s: Seconds of silence that count as illness.
     """
 

@@ -264,10 +264,6 @@ class Calls:
         self.alarm.nudge(self.peer.open(call, loop.now()))
         return call
 
-    def is_open(self, call: Call) -> bool:
-        """Tell whether a call has no outcome yet."""
-        return call.key in self.peer.calls
-
     def _submit(
         self, call: Call, params: object, route: Route, members: dict[str, Raw] | None
     ) -> None:

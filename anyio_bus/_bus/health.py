@@ -33,7 +33,7 @@ class _Check(msgspec.Struct):
     generation: int
     at: float  # of the next probe, or of the verdict on the one that is out
     call: Call | None = None
-    written: int = 0  # what it had written before
+    written: int = 0  # what it had written when it was last looked at
     sent: int = 0
     again: bool = False
 
@@ -55,12 +55,10 @@ class Health:
         self._calls = calls
         self._checks: dict[int, _Check] = {}
 
-    def probes(self, info: WorkerInfo) -> tuple[int, int]:
-        """Return how many probes a process was sent, and how many of them it still has."""
+    def probes(self, info: WorkerInfo) -> int:
+        """Return how many of the requests that a process was given were probes."""
         check = self._checks.get(info.worker)
-        if check is None or check.generation != info.generation:
-            return 0, 0
-        return check.sent, int(check.call is not None and self._calls.is_open(check.call))
+        return check.sent if check is not None and check.generation == info.generation else 0
 
     def look(self, now: float) -> float:
         """Send the probes that are due, judge those that are over; return when to look again."""
@@ -71,7 +69,7 @@ class Health:
                 continue
             check = self._checks.get(info.worker)
             if check is None or check.generation != info.generation:
-                check = _Check(info.generation, now + self._probe.every_s)
+                check = _Check(info.generation, now + self._probe.every_s, written=_written(info))
             checks[info.worker] = check
             if check.at <= now:
                 self._act(check, info, now)
@@ -84,6 +82,7 @@ class Health:
             self._ask(check, info, now)
         elif _written(info) != check.written or info.paused:
             check.call = None
+            check.written = _written(info)
             check.at = now + self._probe.every_s
         elif not check.again:
             check.again = True
@@ -99,15 +98,17 @@ class Health:
     def _ask(self, check: _Check, info: WorkerInfo, now: float) -> None:
         probe = self._probe
         check.at = now + probe.every_s
+        before, check.written = check.written, _written(info)
+        if check.written != before:
+            return  # it lives, as everybody can hear
         limit = self._pool.max_in_flight
         if info.paused or (limit and info.in_flight >= limit):
             return  # it cannot be asked, or not be heard
-        route = Route(info.pool, worker=info.worker)
+        route = Route(info.pool, worker=info.worker, probe=True)
         given_up_s = probe.timeout_s + 2 * SECOND_LOOK_S
         check.call = self._calls.probe(probe.method, probe.params, route, given_up_s)
         if check.call is not None:
             check.sent += 1
-            check.written = _written(info)
             check.again = False
             check.at = now + probe.timeout_s
 

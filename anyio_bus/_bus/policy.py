@@ -113,5 +113,5 @@ class Policies:
             return now + REFUSED_S
 
 
-def _no_probes(_info: WorkerInfo) -> tuple[int, int]:
-    return 0, 0
+def _no_probes(_info: WorkerInfo) -> int:
+    return 0

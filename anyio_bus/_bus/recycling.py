@@ -136,13 +136,10 @@ class Resting:
     Args:
         pool: The pool.
         backend: The kernel.
-        probes: Returns how many of a worker's requests were not those of a user, and how many of
-            them it still has.
+        probes: Returns how many of the requests that a process was given were not a user's.
     """
 
-    def __init__(
-        self, pool: Pool, backend: Backend, probes: Callable[[WorkerInfo], tuple[int, int]]
-    ) -> None:
+    def __init__(self, pool: Pool, backend: Backend, probes: Callable[[WorkerInfo], int]) -> None:
         self._id = pool.id
         self._timeout_s = pool.idle_timeout_s
         self._backend = backend
@@ -156,9 +153,8 @@ class Resting:
         for info in self._backend.workers():
             if info.pool != self._id or info.state is not State.READY or info.held:
                 continue
-            sent, pending = self._probes(info)
-            use = info.generation, info.served - sent
-            if info.in_flight > pending or info.sessions:
+            use = info.generation, info.served - self._probes(info)
+            if info.in_flight or info.sessions:
                 at = min(at, now + self._timeout_s / IDLE_LOOKS)
                 continue
             before = self._idle.get(info.worker)

@@ -263,7 +263,7 @@ class Kernel:
                 wanted.append(message)
                 if not noted:
                     noted = True
-                    sole = next(iter(lane.entries)) if len(lane.entries) == 1 else None
+                    sole = lane.sole()
                 continue
             key: RequestId = message.id  # type: ignore[assignment]  # an answer has an id
             if named and message.result is not UNSET:

@@ -77,7 +77,8 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
         generation: Counts the processes that the slot has had, from 1.
         pid: The process id; None without a process.
         state: State of the slot (``docs/design/kernel.md``).
-        in_flight: Requests without an answer, cancelled ones that still hold a slot included.
+        in_flight: Requests without an answer, cancelled ones that still hold a slot included, probes
+            of its health not.
         queued_bytes: Bytes that wait to be written to it.
         restarts: Processes after the first.
         uptime_s: Seconds since the process was spawned; 0 without one.

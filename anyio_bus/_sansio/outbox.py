@@ -28,6 +28,7 @@ class Route(msgspec.Struct, frozen=True):
         worker: Send it to this worker and no other.
         rebind: Where that session was lost, begin it anew elsewhere instead of refusing.
         learns: The result of this request names a session, made on the worker that answers.
+        probe: It only asks whether the worker lives; it is nobody's work in flight.
         envelope: Encoded members that the client puts into its frames; nothing to a kernel.
     """
 
@@ -36,6 +37,7 @@ class Route(msgspec.Struct, frozen=True):
     worker: int | None = None
     rebind: bool = False
     learns: bool = False
+    probe: bool = False
     envelope: bytes = b""
 
 

@@ -43,6 +43,7 @@ def _nothing(_lane: Lane) -> None:
     return
 
 
+MOST_PROBES = 2  # in flight on a worker: one, and one that was given up
 CONTROL_RESERVE_BYTES = 1024 * 1024  # of an out-queue, for cancels, notifications and answers alone
 
 
@@ -97,6 +98,22 @@ class Lane:
         self.entries: dict[RequestId, Entry] = {}  # in flight, tombstones included
         self.waiting: OrderedDict[Entry, None] = OrderedDict()  # bound to come here, once it can
         self.sessions: set[str] = set()
+
+    def in_flight(self) -> int:
+        """Return how many requests it has without an answer, probes aside."""
+        if self.pool.config.health is None:
+            return len(self.entries)
+        return sum(not entry.route.probe for entry in self.entries.values())
+
+    def sole(self) -> RequestId:
+        """Return the only request in flight, probes aside; None where there are several, or none."""
+        entries = self.entries
+        if len(entries) == 1:
+            return next(iter(entries))
+        if self.pool.config.health is None or len(entries) > MOST_PROBES + 1:
+            return None
+        keys = [key for key, entry in entries.items() if not entry.route.probe]
+        return keys[0] if len(keys) == 1 else None
 
     def takes(self, entry: Entry) -> bool:
         """Tell whether a frame may go into the out-queue now.

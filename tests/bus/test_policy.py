@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 from anyio_bus import (
@@ -294,6 +295,30 @@ async def test_an_error_is_an_answer() -> None:
         with pytest.raises(RemoteError):
             await bus.request("echo")
         assert bus.workers()[0].generation == 1
+
+
+def lines_of(data: bytes) -> list[dict[str, Any]]:
+    return [msgspec.json.decode(line) for line in data.splitlines()]
+
+
+async def interrupted(receive: Callable[[], Any], send: Callable[[bytes], Any]) -> None:
+    """Serve: go on with a stream only when a probe has come, and answer that last."""
+    waiting: list[Any] = []
+    while data := await receive():
+        for message in lines_of(data):
+            waiting.append(message.get("id"))
+            if message["method"] == "ping" and len(waiting) == 2:
+                await send(b'{"method":"chunk","params":{"text":"a plain chunk"}}\n')
+                for key in waiting:
+                    await send(b'{"id":%d,"result":{}}\n' % key)
+
+
+async def test_a_probe_does_not_take_a_chunk_from_its_stream() -> None:
+    pool = Pool("w", ["none"], health=Probe("ping", every_s=0.02, timeout_s=5))
+    async with open_bus(pool, backend=Memory({"w": interrupted}), grace_s=1) as bus:
+        with anyio.fail_after(10):
+            async with bus.stream("go") as stream:
+                assert [chunk.text async for chunk in stream] == ["a plain chunk"]
 
 
 async def test_probes_do_not_keep_an_idle_worker_awake() -> None:

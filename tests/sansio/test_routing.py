@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec import Raw
 
-from anyio_bus._config import Limits, Pool
+from anyio_bus._config import Limits, Pool, Probe
 from anyio_bus._errors import KernelCode
 from anyio_bus._sansio.events import SessionInfo
 from anyio_bus._sansio.messages import RequestId
@@ -31,7 +31,7 @@ ANY = Route("p")
 
 def make(*, lanes: int = 1, max_in_flight: int = 1, **options: Any) -> tuple[Router, list[Lane]]:
     """Make a router of pools "p" and "q" with open lanes in "p"."""
-    of_pool = ("balance", "cancel", "session", "idle_timeout_s", "max_requests")
+    of_pool = ("balance", "cancel", "session", "idle_timeout_s", "max_requests", "health")
     pool_options = {name: options.pop(name) for name in of_pool if name in options}
     config = Pool("p", ["worker"], max_in_flight=max_in_flight, **pool_options)
     router = Router([config, Pool("q", ["worker"])], Limits(**options))
@@ -1094,3 +1094,27 @@ def test_without_a_limit_nobody_is_told_of_requests() -> None:
 
     ask(router, 1, 2)
     assert lane.served == 2
+
+
+def test_probes_are_nobodys_work_in_flight() -> None:
+    router, (lane,) = make(max_in_flight=9, health=Probe("ping"))
+    probe = Route("p", worker=0, probe=True)
+
+    ask(router, 1)
+    assert (lane.sole(), lane.in_flight()) == (1, 1)
+    ask(router, 2, route=probe)
+    assert (lane.sole(), lane.in_flight(), len(lane.entries)) == (1, 1, 2)
+    ask(router, 3)
+    assert (lane.sole(), lane.in_flight()) == (None, 2)
+    ask(router, 4)
+    assert lane.sole() is None
+
+
+def test_the_only_request_of_a_worker_is_known_without_probes() -> None:
+    router, (lane,) = make(max_in_flight=9)
+
+    assert (lane.sole(), lane.in_flight()) == (None, 0)
+    ask(router, 1)
+    assert (lane.sole(), lane.in_flight()) == (1, 1)
+    ask(router, 2)
+    assert (lane.sole(), lane.in_flight()) == (None, 2)
