@@ -252,6 +252,8 @@ class Handlers:
     ) -> None:
         try:
             with context._cancel_scope:
+                if context.cancelled and function is not _itself:  # what was made must be awaited
+                    return
                 try:
                     with self._telling(context):
                         result = await function(*args, **kwargs)

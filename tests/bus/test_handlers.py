@@ -16,6 +16,7 @@ import pytest
 from anyio_bus import (
     Bus,
     HandlerContext,
+    Handshake,
     InvalidArgumentError,
     Limits,
     Memory,
@@ -552,3 +553,61 @@ async def test_cancelled_anywhere_a_bus_with_handlers_leaves_nothing() -> None:
             assert await ask(bus, "up", {"n": 1}) == [2]
 
     assert await cancel_sweep(converse) > 10
+
+
+async def test_request_that_is_cancelled_with_the_same_write_never_gets_far() -> None:
+    finished: list[int] = []
+
+    async def handle() -> None:
+        await anyio.lowlevel.checkpoint()
+        finished.append(1)
+
+    def made() -> Awaitable[None]:
+        return handle()
+
+    async with one_worker() as bus:
+        bus.add_handler("ask", handle)
+        bus.add_handler("made", made)
+        cancel = '{"method":"$/cancelRequest","params":{"id":%d}}'
+        asked = ['{"id":1,"method":"ask"}', '{"id":2,"method":"made"}']
+        await say(bus, *asked, cancel % 1, cancel % 2)
+        got = await answers(bus, 2)
+        assert {error["code"] for error in got.values()} == {-32800}
+        await until(lambda: bus.statistics().handling == 0)
+    assert finished == []
+
+
+async def test_handler_may_stop_the_bus() -> None:
+    async with one_worker() as bus:
+        ended = anyio.Event()
+
+        @bus.handler("enough")
+        async def enough(context: HandlerContext) -> None:
+            try:
+                await context.bus.stop(grace_s=2)
+            finally:
+                ended.set()
+
+        await bus.notify("say", {"lines": ['{"id":1,"method":"enough"}']})
+        with anyio.fail_after(5):
+            await ended.wait()
+            await bus.stop()
+        assert bus.state == "stopped"
+
+
+async def test_worker_that_asks_before_it_answers_its_handshake_is_answered() -> None:
+    async def serve(
+        receive: Callable[[], Awaitable[bytes]], send: Callable[[bytes], Awaitable[None]]
+    ) -> None:
+        hello = msgspec.json.decode(await receive())
+        await send(b'{"id":1,"method":"roots/list"}\n')
+        roots = msgspec.json.decode(await receive())["result"]
+        await send(msgspec.json.encode({"id": hello["id"], "result": {}}) + b"\n")
+        call = msgspec.json.decode(await receive())
+        await send(msgspec.json.encode({"id": call["id"], "result": roots}) + b"\n")
+        await receive()
+
+    pool = Pool("echo", ["memory"], ready=Handshake("initialize", timeout_s=5))
+    handlers = {"roots/list": lambda: ["/home"]}
+    async with open_bus(pool, backend=Memory({"echo": serve}), handlers=handlers) as bus:
+        assert await bus.request("roots") == ["/home"]

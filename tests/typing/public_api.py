@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, assert_type
 
 import msgspec
 
-from anyio_bus import Bus, BusHost, Limits, Pool, Scope, WorkerInfo, open_bus
+from anyio_bus import (
+    BadLineInfo,
+    Bus,
+    BusHost,
+    HandlerContext,
+    Limits,
+    Pool,
+    Scope,
+    WorkerInfo,
+    open_bus,
+)
 
 
 class Answer(msgspec.Struct):
@@ -28,6 +39,17 @@ async def blocks_give_what_they_open(argv: list[str]) -> None:
             assert_type(scope, Scope)
     async with BusHost() as host:
         assert_type(await host.open(Pool("a", argv)), Bus)
+
+
+async def handlers_keep_their_types(bus: Bus, context: Callable[[], HandlerContext]) -> None:
+    @bus.handler("add")
+    def add(a: int, own: HandlerContext) -> int:
+        assert_type(own.bus, Bus)
+        return a + len(own.meta)
+
+    assert_type(add(1, context()), int)  # the decorator changes nothing
+    assert_type(bus.add_handler("fs/*", add, pool="a"), Callable[[], None])
+    assert_type(bus.bad_lines(), list[BadLineInfo])
 
 
 def wrong_use_is_an_error(argv: list[str]) -> None:
