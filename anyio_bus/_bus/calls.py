@@ -460,6 +460,12 @@ class Calls:
             listen(event)
 
     def _take_lines(self, event: Lines) -> None:
+        if event.answers or not _all_notes(event.messages):
+            self._take_each(event)
+        else:
+            self.on_notifications(event, event.messages)
+
+    def _take_each(self, event: Lines) -> None:
         receive = self.peer.receive
         wake = self._loop.wake
         root = self.root
@@ -501,6 +507,13 @@ def _new_key(ids: Ids) -> Callable[[], RequestId]:
 
 def _no_check() -> None:
     return
+
+
+def _all_notes(messages: list[Message]) -> bool:
+    """Tell whether a run without answers holds nothing but notifications that cancel nothing."""
+    if [message for message in messages if message.id is not UNSET]:
+        return False
+    return CANCEL_METHODS.keys().isdisjoint({message.method for message in messages})
 
 
 def _nothing(_event: Lines, _message: Message) -> None:

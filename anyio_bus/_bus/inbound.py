@@ -103,6 +103,8 @@ class Inbound:
 
     def _attribute(self, event: Lines, chunks: list[Chunk | None]) -> list[bool]:
         """Hand each chunk to its stream; tell which ones were one's."""
+        if self._take_run(event, chunks):
+            return [True] * len(chunks)
         taken = [False] * len(chunks)
         streams = self._streams
         run: list[Chunk] = []
@@ -131,12 +133,30 @@ class Inbound:
             current.take(run, size, charge, event.worker)
         return taken
 
+    def _take_run(self, event: Lines, chunks: list[Chunk | None]) -> bool:
+        """Hand over a run of chunks that all name the same stream, as most are, in one piece."""
+        try:
+            keys = {chunk._meta.request_id for chunk in chunks}  # type: ignore[union-attr]
+        except AttributeError:  # one is no chunk, or has no _meta
+            return False
+        key = keys.pop()
+        call: Call | None = self._calls.peer.calls.get(key)  # type: ignore[arg-type]
+        if keys or call is None or not self._fits(call.sink, event):
+            return False
+        charges: list[int] = [chunk._meta.credit for chunk in chunks]  # type: ignore[union-attr]
+        size = 0
+        if not all(charges):
+            sizes = [0 if chunk._meta.credit else len(chunk._note.params) for chunk in chunks]  # type: ignore[union-attr]
+            size = sum(sizes)
+        call.sink.take(chunks, size, sum(charges), event.worker)
+        return True
+
     def _stream_of(self, event: Lines, chunk: Chunk) -> Stream[object] | None:
         meta = chunk._meta
         key = event.sole
         if meta is not UNSET and meta.request_id is not UNSET:
             key = meta.request_id
-        elif chunk.session is not UNSET and chunk.session in self._by_session:
+        elif chunk.session is not None and chunk.session in self._by_session:
             several = self._by_session[chunk.session]
             return several[0] if len(several) == 1 and self._fits(several[0], event) else None
         call: Call | None = self._calls.peer.calls.get(key)

@@ -238,10 +238,25 @@ class Kernel:
 
     # -- messages from workers ----------------------------------------------------------------
 
-    def receive(  # noqa: C901  # one loop over what may be thousands of messages
-        self, inc: Incarnation, messages: list[Message | BadLine]
-    ) -> None:
+    def receive(self, inc: Incarnation, messages: list[Message | BadLine]) -> None:
         """Take a batch of one worker's messages: settle what they answer, deliver what is wanted."""
+        lane = inc.lane
+        self.counts.messages_in += len(messages)
+        if [message for message in messages if message.method is UNSET]:
+            events = self._settle(inc, messages)
+        else:  # a run of chunks, say
+            inc.spoke = True
+            notes: list[Message] = messages  # type: ignore[assignment]  # bad lines have no method
+            sole = next(iter(lane.entries)) if len(lane.entries) == 1 else None
+            events = [Lines(lane.pool.config.id, lane.worker, notes, sole, answers=False)]
+        if events:
+            self.deliver(events)
+        if lane.pool.queue or lane.waiting:
+            self.pump(lane.pool)
+        self._tell_if_empty(lane)
+
+    def _settle(self, inc: Incarnation, messages: list[Message | BadLine]) -> list[KernelEvent]:
+        """Settle what a batch answers, and return what of it is to be delivered."""
         lane = inc.lane
         settle = self.router.settle
         named = lane.pool.path is not None  # answers may name sessions
@@ -279,12 +294,7 @@ class Kernel:
                 sole = None
         if wanted:
             events.append(Lines(pool_id, worker, wanted, sole))
-        self.counts.messages_in += len(messages)
-        if events:
-            self.deliver(events)
-        if lane.pool.queue or lane.waiting:
-            self.pump(lane.pool)
-        self._tell_if_empty(lane)
+        return events
 
     def _take_bad_line(self, lane: Lane, line: BadLine, events: list[KernelEvent]) -> None:
         """A bad line costs only itself; one over the limit costs the request that it answers."""

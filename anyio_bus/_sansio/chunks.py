@@ -23,15 +23,12 @@ ChunkReader: TypeAlias = Callable[[list[Message]], list["Chunk | None"]]
 """Takes notifications; returns, in their places, the chunks among them."""
 
 _BAD = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_OWN_METHODS = {"chunk"}
 _chunks = msgspec.json.Decoder(Chunk)
 
 
-def _labelled(chunk: Chunk, note: Message) -> Chunk:
-    chunk.method = note.method  # type: ignore[assignment]  # a notification has one
-    if note.params is not UNSET:
-        chunk.raw = note.params
-    if chunk.session is UNSET:
-        chunk.session = note.session
+def _of(note: Message, chunk: Chunk) -> Chunk:
+    chunk._note = note
     return chunk
 
 
@@ -42,27 +39,20 @@ def _read_any(note: Message, method: str) -> Chunk | None:
     except _BAD:
         chunk = Chunk()
     named = chunk._meta is not UNSET and chunk._meta.request_id is not UNSET
-    return _labelled(chunk, note) if named or note.method == method else None
+    return _of(note, chunk) if named or note.method == method else None
 
 
 def _read_own(notes: list[Message]) -> list[Chunk | None]:
     """Read the chunks of :mod:`anyio_bus.worker`, a run of them in one call of the decoder."""
+    if {note.method for note in notes} != _OWN_METHODS:
+        return [_read_any(note, "chunk") for note in notes]
     try:
         chunks = _chunks.decode_lines(b"\n".join([note.params for note in notes]))  # type: ignore[misc]
-    except (*_BAD, TypeError):
+    except (*_BAD, TypeError):  # one of them is another value, or has none
         return [_read_any(note, "chunk") for note in notes]
-    out: list[Chunk | None] = []
     for chunk, note in zip(chunks, notes, strict=True):
-        meta = chunk._meta
-        if note.method != "chunk" and (meta is UNSET or meta.request_id is UNSET):
-            out.append(None)
-            continue
-        chunk.method = note.method  # type: ignore[assignment]
-        chunk.raw = note.params  # type: ignore[assignment]
-        if chunk.session is UNSET:
-            chunk.session = note.session
-        out.append(chunk)
-    return out
+        chunk._note = note
+    return chunks  # type: ignore[return-value]  # list is invariant; nobody appends to it
 
 
 class _Text(msgspec.Struct, gc=False):
@@ -100,7 +90,7 @@ def _read_acp(note: Message) -> Chunk | None:
             text = _text.decode(params.update.content).text
     except _BAD:
         return _read_any(note, "session/update")
-    return _labelled(Chunk(text, params.meta, params.session), note)
+    return _of(note, Chunk(text, params.meta, params.session))
 
 
 def _read_progress(note: Message) -> Chunk | None:
@@ -110,7 +100,7 @@ def _read_progress(note: Message) -> Chunk | None:
         params = _progress.decode(note.params)
     except _BAD:
         return _read_any(note, "notifications/progress")
-    return _labelled(Chunk(params.message or "", ChunkMeta(params.token)), note)
+    return _of(note, Chunk(params.message or "", ChunkMeta(params.token)))
 
 
 def _each(read: Callable[[Message], Chunk | None]) -> ChunkReader:
@@ -142,7 +132,7 @@ def reader_by(profile: str | Callable[[str, Any], str | None]) -> ChunkReader:
             text = None
         if text is None:
             return _read_any(note, "")
-        return _labelled(Chunk(str(text), _read_meta(note)), note)
+        return _of(note, Chunk(str(text), _read_meta(note)))
 
     return _each(read)
 

@@ -60,9 +60,9 @@ def decode_block(block: bytes) -> list[Message | BadLine]:
         messages: list[Message] = _messages.decode_lines(block)
     except _BAD:
         return _decode_each(block)
-    for message in messages:
-        if message.method is UNSET and not is_answer(message):
-            return _decode_each(block)
+    answers = [message for message in messages if message.method is UNSET]
+    if not all(map(is_answer, answers)):
+        return _decode_each(block)
     if not _one_per_line(block, len(messages)):
         return _decode_each(block)
     return messages  # type: ignore[return-value]  # list is invariant; nobody appends to it

@@ -28,14 +28,16 @@ __all__ = (
 class Lines(msgspec.Struct, gc=False):
     """A run of messages of one worker: answers to live requests, notifications and requests.
 
-    ``sole`` is the id of the only request that was in flight on the worker when its notifications
-    came, cancelled ones included; None where there were none or several.
+    ``answers`` says whether answers may be among them. ``sole`` is the id of the only request that
+    was in flight on the worker when its notifications came, cancelled ones included; None where
+    there were none or several.
     """
 
     pool: str
     worker: int
     messages: list[Message]
     sole: RequestId = None
+    answers: bool = True
 
 
 class LineBad(msgspec.Struct, frozen=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -52,6 +52,7 @@ class BadLine(msgspec.Struct, frozen=True):
     reason: str
     size: int
     id: RequestId | UnsetType = UNSET
+    method: ClassVar[UnsetType] = UNSET  # so that it is told from what workers begin as answers are
 
 
 class ErrorObject(msgspec.Struct):

@@ -25,23 +25,40 @@ class ChunkMeta(msgspec.Struct, gc=False):
     credit: int = msgspec.field(default=0, name=CREDIT_KEY)
 
 
+_NULL = Raw(b"null")
+
+
 @final
 class Chunk(msgspec.Struct, gc=False):
     """A part of an answer that its worker sent ahead of the result.
 
     Attributes:
         text: Its text; empty where it has none.
-        session: The session that it names, if any.
-        method: Method of the notification that it came in.
-        raw: Its params as they were on the wire.
     """
 
     text: str = ""
     _meta: ChunkMeta | UnsetType = UNSET
-    session: str | UnsetType = msgspec.field(default=UNSET, name="sessionId")
-    # Under names that nobody uses: they are set after decoding.
-    method: str = msgspec.field(default="", name="anyio-bus/method")
-    raw: Raw = msgspec.field(default=Raw(b"null"), name="anyio-bus/raw")
+    _named: str | UnsetType = msgspec.field(default=UNSET, name="sessionId")
+    # Under a name that nobody uses: it is set after decoding.
+    _note: Any = msgspec.field(default=None, name="anyio-bus/note")
+
+    @property
+    def method(self) -> str:
+        """Method of the notification that it came in."""
+        method: str = self._note.method
+        return method
+
+    @property
+    def session(self) -> str | None:
+        """The session that it names, in its params or at top level."""
+        named = self._note.session if self._named is UNSET else self._named
+        return None if named is UNSET else named
+
+    @property
+    def raw(self) -> Raw:
+        """Its params as they were on the wire; ``null`` without any."""
+        raw: Raw = _NULL if self._note.params is UNSET else self._note.params
+        return raw
 
     @property
     def params(self) -> Any:
