@@ -42,6 +42,14 @@ class Backend(Protocol):
     def submit(self, frame: bytes, route: Route, key: RequestId) -> None:
         """Take a whole frame; ``key`` is the id in it if it is a request, else None."""
 
+    def submit_many(self, frames: list[bytes], route: Route, keys: list[RequestId]) -> bool:
+        """Take several requests, each with an id never used before, in one call.
+
+        Returns:
+            Whether all were taken. If not, none was: each is to be submitted, for its own outcome.
+        """
+        ...
+
     def withdraw(self, key: RequestId, reason: str = "") -> Withdrawal:
         """Give up a request: after this there is neither answer nor failure for it."""
         ...

@@ -523,8 +523,12 @@ class Bus:
             self._life.check_running()
             return calls.begin(method, item, route, seconds, scope, None, results)
 
+        def begin_many(items: list[object], results: MapResults[Any]) -> list[Call]:
+            self._life.check_running()
+            return calls.begin_many(method, items, route, seconds, scope, results)
+
         results = MapResults._create(
-            calls, begin, reply, ordered=ordered, return_errors=return_errors
+            calls, (begin, begin_many), reply, ordered=ordered, return_errors=return_errors
         )
         async with open_map(results, params, in_flight):
             yield results

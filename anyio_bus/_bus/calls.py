@@ -264,6 +264,47 @@ class Calls:
         self.alarm.nudge(self.peer.open(call, loop.now()))
         return call
 
+    def begin_many(  # noqa: PLR0917
+        self,
+        method: str,
+        items: list[object],
+        route: Route,
+        timeout_s: float | None,
+        scope: Scope | None,
+        sink: Sink,
+    ) -> list[Call]:
+        """Hand several requests to the kernel at once, if nothing is in the way of any of them.
+
+        Returns:
+            Their calls; none if it has to be tried with each.
+        """
+        peer = self.peer
+        if scope is not None or self._queue or self.brakes.held or self.root.cancelled:
+            return []
+        if self.observer is not None:
+            return []
+        if len(peer.calls) + len(items) > self._max_pending or self.pending_bytes > self._max_bytes:
+            return []
+        keys = [peer.new_key() for _ in items]
+        try:
+            frames = [
+                encode_request(key, method, params, None, route.envelope)
+                for key, params in zip(keys, items, strict=True)
+            ]
+        except InvalidArgumentError:
+            return []
+        if not self.backend.submit_many(frames, route, keys):
+            return []
+        self.pending_bytes += sum(map(len, frames))
+        calls = [
+            Call(key, method, timeout_s, self.root, None, sink, len(frame))
+            for key, frame in zip(keys, frames, strict=True)
+        ]
+        at = peer.open_many(calls, timeout_s, self.now())
+        if at < self.alarm.until:
+            self.alarm.nudge(at)
+        return calls
+
     def _submit(
         self, call: Call, params: object, route: Route, members: dict[str, Raw] | None
     ) -> None:
@@ -460,10 +501,29 @@ class Calls:
             listen(event)
 
     def _take_lines(self, event: Lines) -> None:
-        if event.answers or not _all_notes(event.messages):
-            self._take_each(event)
-        else:
+        if event.only == "answers":
+            self._take_answers(event.messages)
+        elif event.only == "calls" and _all_notes(event.messages):
             self.on_notifications(event, event.messages)
+        else:
+            self._take_each(event)
+
+    def _take_answers(self, answers: list[Message]) -> None:
+        root = self.root
+        wake = self._loop.wake
+        freed = 0
+        for call, answer in zip(self.peer.receive_many(answers), answers, strict=True):
+            if call is None:
+                continue
+            if call.scope is not root or self._queue or self.on_idle is not None:
+                self._leave(call)
+            else:
+                freed += call.size
+            if call.sink is None:
+                wake(call.waiter, answer)
+            else:
+                call.sink.finish(call, answer)
+        self.pending_bytes -= freed
 
     def _take_each(self, event: Lines) -> None:
         receive = self.peer.receive

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
 import anyio
@@ -14,7 +15,7 @@ from msgspec import UNSET
 from anyio_bus._bus.calls import result_of
 from anyio_bus._errors import InvalidArgumentError
 from anyio_bus._io.loop import Bell
-from anyio_bus._sansio.codec import decode_value
+from anyio_bus._sansio.codec import decode_plain, decode_value
 from anyio_bus._sansio.messages import Message
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = ("Begin", "MapResults", "open_map")
 
 T_co = TypeVar("T_co", covariant=True)
 Begin = Callable[[object, "MapResults[Any]"], "Call"]  # params, sink
+BeginMany = Callable[[list[object], "MapResults[Any]"], "list[Call]"]
 
 FREE_TURNS = 64  # results that are taken without a checkpoint
 
@@ -54,7 +56,9 @@ class MapResults(Generic[T_co]):
     _reply: Any
     _ordered: bool
     _return_errors: bool
+    _begin_many: BeginMany
     _room: int
+    _refill: int  # room for so many is worth making requests
     _next: int  # place of the next params
     _head: int  # place of the next result in order
     _places: dict[RequestId, int]  # key of a call in flight -> its place
@@ -70,16 +74,23 @@ class MapResults(Generic[T_co]):
 
     @classmethod
     def _create(
-        cls, calls: Calls, begin: Begin, reply: Any, *, ordered: bool, return_errors: bool
+        cls,
+        calls: Calls,
+        begin: tuple[Begin, BeginMany],
+        reply: Any,
+        *,
+        ordered: bool,
+        return_errors: bool,
     ) -> MapResults[Any]:
         self: MapResults[Any] = object.__new__(cls)
         self.index = -1
         self._calls = calls
-        self._begin = begin
+        self._begin, self._begin_many = begin
         self._reply = reply
         self._ordered = ordered
         self._return_errors = return_errors
         self._room = self._next = self._head = 0
+        self._refill = 1
         self._places = {}
         self._done = {}
         self._ready = deque()
@@ -91,37 +102,41 @@ class MapResults(Generic[T_co]):
 
     # -- what goes in -------------------------------------------------------------------------
 
-    def _start(self, params: Iterable[object], room: int) -> None:
-        self._room = room
-        self._params = iter(params)
-        self._feed()
+    def _start(self, in_flight: int) -> None:
+        self._room = in_flight
+        self._refill = max(1, in_flight // 4)
 
     def _feed(self) -> None:
-        """Make requests while there is room."""
-        params = self._params
-        while self._room and params is not None:
-            try:
-                item = next(params)
-            except StopIteration:
-                self._params = params = None
-                self._exhausted = True
-            except Exception as exc:  # raised where the results are read  # noqa: BLE001
-                self._params = params = None
-                self._exhausted = True
-                self._fault = exc
-            else:
-                self._add(item)
-
-    def _add(self, params: object) -> None:
-        place = self._next
-        self._next += 1
-        self._room -= 1
-        try:
-            call = self._begin(params, self)
-        except Exception as exc:  # it costs this request  # noqa: BLE001
-            self._finish(place, exc)
+        """Make as many requests as there is room for."""
+        if self._params is None:
             return
-        self._places[call.key] = place
+        items: list[object] = []
+        try:
+            items.extend(islice(self._params, self._room))
+        except Exception as exc:  # raised where the results are read  # noqa: BLE001
+            self._fault = exc
+            self._params = None
+        if len(items) < self._room:
+            self._params = None
+        self._add(items)
+        self._exhausted = self._params is None
+
+    def _add(self, items: list[object]) -> None:
+        """Make a request of each; all at once if nothing is in the way."""
+        places = range(self._next, self._next + len(items))
+        self._next += len(items)
+        self._room -= len(items)
+        calls = self._begin_many(items, self)
+        if calls:
+            self._places.update(zip([call.key for call in calls], places, strict=True))
+            return
+        for place, params in zip(places, items, strict=True):
+            try:
+                self._places[self._begin(params, self).key] = place
+            except Exception as exc:  # it costs this request  # noqa: BLE001
+                self._done[place] = exc
+                self._ready.append(place)
+                self._wake()
 
     def params(self, _key: RequestId, params: object) -> object:
         """Return the params as they are."""
@@ -130,16 +145,15 @@ class MapResults(Generic[T_co]):
     def finish(self, call: Call, outcome: Message | Exception) -> None:
         """Take what became of a request."""
         place = self._places.pop(call.key, None)
-        if place is not None:
-            self._finish(place, outcome)
-
-    def _finish(self, place: int, outcome: Message | Exception) -> None:
+        if place is None:
+            return
         self._done[place] = outcome
         if not self._ordered:
             self._ready.append(place)
         elif place != self._head:
             return
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
 
     def _wake(self) -> None:
         if self._waiter is not None:
@@ -154,21 +168,34 @@ class MapResults(Generic[T_co]):
 
     async def __anext__(self) -> T_co:
         """Return the next result, or raise what its request ended with."""
-        place = self._next_place() if self._turns else None
-        if place is None:
-            place = await self._wait()
-            self._turns = FREE_TURNS
+        place = self._head
+        if not self._turns or not self._ordered or place not in self._done:
+            place = await self._find()
         self._turns -= 1
         outcome = self._done.pop(place)
         self._head = place + 1
         self.index = place
         self._room += 1
+        if self._room >= self._refill:
+            self._make_room_known()
+        if type(outcome) is Message and outcome.error is UNSET and self._reply is Any:
+            return decode_plain(outcome.result)  # type: ignore[no-any-return, arg-type]
+        result: T_co = self._value(outcome)
+        return result
+
+    async def _find(self) -> int:  # noqa: ASYNC910  # once per 64 is enough
+        """Return the place of the next result; a checkpoint if it has to wait or it is time."""
+        place = self._next_place() if self._turns else None
+        if place is None:
+            place = await self._wait()
+            self._turns = FREE_TURNS
+        return place
+
+    def _make_room_known(self) -> None:
         if self._fed_by_task:
             self._bell.ring()
         else:
             self._feed()
-        result: T_co = self._value(outcome)
-        return result
 
     def _next_place(self) -> int | None:
         if not self._ordered:
@@ -177,6 +204,8 @@ class MapResults(Generic[T_co]):
 
     async def _wait(self) -> int:
         """Wait for a result; always a checkpoint."""
+        if self._room:
+            self._make_room_known()
         if self._done:
             await anyio.lowlevel.checkpoint()
         while (place := self._next_place()) is None:
@@ -228,7 +257,7 @@ class MapResults(Generic[T_co]):
             async for item in iterator:
                 while not self._room:
                     await self._bell.wait()
-                self._add(item)
+                self._add([item])
         except Exception as exc:  # raised where the results are read  # noqa: BLE001
             self._fault = exc
         finally:
@@ -246,17 +275,14 @@ async def open_map(
     in_flight: int,
 ) -> AsyncIterator[MapResults[Any]]:
     """Run the requests of a map while the block lasts."""
-    if isinstance(in_flight, bool) or not isinstance(in_flight, int) or in_flight < 1:
-        msg = f"in_flight must be at least 1, not {in_flight!r}"
-        raise InvalidArgumentError(msg, field="in_flight")
     if not isinstance(params, Iterable | AsyncIterable) or isinstance(params, str | bytes):
         msg = f"params must be an iterable of params, not {type(params).__name__}"
         raise InvalidArgumentError(msg, field="params")
     await anyio.lowlevel.checkpoint()
+    results._start(in_flight)
     try:
         if isinstance(params, AsyncIterable):
             results._fed_by_task = True
-            results._room = in_flight
             body_error: Exception | None = None
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(results._feed_from, params)
@@ -268,7 +294,8 @@ async def open_map(
             if body_error is not None:
                 raise body_error
         else:
-            results._start(params, in_flight)
+            results._params = iter(params)
+            results._feed()
             yield results
     finally:
         results._close()

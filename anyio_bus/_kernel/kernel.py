@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 import anyio.abc
@@ -192,6 +192,17 @@ class Kernel:
         if lane is None or (len(lane.entries) > 1 and route.session is None):
             slots[0].spawn()
 
+    def submit_many(self, frames: list[bytes], route: Route, keys: list[RequestId]) -> bool:
+        """Take several requests at once; False if none was, and each is to be submitted."""
+        lane = None if self._unavailable else self.router.submit_many(frames, route, keys)
+        if lane is None:
+            return False
+        self.counts.messages_out += len(frames)
+        if self._vacant:
+            self._rouse(route, lane)
+        self._wake_writer(lane)
+        return True
+
     def withdraw(self, key: RequestId, reason: str = "") -> Withdrawal:
         """Give up a request: it never runs, or its worker is told."""
         outcome, lane = self.router.withdraw(key, reason)
@@ -242,18 +253,37 @@ class Kernel:
         """Take a batch of one worker's messages: settle what they answer, deliver what is wanted."""
         lane = inc.lane
         self.counts.messages_in += len(messages)
-        if [message for message in messages if message.method is UNSET]:
+        events = self._settle_run(inc, messages) if len(messages) > 1 else None
+        if events is None:
             events = self._settle(inc, messages)
-        else:  # a run of chunks, say
-            inc.spoke = True
-            notes: list[Message] = messages  # type: ignore[assignment]  # bad lines have no method
-            sole = next(iter(lane.entries)) if len(lane.entries) == 1 else None
-            events = [Lines(lane.pool.config.id, lane.worker, notes, sole, answers=False)]
         if events:
             self.deliver(events)
         if lane.pool.queue or lane.waiting:
             self.pump(lane.pool)
         self._tell_if_empty(lane)
+
+    def _settle_run(
+        self, inc: Incarnation, messages: list[Message | BadLine]
+    ) -> list[KernelEvent] | None:
+        """Settle a batch that is all of one kind, as most are, in one step; None if it is not."""
+        lane = inc.lane
+        run: list[Any] = messages
+        answers = [message for message in messages if message.method is UNSET]
+        only: Literal["answers", "calls"] = "answers"
+        sole: RequestId = None
+        if not answers:
+            only = "calls"
+            sole = lane.sole()
+        elif len(answers) < len(messages) or not self._settle_all(lane, messages):
+            return None
+        inc.spoke = True
+        return [Lines(lane.pool.config.id, lane.worker, run, sole, only)]
+
+    def _settle_all(self, lane: Lane, messages: list[Message | BadLine]) -> bool:
+        """Settle a batch of answers in one step; False if any of them needs a closer look."""
+        if lane.pool.path is not None or BadLine in set(map(type, messages)):
+            return False
+        return self.router.settle_many(lane, [message.id for message in messages])
 
     def _settle(self, inc: Incarnation, messages: list[Message | BadLine]) -> list[KernelEvent]:
         """Settle what a batch answers, and return what of it is to be delivered."""

@@ -28,6 +28,7 @@ __all__ = (
     "decode_envelope",
     "decode_error",
     "decode_items",
+    "decode_plain",
     "decode_value",
     "decoder_of",
     "encode_envelope",
@@ -312,6 +313,10 @@ def decoder_of(kind: Any) -> msgspec.json.Decoder[Any]:
     except TypeError as exc:
         msg = f"reply is not a type that can be decoded: {exc}"
         raise InvalidArgumentError(msg, field="reply") from exc
+
+
+decode_plain = _plain.decode
+"""Decode a raw value into plain objects."""
 
 
 def decode_value(raw: Raw | bytes, kind: type[T] | Any = Any, what: str = "result") -> T:

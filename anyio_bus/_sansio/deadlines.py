@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Generic, TypeVar
 
 __all__ = ("Deadlines",)
@@ -40,20 +40,39 @@ class Deadlines(Generic[K]):
         """
         lane = self._lanes.get(timeout_s)
         if lane is None:
-            if len(self._lanes) >= self._tidy_at:
-                self._tidy()
-            lane = self._lanes[timeout_s] = OrderedDict()
-            heapq.heappush(self._heads, (now + timeout_s, timeout_s))
+            lane = self._new_lane(timeout_s, now)
         if key in lane:
             lane.move_to_end(key)
         at = lane[key] = now + timeout_s
         return at
+
+    def add_many(self, keys: Iterable[K], timeout_s: float, now: float) -> float:
+        """Let several new keys expire ``timeout_s`` from ``now``; return that time."""
+        lane = self._lanes.get(timeout_s)
+        if lane is None:
+            lane = self._new_lane(timeout_s, now)
+        lane.update(dict.fromkeys(keys, now + timeout_s))
+        return now + timeout_s
+
+    def _new_lane(self, timeout_s: float, now: float) -> OrderedDict[K, float]:
+        if len(self._lanes) >= self._tidy_at:
+            self._tidy()
+        lane = self._lanes[timeout_s] = OrderedDict()
+        heapq.heappush(self._heads, (now + timeout_s, timeout_s))
+        return lane
 
     def discard(self, key: K, timeout_s: float) -> None:
         """Forget a key that was added with this timeout, if it is still there."""
         lane = self._lanes.get(timeout_s)
         if lane is not None:
             lane.pop(key, None)
+
+    def discard_many(self, keys: Iterable[K], timeout_s: float) -> None:
+        """Forget several keys that were added with this timeout, those that are still there."""
+        lane = self._lanes.get(timeout_s)
+        if lane is not None:
+            for key in keys:
+                lane.pop(key, None)
 
     def _tidy(self) -> None:
         """Drop the empty dicts."""

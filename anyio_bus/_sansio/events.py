@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -28,16 +28,16 @@ __all__ = (
 class Lines(msgspec.Struct, gc=False):
     """A run of messages of one worker: answers to live requests, notifications and requests.
 
-    ``answers`` says whether answers may be among them. ``sole`` is the id of the only request that
-    was in flight on the worker when its notifications came, cancelled ones included; None where
-    there were none or several.
+    ``only`` says that there is nothing else among them than answers, or than requests and
+    notifications. ``sole`` is the id of the only request that was in flight on the worker when its
+    notifications came, cancelled ones included; None where there were none or several.
     """
 
     pool: str
     worker: int
     messages: list[Message]
     sole: RequestId = None
-    answers: bool = True
+    only: Literal["answers", "calls"] | None = None
 
 
 class LineBad(msgspec.Struct, frozen=True):

@@ -83,6 +83,11 @@ class Outbox:
         self._entries.append(entry)
         self.size += len(entry.frame)
 
+    def extend(self, entries: list[Entry], size: int) -> None:
+        """Queue whole frames of so many bytes that are marked as queued here already."""
+        self._entries.extend(entries)
+        self.size += size
+
     def withdraw(self, entry: Entry) -> None:
         """Take out an entry of which no byte was written."""
         self.size -= len(entry.frame)
@@ -133,9 +138,12 @@ class Outbox:
         self.size -= written
         entries = self._entries
         if not self.size and not self._dead:  # as nearly always
+            outbox, sent = Step.OUTBOX, Step.SENT
             for entry in entries:
-                _mark_sent(entry)
+                entry.sent = True
                 entry.frame = FREE
+                if entry.step is outbox:
+                    entry.step = sent
             entries.clear()
             self._offset = 0
             return

@@ -59,6 +59,12 @@ class Peer(Generic[C]):
             return math.inf
         return self._deadlines.add(call.key, call.timeout_s, now)
 
+    def open_many(self, calls: list[C], timeout_s: float | None, now: float) -> float:
+        """Keep several calls with the same timeout; return the time at which they expire."""
+        keys = [call.key for call in calls]
+        self.calls.update(zip(keys, calls, strict=True))
+        return math.inf if timeout_s is None else self._deadlines.add_many(keys, timeout_s, now)
+
     def renew(self, call: C, now: float) -> None:
         """Start the call's timeout anew: there was progress."""
         if call.timeout_s is not None and call.key in self.calls:
@@ -72,6 +78,16 @@ class Peer(Generic[C]):
         elif call.timeout_s is not None:
             self._deadlines.discard(call.key, call.timeout_s)
         return call
+
+    def receive_many(self, answers: list[Message]) -> list[C | None]:
+        """Take several answers; return in their places the calls that they end, as :meth:`receive`."""
+        pop = self.calls.pop
+        calls = [pop(answer.id, None) for answer in answers]  # type: ignore[arg-type]
+        self.late_answers += calls.count(None)
+        for timeout_s in {call.timeout_s for call in calls if call is not None} - {None}:
+            keys = [c.key for c in calls if c is not None and c.timeout_s == timeout_s]
+            self._deadlines.discard_many(keys, timeout_s)  # type: ignore[arg-type]
+        return calls
 
     def close(self, key: RequestId) -> C | None:
         """Forget a call and its deadline; return it if it was open."""

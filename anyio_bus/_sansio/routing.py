@@ -11,7 +11,7 @@ import enum
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from anyio_bus._errors import Failure, KernelCode
 from anyio_bus._sansio.outbox import FREE, Entry, Outbox, Route, Step
@@ -289,6 +289,33 @@ class Router:
         if session is not None:
             self.bind_session(session, lane)
 
+    def submit_many(self, frames: list[bytes], route: Route, keys: list[RequestId]) -> Lane | None:
+        """Take several requests, with ids never used before, for the only open worker of a pool.
+
+        Returns:
+            The lane whose out-queue got them all; None if none was taken, and each is to be submitted.
+        """
+        pool = self.pools.get(route.pool)
+        if pool is None or pool.queue or len(pool.open) != 1:
+            return None
+        if route.session is not None or route.worker is not None or pool.path is not None:
+            return None
+        lane = pool.open[0]
+        if lane.waiting or len(lane.entries) + len(frames) > lane.max_in_flight:
+            return None
+        if lane.outbox.size > lane.max_bytes:
+            return None
+        if max(map(len, frames), default=0) > self._limits.max_frame_bytes:
+            return None
+        outbox = Step.OUTBOX
+        entries = [
+            Entry(frame, route, key, outbox, lane) for frame, key in zip(frames, keys, strict=True)
+        ]
+        lane.entries.update(zip(keys, entries, strict=True))
+        self._live.update(zip(keys, entries, strict=True))
+        lane.outbox.extend(entries, sum(map(len, frames)))
+        return lane
+
     def _bound(self, pool: PoolTable, route: Route) -> Lane | None:
         """Return the only lane that a frame may go to, None where any of its pool will do."""
         if route.worker is not None:
@@ -391,6 +418,17 @@ class Router:
             self.late_answers += 1
             return False
         del self._live[key]
+        return True
+
+    def settle_many(self, lane: Lane, keys: list[Any]) -> bool:
+        """Take note of several answers that are all waited for; False, and nothing done, if not."""
+        entries = lane.entries
+        if self._tombstones or len(set(keys)) < len(keys) or not entries.keys() >= set(keys):
+            return False
+        live = self._live
+        for key in keys:
+            entries.pop(key).step = Step.GONE
+            del live[key]
         return True
 
     def blame(self, lane: Lane, key: RequestId | None) -> RequestId | None:

@@ -64,8 +64,9 @@ async def test_no_more_is_read_than_may_be_in_flight() -> None:
         async with bus.map("echo", counted(), in_flight=8) as results:
             await bus.request("echo")  # after the answers of all that was sent
             assert len(taken) == 8  # nobody has read a result
-            await anext(results)
-            assert len(taken) == 9
+            for _ in range(2):  # a quarter of them, as more are only made then
+                await anext(results)
+            assert len(taken) == 10
 
 
 async def test_an_error_ends_the_map_and_cancels_the_rest() -> None:
