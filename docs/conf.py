@@ -52,6 +52,9 @@ PUBLIC = {
     for name in importlib.import_module(module).__all__
     if hasattr(thing := getattr(importlib.import_module(module), name), "__qualname__")
 }
+# Protocols that stand for it where OpenTelemetry must not be loaded.
+for module in ("_bus.observing", "worker._settings"):
+    PUBLIC[f"anyio_bus.{module}.Telemetry"] = "anyio_bus.otel.Telemetry"
 
 
 def _find_public_name(
@@ -78,7 +81,7 @@ def _hide_private_constructor(
     returns: str,
 ) -> tuple[str, str] | None:
     """Leave out how a class is made whose parts are private: users get it from a method."""
-    private = set(re.findall(r"anyio_bus\._[\w.]+", signature or "")) - PUBLIC.keys()
+    private = set(re.findall(r"anyio_bus\.(?:\w+\.)?_[\w.]+", signature or "")) - PUBLIC.keys()
     return ("", returns) if what == "class" and private else None
 
 

@@ -88,7 +88,7 @@ def _is_restart(event: WorkerChanged) -> bool:
 
 def _tell_answers(calls: Calls, observer: Observer, event: Lines) -> None:
     for message in event.messages:
-        if message.method is UNSET and message.id in calls.peer.calls:
+        if message.method is UNSET and message.id is not UNSET and message.id in calls.peer.calls:
             raw = message.error
             error = decode_error(raw) if is_error(message) and raw is not UNSET else None
             observer.ended(message.id, error, event.worker)

@@ -8,6 +8,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterable
+from io import FileIO
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, final, get_args
 
 import anyio
@@ -22,8 +23,6 @@ from anyio_bus._sansio.tapping import TapFrame, decode_record, encode_record
 from anyio_bus._sansio.throttle import LOG_BURST, LOG_WINDOW_S, Throttle
 
 if TYPE_CHECKING:
-    from io import FileIO
-
     from anyio_bus._backends.base import Backend
     from anyio_bus._bus.calls import Calls
 
@@ -255,7 +254,7 @@ class FrameStream(anyio.abc.ObjectReceiveStream[TapFrame]):
         """
         if self._turns and self._queue:
             self._turns -= 1
-            return self._next()
+            return self._next()  # noqa: ASYNC910  # one in so many is enough
         await anyio.lowlevel.checkpoint()
         while not self._queue:
             if self._ended:
@@ -445,9 +444,7 @@ def open_recording(  # noqa: PLR0917
     except OSError as exc:
         msg = f"the recording cannot be written: {exc}"
         raise InvalidArgumentError(msg, field="path") from exc
-    recording = Recording(
-        taps, os.fdopen(fd, "wb", buffering=0), os.fspath(path), filter_, max_bytes
-    )
+    recording = Recording(taps, FileIO(fd, "wb"), os.fspath(path), filter_, max_bytes)
     taps.add(recording)
     return recording
 

@@ -22,7 +22,7 @@ from anyio_bus import (
     read_tap,
 )
 from anyio_bus.testing import cancel_sweep
-from tests.bus.support import one_worker
+from tests.bus.support import one_worker, until
 from tests.bus.workers.scripted import serve
 
 
@@ -70,8 +70,7 @@ async def test_slow_reader_loses_frames_and_sees_where(overflow: Any, expected: 
         async with bus.tap(max_queue=2, overflow=overflow, pool="w") as frames:
             for n in range(5):
                 await bus.notify("look", [n])
-            while bus.statistics().kernel.bytes_out < 5 * 45:
-                await anyio.lowlevel.checkpoint()
+            await until(lambda: bus.statistics().kernel.bytes_out >= 5 * 45)
             seen = await frames.receive_batch()
             assert frames.dropped == 3
             await bus.notify("look", [9])
