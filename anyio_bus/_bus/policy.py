@@ -67,7 +67,8 @@ class Policies:
         if pool.max_lifetime_s or pool.max_requests or pool.max_rss_bytes:
             self._all.append(Recycling(pool, backend, spares))
         if pool.idle_timeout_s:
-            self._all.append(Resting(pool, backend, health.probes if health else _no_probes))
+            probes = health.probes if health is not None else _no_probes
+            self._all.append(Resting(pool, backend, spares, probes))
         if health is not None:
             self._all.append(health)
 

@@ -136,13 +136,21 @@ class Resting:
     Args:
         pool: The pool.
         backend: The kernel.
+        spares: The pool's spares, if it has any.
         probes: Returns how many of the requests that a process was given were not a user's.
     """
 
-    def __init__(self, pool: Pool, backend: Backend, probes: Callable[[WorkerInfo], int]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        backend: Backend,
+        spares: Spares | None,
+        probes: Callable[[WorkerInfo], int],
+    ) -> None:
         self._id = pool.id
         self._timeout_s = pool.idle_timeout_s
         self._backend = backend
+        self._spares = spares
         self._probes = probes
         self._idle: dict[int, tuple[tuple[int, int], float]] = {}  # its use by then, since when
 
@@ -159,7 +167,7 @@ class Resting:
                 continue
             before = self._idle.get(info.worker)
             since = before[1] if before is not None and before[0] == use else now
-            if since + self._timeout_s <= now and self._backend.rest(info.worker):
+            if since + self._timeout_s <= now and self._rest(info.worker):
                 extra = {"event": "worker_rests", "pool": info.pool, "worker": info.worker}
                 text = "worker %s/%s rests: it was idle"
                 logger.info(text, info.pool, info.worker, extra=extra)
@@ -168,3 +176,9 @@ class Resting:
             at = min(at, max(since + self._timeout_s, now + self._timeout_s / IDLE_LOOKS))
         self._idle = idle
         return at
+
+    def _rest(self, worker: int) -> bool:
+        rests = self._backend.rest(worker)
+        if rests and self._spares is not None:
+            self._spares.let_rest(worker)
+        return rests

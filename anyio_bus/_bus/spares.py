@@ -17,6 +17,7 @@ __all__ = ("Spares",)
 
 logger = logging.getLogger("anyio_bus.policy")
 
+_AWAKE = (State.STARTING, State.READY)
 STEPS = 10_000  # that one look may take; each brings the pool nearer to what it should be
 
 
@@ -43,6 +44,7 @@ class Spares:
         self._backend = backend
         self._numbers: set[int] = set()
         self._leaving: set[int] = set()
+        self._resting: set[int] = set()
 
     def __contains__(self, worker: int) -> bool:
         """Whether a worker is one of the spares."""
@@ -62,12 +64,17 @@ class Spares:
             self._swap(worker, ready[0].worker)
         return bool(ready)
 
+    def let_rest(self, worker: int) -> None:
+        """Take note that a worker ends since it is idle: nobody is to take its place."""
+        self._resting.add(worker)
+
     def _split(self) -> tuple[list[WorkerInfo], list[WorkerInfo], int]:
         """Return who serves, the spares, and how many are leased."""
         infos = [info for info in self._backend.workers() if info.pool == self._id and not info.own]
         present = {info.worker for info in infos}
         self._numbers &= present
         self._leaving &= present
+        self._resting &= {info.worker for info in infos if info.state not in _AWAKE}
         staying = [info for info in infos if info.worker not in self._leaving]
         spares = [info for info in staying if info.worker in self._numbers]
         serving = [info for info in staying if not info.held]
@@ -76,10 +83,13 @@ class Spares:
     def _step(self) -> bool:
         """Change one thing; False when all is as it should be."""
         serving, spares, leased = self._split()
-        down = next(filter(is_down, serving), None)
+        down = next((w for w in serving if w.worker not in self._resting and is_down(w)), None)
+        asleep = next((w for w in spares if w.state is State.VACANT and w.generation), None)
         spares.sort(key=lambda info: info.state is not State.READY)
         if down is not None and spares and spares[0].state is State.READY:
             self._swap(down.worker, spares[0].worker)
+        elif asleep is not None:
+            self._backend.drain(asleep.worker, 0.0)  # starts it: a spare is to be warm
         elif len(serving) < self.target and spares:
             self._promote(spares[0].worker)
         elif len(serving) > self.target:

@@ -78,6 +78,7 @@ class Lane:
         "entries",
         "max_bytes",
         "max_in_flight",
+        "max_served",
         "mode",
         "outbox",
         "pool",
@@ -94,6 +95,7 @@ class Lane:
         self.pool = pool
         self.mode = Mode.CLOSED
         self.served = 0  # requests that it was given
+        self.max_served = pool.config.max_requests
         self.outbox = Outbox()
         self.entries: dict[RequestId, Entry] = {}  # in flight, tombstones included
         self.waiting: OrderedDict[Entry, None] = OrderedDict()  # bound to come here, once it can
@@ -368,7 +370,7 @@ class Router:
         if entry.key is not None:
             lane.entries[entry.key] = entry
             lane.served += 1
-            if lane.served == lane.pool.config.max_requests:
+            if lane.served == lane.max_served:
                 self.on_spent(lane)
         session = entry.route.session
         if session is not None and self.sessions.lane_of(session) is None:

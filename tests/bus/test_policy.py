@@ -250,6 +250,19 @@ async def test_a_pool_at_rest_is_ready_and_starts_as_many_as_are_needed() -> Non
                 await outcome.wait()
 
 
+async def test_spares_stay_awake_and_serve_while_the_worker_that_rested_starts(
+    tmp_path: Path,
+) -> None:
+    gate = tmp_path / "gate"
+    async with open_bus(gated(gate, spares=1, idle_timeout_s=0.1), grace_s=1) as bus:
+        await settled(bus, 1, 1)
+        (spare,) = spares(bus)
+        await until(lambda: bus.workers()[1 - spare.worker].state == "vacant")
+        assert [info.pid for info in spares(bus)] == [spare.pid]
+        gate.touch()
+        assert await bus.request("pid") == spare.pid
+
+
 async def test_a_lease_wakes_a_worker_that_rests() -> None:
     async with open_bus(scripted(idle_timeout_s=0.05), grace_s=1) as bus:
         await until(lambda: {info.state for info in bus.workers()} == {"vacant"})
