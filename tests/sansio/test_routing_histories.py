@@ -65,6 +65,7 @@ class AnyHistory(RuleBasedStateMachine):
         self.removed: set[int] = set()
         self.home: dict[str, Lane] = {}
         self.lost: set[str] = set()
+        self.surviving: set[str] = set()  # lost ones of which something waits that may go on
 
     # -- what is known --
 
@@ -98,12 +99,16 @@ class AnyHistory(RuleBasedStateMachine):
         """A session that began stays where it began."""
         for lane in self.lanes:
             for session in lane.sessions:
+                if session in self.surviving:
+                    self.surviving.discard(session)
+                    self.lost.discard(session)
                 assert session not in self.lost
                 assert self.home.setdefault(session, lane) is lane
 
     def forget(self, sessions: set[str]) -> None:
         """What is under way in these sessions is not theirs any more."""
         self.lost -= sessions
+        self.surviving -= sessions
         for session in sessions & set(self.home):
             del self.home[session]
             for key in [key for key, of in self.session_of.items() if of == session]:
@@ -131,15 +136,18 @@ class AnyHistory(RuleBasedStateMachine):
         to=st.sampled_from(["any", "any", *SESSIONS, "worker"]),
         worker=st.integers(0, 4),
         is_request=st.sampled_from([True, True, True, False]),
+        rebind=st.booleans(),
     )
-    def submit(self, size: int, to: str, worker: int, is_request: bool) -> None:
+    def submit(self, size: int, to: str, worker: int, is_request: bool, rebind: bool) -> None:
         key, content = self.new_frame(size)
-        route = ANY if to == "any" else Route("p", session=to)
+        route = ANY if to == "any" else Route("p", session=to, rebind=rebind)
         route = Route("p", worker=worker) if to == "worker" else route
         room = {lane: self.has_room(lane) for lane in self.lanes}
         load = {lane: len(lane.entries) for lane in self.lanes}
         queued, queued_bytes = self.pool.queued, self.pool.queued_bytes
         self.routes[key] = route
+        if rebind and route.session is not None:
+            self.lost.discard(route.session)
         try:
             lane = self.router.submit(content, route, key if is_request else None)
         except Refused as refused:
@@ -272,7 +280,9 @@ class AnyHistory(RuleBasedStateMachine):
         self.bury(data.draw(st.sampled_from(self.lanes)))
 
     def bury(self, lane: Lane) -> None:
-        had = self.live & {*lane.entries, *keys_of(lane.waiting)}
+        strict = [entry for entry in lane.waiting if not entry.route.rebind]
+        had = self.live & {*lane.entries, *keys_of(strict)}
+        again = {entry.route.session or "" for entry in lane.waiting if entry.route.rebind}
         gone = {session for session, home in self.home.items() if home is lane}
         dead = self.router.drop_lane(lane)
         assert set(keys_of(dead)) == had
@@ -284,6 +294,7 @@ class AnyHistory(RuleBasedStateMachine):
         self.buried.append(lane)
         self.forget(gone)
         self.lost |= gone
+        self.surviving |= again & gone
         for key in [key for key, owner in self.tombstones.items() if owner is lane]:
             del self.tombstones[key]
 
