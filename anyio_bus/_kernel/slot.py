@@ -153,7 +153,8 @@ class Slot:
         self.quiet_wanted = held
         if not held:
             self.lease = None
-        self.tell()  # somebody may wait for a worker that is free, or have to take its place
+        if self.life.state is not State.STARTING:  # which would look like one start more
+            self.tell()  # somebody may wait for a worker that is free, or have to take its place
 
     def lend(self, lease: Lease) -> None:
         """Hold it for one session, which waits for its process if there is none."""

@@ -75,6 +75,7 @@ class Lane:
     """The router's view of one incarnation of a worker."""
 
     __slots__ = (
+        "admitted",
         "entries",
         "max_bytes",
         "max_in_flight",
@@ -94,6 +95,7 @@ class Lane:
         self.worker = worker
         self.pool = pool
         self.mode = Mode.CLOSED
+        self.admitted = False  # it was open or held once: its handshake, if any, is over
         self.served = 0  # requests that it was given
         self.max_served = pool.config.max_requests
         self.outbox = Outbox()
@@ -121,9 +123,12 @@ class Lane:
         """Tell whether a frame may go into the out-queue now.
 
         Notifications and answers have a reserve there and wait for no request: what is in flight
-        may need them to come to its end.
+        may need them to come to its end. Those of a session wait until the worker was admitted:
+        nothing is to come before its handshake.
         """
         if entry.key is None:
+            if not self.admitted and entry.route.session is not None:
+                return False
             return self.outbox.size <= self.max_bytes + CONTROL_RESERVE_BYTES
         if self.mode is Mode.CLOSED or len(self.entries) >= self.max_in_flight:
             return False
@@ -503,6 +508,7 @@ class Router:
             else:
                 pool.open.remove(lane)
         lane.mode = mode
+        lane.admitted = lane.admitted or mode is not Mode.CLOSED
 
     def drop_lane(
         self, lane: Lane, failure: Failure | None = None, lease: str | None = None

@@ -597,6 +597,18 @@ def test_what_waits_for_a_lost_lease_goes_down_with_it() -> None:
     assert ask(router, 3, route=again) != [None]
 
 
+def test_a_notification_of_a_session_waits_until_its_worker_is_admitted() -> None:
+    router, _ = make(lanes=0)
+    starting = router.add_lane(0, "p")
+    router.bind_session("s", starting)
+    assert tell(router, "note", in_session("s")) is None
+    assert tell(router, "answer", Route("p", worker=0)) is starting
+    router.set_mode(starting, Mode.HELD)
+    assert router.pump(router.pools["p"]) == [starting]
+    router.set_mode(starting, Mode.CLOSED)
+    assert tell(router, "more", in_session("s")) is starting
+
+
 def test_a_session_too_many_is_refused_until_one_ends() -> None:
     router, [a] = make(max_in_flight=2, max_sessions=2)
     ask(router, 1, route=in_session("a"))
