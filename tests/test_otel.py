@@ -162,6 +162,16 @@ async def test_stream_is_a_span_that_its_worker_joins(probe: Probe) -> None:
     assert len(seen["meta"]) > 1  # the stream's own members are there as well
 
 
+async def test_each_request_of_a_map_is_a_span(probe: Probe) -> None:
+    async with open_memory_bus(a_worker(), telemetry=probe.telemetry) as bus:
+        async with bus.map("where", [{}] * 3) as results:
+            contexts = [(await anext(results))["meta"]["traceparent"] for _ in range(3)]
+
+    ids = [f"{span.context.span_id:016x}" for span in probe.spans() if span.context is not None]
+    assert len(set(ids)) == 3
+    assert sorted(ids) == sorted(context.split("-")[2] for context in contexts)
+
+
 @pytest.mark.parametrize("plain", [True, False])
 async def test_handler_of_a_workers_request_joins_its_trace(probe: Probe, plain: bool) -> None:
     theirs = Probe()

@@ -89,6 +89,23 @@ async def test_chunks_carry_the_id_of_the_new_request(tmp_path: Path) -> None:
     assert b'"requestId":%d' % seen[0].id in seen[1].frame  # type: ignore[operator]
 
 
+async def test_stream_is_replayed_chunk_by_chunk(tmp_path: Path) -> None:
+    path = tmp_path / "tap.ndjson"
+    params = {"text": "to be or not to be"}
+
+    async def listen(bus: Bus) -> tuple[list[str], Any]:
+        async with bus.stream("stream", params) as stream:
+            return [chunk.text async for chunk in stream], await stream.result()
+
+    async with open_memory_bus(echo_program.worker) as bus:
+        with bus.record_tap(path):
+            recorded_one = await listen(bus)
+    async with open_memory_bus(replay(path, repeat=True)) as bus:
+        assert await listen(bus) == recorded_one
+        assert await listen(bus) == recorded_one
+    assert len(recorded_one[0]) == 6
+
+
 def frame(direction: Any, line: bytes, **members: Any) -> TapFrame:
     where: dict[str, Any] = {"pool": "p", "worker": 0, "generation": 1, "at": 0.0, "time": 0.0}
     return TapFrame(direction=direction, frame=line, size=len(line), **where, **members)
