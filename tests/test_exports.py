@@ -12,7 +12,13 @@ import pytest
 
 import anyio_bus
 
-PUBLIC_MODULES = ["anyio_bus", "anyio_bus.worker", "anyio_bus.testing", "anyio_bus.otel"]
+PUBLIC_MODULES = [
+    "anyio_bus",
+    "anyio_bus.worker",
+    "anyio_bus.testing",
+    "anyio_bus.otel",
+    "anyio_bus.stdiobus",
+]
 NAMES = [
     (module, name)
     for module in PUBLIC_MODULES

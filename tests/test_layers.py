@@ -64,6 +64,7 @@ TASK_GROUP_OWNERS = {
     "_bus.opening",
     "_kernel.kernel",
     "_kernel.slot",
+    "stdiobus._keeper",  # stops the buses of a client at once, in the task that holds them
     "worker._serving",
 }
 _TASK_GROUPS = {"create_task_group", "open_nursery", "TaskGroup"}
