@@ -29,6 +29,8 @@ def execute(arguments: Arguments) -> int:
     width = max(len(pool.id) for pool in config.pools)
     for pool in config.pools:
         workers = f"{pool.instances} worker{'s' * (pool.instances > 1)}"
+        if pool.spares:
+            workers += f" + {pool.spares} spare{'s' * (pool.spares > 1)}"
         print(f"  {pool.id:<{width}}  {workers:<10}  {shlex.join(pool.argv)}")
     missing = [pool for pool in config.pools if not _is_there(pool)]
     for pool in missing:

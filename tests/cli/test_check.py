@@ -12,13 +12,13 @@ from tests.cli.kit import WORKER, cli, write_config
 
 
 def test_a_valid_file_lists_its_pools(tmp_path: Path) -> None:
-    path = write_config(tmp_path, echo={"instances": 3}, tools={})
+    path = write_config(tmp_path, echo={"instances": 3}, tools={"spares": 2})
     done = cli("check", path)
     assert (done.returncode, done.stderr) == (0, "")
     first, echo, tools = done.stdout.splitlines()
     assert first == f"{path}: valid, 2 pools"
     assert echo.split()[:3] == ["echo", "3", "workers"]
-    assert tools.split()[:3] == ["tools", "1", "worker"]
+    assert tools.split()[:6] == ["tools", "1", "worker", "+", "2", "spares"]
     assert echo.endswith(WORKER[-1])
 
 
