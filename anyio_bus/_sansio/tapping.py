@@ -233,9 +233,20 @@ _SHARED = tuple(name for name in _Record.__struct_fields__ if name not in {"mess
 def encode_record(frame: TapFrame) -> bytes:
     """Make a line of a recording."""
     members: dict[str, Any] = {name: getattr(frame, name) for name in _SHARED}
-    if frame.kind != "bad" and frame.frame.endswith(b"\n") and frame.frame[:1] == b"{":
+    if frame.kind != "bad" and _stands_in_json(frame.frame):
         return msgspec.json.encode(_Record(message=Raw(frame.frame[:-1]), **members)) + b"\n"
     return msgspec.json.encode(_Record(line=frame.frame, **members)) + b"\n"
+
+
+def _stands_in_json(frame: bytes) -> bool:
+    """Tell whether a line that is a message can stand in another one as it is."""
+    if frame[:1] != b"{" or frame[-2:] != b"}\n":
+        return False
+    try:
+        frame.decode()  # what the decoder skipped may be anything
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def decode_record(line: bytes) -> TapFrame:

@@ -100,6 +100,14 @@ def test_shape_stays_and_hiding_twice_changes_nothing(value: Any) -> None:
     assert skeleton(once) == skeleton(value)
 
 
+@given(st.binary(max_size=60) | json_values.map(msgspec.json.encode))
+def test_what_is_shown_of_any_line_is_json(line: bytes) -> None:
+    out = redacted_line(line + b"\n", hide_secrets)
+    assert out.endswith(b"\n")
+    if line.strip():
+        msgspec.json.decode(out)
+
+
 def skeleton(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: skeleton(item) for name, item in value.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,6 +15,7 @@ from anyio_bus._sansio.lines import Oversize
 from anyio_bus._sansio.routing import Entry, Outbox, Route
 from anyio_bus._sansio.tapping import (
     TapFrame,
+    _Record,
     decode_record,
     encode_record,
     frames_from_worker,
@@ -119,6 +122,7 @@ def test_beginning_of_a_line_that_is_too_long_or_has_no_end_is_shown() -> None:
         read(b"\xff no text\n")[0],
         read(b' {"id":1,"result":0}\n', 1)[0],
         unfinished_from_worker(b"", 0, **WHERE),
+        read(b'{"id":1,"result":0,"x":"\xff"}\n')[0],
         msgspec.structs.replace(write(b'"***"\n'), kind="request", redacted=True, dropped=4),
     ],
 )
@@ -129,8 +133,38 @@ def test_recording_gives_a_frame_back_as_it_was(frame: TapFrame) -> None:
     assert decode_record(line) == frame
 
 
+PIECES = [
+    *(b"{", b"}", b"[", b"]", b",", b" ", b"\r", b"\n", b"1", b"null", b"\xff"),
+    *(b'"id":1', b'"method":"a"', b'"params":{"_meta":{"requestId":1}}', b'"x":"\xc3"'),
+    *(b'"result":', b'{"id":1,"result":2}\n'),
+]
+texts = st.sampled_from(PIECES)
+
+
+@given(
+    st.lists(texts | st.binary(max_size=4), max_size=30).map(b"".join), st.sets(st.integers(0, 2))
+)
+def test_whatever_was_read_is_shown_byte_for_byte(data: bytes, in_flight: set[int]) -> None:
+    block = data + b"\n"
+    frames = frames_from_worker([block], in_flight, **WHERE)
+
+    assert b"".join(frame.frame for frame in frames) == block
+    for frame in frames:
+        assert frame.request is None or frame.request in in_flight
+        line = encode_record(frame)
+        msgspec.json.decode(line.decode())
+        assert decode_record(line) == frame
+
+
 def test_recording_shows_a_message_as_it_is() -> None:
     assert b'"message":{"id":1,"result": 0}' in encode_record(read(b'{"id":1,"result": 0}\n')[0])
+
+
+def test_members_of_a_record_are_those_that_the_page_names() -> None:
+    page = Path(__file__).parent.parent.parent / "docs" / "design" / "kernel.md"
+    (row,) = re.findall(r"`bus/frame \{(.*?)\}`", page.read_text(), re.DOTALL)
+    named = {name.strip(" ?\n") for name in row.split(",")}
+    assert named == set(_Record.__struct_fields__)
 
 
 def test_record_without_content_is_an_empty_frame() -> None:
