@@ -213,7 +213,8 @@ def _call(handler: MessageHandler, line: str) -> None:
     try:
         handler(line)
     except Exception:  # the program's own; it costs this line
-        logger.exception("a handler of messages raised")
+        extra = {"event": "message_handler_raised"}
+        logger.exception("a handler of messages raised", extra=extra)
 
 
 def _checked(handler: Callable[[str], Any]) -> MessageHandler:
