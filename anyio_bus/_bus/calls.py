@@ -283,7 +283,7 @@ class Calls:
             return []
         if self.observer is not None:
             return []
-        if len(peer.calls) + len(items) > self._max_pending or self.pending_bytes > self._max_bytes:
+        if len(peer.calls) + len(items) > self._max_pending:
             return []
         keys = [peer.new_key() for _ in items]
         try:
@@ -293,9 +293,12 @@ class Calls:
             ]
         except InvalidArgumentError:
             return []
+        size = sum(map(len, frames))
+        if self.pending_bytes + size > self._max_bytes:
+            return []
         if not self.backend.submit_many(frames, route, keys):
             return []
-        self.pending_bytes += sum(map(len, frames))
+        self.pending_bytes += size
         calls = [
             Call(key, method, timeout_s, self.root, None, sink, len(frame))
             for key, frame in zip(keys, frames, strict=True)

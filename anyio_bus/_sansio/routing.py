@@ -308,11 +308,10 @@ class Router:
         if route.session is not None or route.worker is not None or pool.path is not None:
             return None
         lane = pool.open[0]
-        if lane.waiting or len(lane.entries) + len(frames) > lane.max_in_flight:
+        if lane.waiting or lane.max_served or len(lane.entries) + len(keys) > lane.max_in_flight:
             return None
-        if lane.outbox.size > lane.max_bytes:
-            return None
-        if max(map(len, frames), default=0) > self._limits.max_frame_bytes:
+        size = sum(map(len, frames))
+        if lane.outbox.size + size > lane.max_bytes or size > self._limits.max_frame_bytes:
             return None
         outbox = Step.OUTBOX
         entries = [
@@ -320,7 +319,8 @@ class Router:
         ]
         lane.entries.update(zip(keys, entries, strict=True))
         self._live.update(zip(keys, entries, strict=True))
-        lane.outbox.extend(entries, sum(map(len, frames)))
+        lane.served += len(keys)
+        lane.outbox.extend(entries, size)
         return lane
 
     def _bound(self, pool: PoolTable, route: Route) -> Lane | None:
@@ -331,9 +331,7 @@ class Router:
                 text = f"worker {route.worker} of pool {route.pool!r} is not there"
                 raise self._refuse(KernelCode.NO_WORKER, text, route, "worker_gone")
             return lane
-        if route.session is None:
-            return None
-        lane = self.sessions.lane_of(route.session)
+        lane = self.sessions.lane_of(route.session)  # type: ignore[arg-type]  # it names one of both
         if lane is None:
             self._begin_session(pool, route)
             return None

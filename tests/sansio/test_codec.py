@@ -570,3 +570,9 @@ def test_a_method_must_be_text(encode: Callable[..., bytes], method: Any) -> Non
         encode(method, [])
 
     assert caught.value.field == "method"
+
+
+def test_params_that_are_an_object_and_cannot_be_encoded_are_named() -> None:
+    for params, method, field in (({"a": object()}, "m", "params"), ({}, "\ud800", "method")):
+        with pytest.raises(InvalidArgumentError, match=field):
+            encode_request(1, method, params)

@@ -1000,6 +1000,12 @@ def test_a_lane_counts_requests_alone_and_tells_when_it_was_given_so_many() -> N
     assert (lane.served, spent) == (3, [lane])
 
 
+def test_nobody_has_to_be_told_that_a_lane_is_spent() -> None:
+    router, (lane,) = make(max_in_flight=9, max_requests=1)
+
+    assert ask(router, 1) == [lane]
+
+
 def test_without_a_limit_nobody_is_told_of_requests() -> None:
     router, (lane,) = make(max_in_flight=9)
 
@@ -1029,3 +1035,54 @@ def test_the_only_request_of_a_worker_is_known_without_probes() -> None:
     assert (lane.sole(), lane.in_flight()) == (1, 1)
     ask(router, 2)
     assert (lane.sole(), lane.in_flight()) == (None, 2)
+
+
+# -- several at once ------------------------------------------------------------------------------
+
+
+def ask_many(router: Router, *keys: RequestId, route: Route = ANY) -> Lane | None:
+    return router.submit_many([frame(key) for key in keys], route, [*keys])
+
+
+def test_several_requests_are_taken_and_answered_as_each_would_be() -> None:
+    router, (lane,) = make(max_in_flight=9)
+
+    assert ask_many(router, 1, 2, 3) is lane
+    assert (list(lane.entries), lane.served, router.live) == ([1, 2, 3], 3, 3)
+    assert router.withdraw(2) == (Withdrawal.REMOVED, lane)
+    assert write(lane) == frame(1) + frame(3)
+    assert router.settle_many(lane, [3, 1])
+    assert (list(lane.entries), router.live) == ([], 0)
+
+
+def test_several_are_refused_together_where_one_may_have_to_wait() -> None:
+    options: list[tuple[dict[str, Any], Route]] = [
+        ({"max_in_flight": 1}, ANY),
+        ({"max_in_flight": 9, "max_output_bytes": 7}, ANY),
+        ({"max_in_flight": 9, "max_frame_bytes": 7}, ANY),
+        ({"max_in_flight": 9, "max_requests": 5}, ANY),
+        ({"max_in_flight": 9, "session": "acp"}, ANY),
+        ({"max_in_flight": 9, "lanes": 2}, ANY),
+        ({"max_in_flight": 9, "lanes": 0}, ANY),
+        ({"max_in_flight": 9}, in_session("s")),
+        ({"max_in_flight": 9}, Route("p", worker=0)),
+        ({"max_in_flight": 9}, Route("nowhere")),
+    ]
+    for limits, route in options:
+        router, lanes = make(**limits)
+        assert ask_many(router, 1, 2, route=route) is None
+        assert not any(lane.entries or lane.outbox.size for lane in lanes)
+        assert router.live == 0
+
+
+@pytest.mark.parametrize("keys", [[1, 1], [1, 9], [1, 2, 3]])
+def test_answers_that_are_not_all_waited_for_settle_nothing_together(keys: list[int]) -> None:
+    router, (lane,) = make(max_in_flight=9)
+    ask_many(router, 1, 2)
+    if 3 in keys:  # cancelled after it was written: its answer is late
+        ask(router, 3)
+        write(lane)
+        router.withdraw(3)
+
+    assert not router.settle_many(lane, keys)
+    assert router.live == 2
