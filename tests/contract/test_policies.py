@@ -41,7 +41,9 @@ async def test_a_spare_serves_when_a_worker_dies(place: Place) -> None:
     async with place.bus(pool={"spares": 1}, limits=FAST) as bus:
         await until(lambda: len(ready(bus, held=True)) == 1)
         (spare,) = ready(bus, held=True)
-        await bus.request("echo")  # it has come up, so that it dies and is not taken for a failed start
+        await bus.request(
+            "echo"
+        )  # it has come up, so that it dies and is not taken for a failed start
         with pytest.raises(WorkerLostError):
             await bus.request("die")
         assert await bus.request("echo", [1]) == [1]
