@@ -175,6 +175,7 @@ class Bus:
         self._life = Lifetime(self._backend, self._calls, handlers, self._policies, loop)
         self._taps = Taps(self._calls)
         self._life.at_end.append(self._taps.end)
+        self._life.at_fork.append(self._taps.abandon)
         self._inbound = Inbound(config.pools, self._calls)
         self._calls.on_notifications = self._inbound.take
         self._life.at_end.append(self._inbound.end_all)

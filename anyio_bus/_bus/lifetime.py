@@ -70,6 +70,7 @@ class Lifetime:
         self.body_scope = anyio.CancelScope()
         self.fault: BaseException | None = None
         self.at_end: list[Callable[[], None]] = []  # called when nothing more can come
+        self.at_fork: list[Callable[[], None]] = []  # called in a fork, to close fds
         self._backend = backend
         self._calls = calls
         self._handlers = handlers
@@ -239,6 +240,8 @@ class Lifetime:
         if not self.over:
             self.state = BusState.FORKED
             self._backend.abandon()
+            for abandon in self.at_fork:
+                abandon()
 
 
 def _never() -> float:

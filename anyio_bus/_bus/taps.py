@@ -92,6 +92,12 @@ class Taps:
             self.remove(sink)
             sink.end()
 
+    def abandon(self) -> None:
+        """In a forked process: close the files."""
+        for sink in self._sinks:
+            if isinstance(sink, Recording):
+                sink.end()
+
     def _take(self, frames: list[TapFrame]) -> None:
         frames = [self._named(frame) for frame in frames]
         for sink in list(self._sinks):

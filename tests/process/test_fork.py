@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -89,6 +90,9 @@ def refuses_every_use(bus: Bus) -> None:
         lambda: at_once(bus.resize("puppets", 2)),
         lambda: at_once(bus.stop()),
         lambda: at_once(bus.open_scope().__aenter__()),
+        lambda: at_once(bus.tap().__aenter__()),
+        lambda: bus.on_message(print),
+        lambda: bus.record_tap(os.devnull),
         bus.workers,
         bus.statistics,
     ]
@@ -112,11 +116,12 @@ def closed(fds: list[int]) -> None:
             os.fstat(fd)
 
 
-async def test_a_forked_child_may_use_nothing_and_keeps_no_descriptor() -> None:
+async def test_a_forked_child_may_use_nothing_and_keeps_no_descriptor(tmp_path: Path) -> None:
     async with open_bus(puppets(instances=2, guard=True)) as bus:
         await bus.wait_ready()
-        fds = fds_of(bus)
-        assert len(fds) >= 2 * 3 + 1
+        recording: Any = bus.record_tap(tmp_path / "tap.ndjson")
+        fds = [*fds_of(bus), recording._file.fileno()]
+        assert len(fds) >= 2 * 3 + 2
 
         def check() -> None:
             refuses_every_use(bus)
