@@ -9,6 +9,7 @@ its errno and the option's name to ERROR_FD; an exec that succeeds closes it.
 import os
 import sys
 
+assert sys.platform != "win32"  # also tells the type checkers
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # without the import, which costs milliseconds
     from typing import Any

@@ -79,12 +79,13 @@ def _rlimits(pool: Pool) -> list[str]:
     import resource  # Unix only  # noqa: PLC0415
 
     found = []
-    for name, (soft, hard) in pool.rlimits.items():  # type: ignore[misc]  # pairs, once validated
+    for name, limit in pool.rlimits.items():
+        assert isinstance(limit, tuple)  # once validated
         number = getattr(resource, f"RLIMIT_{name.upper()}", None)
         if number is None or not name.islower():
             known = (key[7:].lower() for key in dir(resource) if key.startswith("RLIMIT_"))
             raise _fail(pool, "rlimits", f"there is no {name!r}; this system has {sorted(known)}")
-        pair = [_UNLIMITED if part is None else part for part in (soft, hard)]
+        pair = [_UNLIMITED if part is None else part for part in limit]
         _, most = resource.getrlimit(number)
         above = most != resource.RLIM_INFINITY and not 0 <= pair[1] <= most
         if above and os.geteuid() != 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,10 +17,12 @@ __all__ = ("Child", "Exit", "SpawnError", "Spawner", "StderrRing", "resident_byt
 
 def resident_bytes(pid: int) -> int | None:
     """Return how much memory a process holds; None where the system does not tell."""
+    if sys.platform == "win32":
+        return None
     try:
         with open(f"/proc/{pid}/statm", "rb") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError, AttributeError):  # gone meanwhile, or no such system
+    except (OSError, ValueError, IndexError):  # gone meanwhile, or no such system
         return None
 
 
