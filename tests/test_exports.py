@@ -18,6 +18,7 @@ PUBLIC_MODULES = [
     "anyio_bus.testing",
     "anyio_bus.otel",
     "anyio_bus.stdiobus",
+    "anyio_bus.sync",
 ]
 NAMES = [
     (module, name)

@@ -65,6 +65,7 @@ TASK_GROUP_OWNERS = {
     "_kernel.kernel",
     "_kernel.slot",
     "stdiobus._keeper",  # stops the buses of a client at once, in the task that holds them
+    "sync._runner",  # what threads have open lives in tasks around the bus
     "worker._serving",
 }
 _TASK_GROUPS = {"create_task_group", "open_nursery", "TaskGroup"}

@@ -696,12 +696,22 @@ class Bus:
         Cancellation:
             Always a checkpoint, before anything is sent.
         """
+        frame, route = self._notification(method, params, pool, session, envelope)
+        await anyio.lowlevel.checkpoint()
+        self._submit(frame, route)
+
+    def _notification(
+        self,
+        method: str,
+        params: object,
+        pool: str | None,
+        session: str | Session | None,
+        envelope: Mapping[str, object] | None,
+    ) -> tuple[bytes, Route]:
         route = self._route(pool, session)
         if envelope is not None:
             route = _enclosed(route, envelope)
-        frame = encode_notification(method, params, None, route.envelope)
-        await anyio.lowlevel.checkpoint()
-        self._submit(frame, route)
+        return encode_notification(method, params, None, route.envelope), route
 
     async def send(
         self, frame: bytes | str, *, pool: str | None = None, worker: int | None = None

@@ -197,6 +197,12 @@ class MapResults(Generic[T_co]):
         else:
             self._feed()
 
+    def _is_ready(self) -> bool:
+        """Tell whether the next result can be had without a wait."""
+        return self._turns > 0 and (
+            bool(self._ready) or (self._ordered and self._head in self._done)
+        )
+
     def _next_place(self) -> int | None:
         if not self._ordered:
             return self._ready.popleft() if self._ready else None

@@ -6,8 +6,9 @@ thread and which is safe to be interrupted at any point. Every other step of a t
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
@@ -20,7 +21,7 @@ from anyio_bus._bus.calls import check_seconds, check_timeout, result_of
 from anyio_bus._bus.sessions import scope_in
 from anyio_bus._errors import BusStoppedError, InvalidStateError
 from anyio_bus._io.loop import Loop, running_loop_name
-from anyio_bus._sansio.codec import decode_value, decoder_of, encode_notification
+from anyio_bus._sansio.codec import decode_value, decoder_of
 from anyio_bus._sansio.messages import Message
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ __all__ = ("FromThread", "Threads", "Ticket")
 
 T = TypeVar("T")
 P = ParamSpec("P")
+
+logger = logging.getLogger("anyio_bus")
 
 LOOK_S = 0.5  # between looks at whether the loop of a stopped bus still runs
 
@@ -323,6 +326,7 @@ class FromThread:
         progress_renews: bool = ...,
         collect: Collect | UnsetType = ...,
         retry: Retry | None = ...,
+        envelope: Mapping[str, object] | None = ...,
         scope: Scope | None = ...,
     ) -> T: ...
 
@@ -339,6 +343,7 @@ class FromThread:
         progress_renews: bool = ...,
         collect: Collect | UnsetType = ...,
         retry: Retry | None = ...,
+        envelope: Mapping[str, object] | None = ...,
         scope: Scope | None = ...,
     ) -> Any: ...
 
@@ -354,6 +359,7 @@ class FromThread:
         progress_renews: bool = False,
         collect: Collect | UnsetType = UNSET,
         retry: Retry | None = None,
+        envelope: Mapping[str, object] | None = None,
         scope: Scope | None = None,
     ) -> Any:
         """Send one request and return its result; as :meth:`Bus.request`.
@@ -363,15 +369,14 @@ class FromThread:
             BusError: As :meth:`Bus.request`.
         """
         bus = self._bus
+        rare: dict[str, Any] = {}
         if collect is not UNSET or progress_renews or retry is not None or bus._collecting:
-            more: dict[str, Any] = {
-                "progress_renews": progress_renews,
-                "collect": collect,
-                "retry": retry,
-                "scope": scope,
-            }
-            where: dict[str, Any] = {"pool": pool, "session": session, "timeout": timeout}
-            return self.run(partial(bus.request, method, params, reply=reply, **where, **more))
+            rare = {"progress_renews": progress_renews, "collect": collect, "retry": retry}
+        if envelope is not None:
+            rare["envelope"] = envelope
+        if rare:
+            rare |= {"pool": pool, "session": session, "timeout": timeout, "scope": scope}
+            return self.run(partial(bus.request, method, params, reply=reply, **rare))
         request = _Request(bus, method, params, reply, pool, session, timeout, scope)
         outcome = self._threads.call(request.ticket, request.begin, request.cancel)
         if type(outcome) is not Message:
@@ -403,6 +408,7 @@ class FromThread:
         *,
         pool: str | None = None,
         session: str | Session | None = None,
+        envelope: Mapping[str, object] | None = None,
     ) -> None:
         """Send a notification; as :meth:`Bus.notify`.
 
@@ -410,14 +416,10 @@ class FromThread:
             InvalidStateError: An event loop runs in this thread.
             BusError: As :meth:`Bus.notify`.
         """
-        self.run_sync(self._notify, method, params, pool, session)
-
-    def _notify(
-        self, method: str, params: object, pool: str | None, session: str | Session | None
-    ) -> None:
         bus = self._bus
-        route = bus._route(pool, session)
-        bus._submit(encode_notification(method, params, None, route.envelope), route)
+        self.run_sync(
+            lambda: bus._submit(*bus._notification(method, params, pool, session, envelope))
+        )
 
     def stop(self, *, drain_s: float = 0.0, grace_s: float = 5.0) -> None:
         """Stop the bus; return when no worker is left. As :meth:`Bus.stop`; Ctrl-C ends the wait only.
@@ -468,3 +470,21 @@ class FromThread:
 
         result: T = self._threads.call(ticket, begin, int)
         return result
+
+    def post(self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Have the bus's event loop call a plain function soon, and do not wait for it.
+
+        This never blocks, so any thread may do it. What the function raises is logged.
+
+        Raises:
+            InvalidStateError: This is a forked process.
+            BusStoppedError: The event loop has ended.
+        """
+        self._threads.post(_logged, partial(function, *args, **kwargs))
+
+
+def _logged(function: Callable[[], object]) -> None:
+    try:
+        function()
+    except Exception:
+        logger.exception("a posted function raised", extra={"event": "posted_call_raised"})
