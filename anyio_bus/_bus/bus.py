@@ -324,16 +324,32 @@ class Bus:
         """Send a request that follows its chunks, or that may be sent again."""
         attempt = 1
         while True:
-            stream = self._open_stream(method, params, route, options, DEFAULT_BUFFER_BYTES)
             try:
-                return await stream.result()
+                return await self._attempt(method, params, route, options)
             except BusError as exc:
                 if retry is None or not retry.allows(exc, attempt):
                     raise
-            finally:
-                stream._close()
             await anyio.sleep(retry.delay_s(attempt))
             attempt += 1
+
+    async def _attempt(
+        self, method: str, params: object, route: Route, options: StreamOptions
+    ) -> Any:
+        if options.collect or options.progress_renews:
+            stream = self._open_stream(method, params, route, options, 0)
+            try:
+                return await stream.result()
+            finally:
+                stream._close()
+        calls = self._calls
+        call = calls.begin(method, params, route, options.timeout_s, options.scope)
+        try:
+            message = await call.waiter
+        finally:
+            calls.abandon(call)
+        if not isinstance(message, Message):
+            raise message
+        return decode_value(result_of(message), options.reply)
 
     def _collects(self, route: Route, collect: Collect | UnsetType) -> bool:
         if collect is UNSET:

@@ -149,7 +149,8 @@ class Stream(anyio.abc.ObjectReceiveStream[Chunk], Generic[T_co]):
         self._text_size = self._size = self._reading = self._charge = self._charge_read = 0
         self._turns = FREE_TURNS
         self._reader = self._waiter = self._outcome = None
-        self._unread = self._overflowed = self._closed = False
+        self._unread = not limit_bytes
+        self._overflowed = self._closed = False
         self._result_waiters = []
         return self
 

@@ -149,11 +149,12 @@ _encode = msgspec.json.Encoder().encode
 def request_meta(profile: object, key: RequestId, params: object, credit_bytes: int) -> object:
     """Return a request's params with what its worker needs to send chunks in ``_meta``.
 
-    That is a credit window for workers built on :mod:`anyio_bus.worker` and ``progressToken`` for
-    MCP. Params by position have no place for it, and what is not plain JSON stays as it is.
+    That is a credit window for workers built on :mod:`anyio_bus.worker` (none for 0 bytes: nobody
+    reads them) and ``progressToken`` for MCP. Params by position have no place for it, and what is
+    not plain JSON stays as it is.
     """
     member: dict[str, object]
-    if profile == "anyio-bus":
+    if profile == "anyio-bus" and credit_bytes:
         member = {CREDIT_KEY: credit_bytes}
     elif profile == "mcp-progress":
         member = {"progressToken": key}

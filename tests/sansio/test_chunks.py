@@ -137,10 +137,10 @@ def test_a_request_says_what_its_worker_needs(profile: str, member: dict[str, in
     assert meta({"_meta": None}) == {"_meta": member}
 
 
-@pytest.mark.parametrize("profile", ["acp", len])
-def test_other_profiles_add_nothing(profile: Any) -> None:
+@pytest.mark.parametrize(("profile", "credit"), [("acp", 5), (len, 5), ("anyio-bus", 0)])
+def test_nothing_is_added_where_nothing_is_needed(profile: Any, credit: int) -> None:
     params = {"a": 1}
-    assert request_meta(profile, 1, params, 5) is params
+    assert request_meta(profile, 1, params, credit) is params
 
 
 def test_what_cannot_be_encoded_is_left_to_the_request() -> None:

@@ -1,0 +1,95 @@
+"""A request is sent again only where that is safe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+
+from anyio_bus import (
+    InvalidArgumentError,
+    Limits,
+    PoolUnavailableError,
+    RemoteError,
+    RequestTimeoutError,
+    Retry,
+    WorkerLostError,
+    WorkerStartError,
+    open_bus,
+)
+from tests.bus.support import log, methods, one_worker, scripted, until
+
+QUICK = Retry(attempts=3, backoff_s=0.01)
+
+
+async def test_what_may_have_run_is_sent_again_only_if_it_is_idempotent() -> None:
+    async with one_worker(Limits(restart_delay_s=0.01)) as bus:
+        with pytest.raises(WorkerLostError):
+            await bus.request("die", retry=QUICK)
+        assert bus.workers()[0].restarts <= 1
+        safe = Retry(attempts=3, backoff_s=0.01, idempotent=True)
+        with pytest.raises(WorkerLostError):
+            await bus.request("die", retry=safe)
+        await bus.request("echo")
+        assert bus.workers()[0].restarts == 4
+
+
+async def test_an_idempotent_request_outlives_its_worker(tmp_path: Any) -> None:
+    """The first worker dies of it, its successor answers."""
+    flag = tmp_path / "died"
+    code = f"""
+import json, os, sys
+for line in sys.stdin:
+    if not os.path.exists({str(flag)!r}):
+        open({str(flag)!r}, "w").close()
+        os._exit(3)
+    key = json.loads(line)["id"]
+    print(json.dumps({{"id": key, "result": "done"}}), flush=True)
+"""
+    pool = scripted()
+    argv = [pool.argv[0], "-c", code]
+    async with open_bus(type(pool)("w", argv), limits=Limits(restart_delay_s=0.01)) as bus:
+        safe = Retry(backoff_s=0.01, idempotent=True)
+        assert await bus.request("x", retry=safe) == "done"
+
+
+async def test_what_was_never_sent_is_sent_again() -> None:
+    limits = Limits(restart_delay_s=0.01, start_attempts=1, park_retry_s=0)
+    crash = [scripted().argv[0], "-c", "raise SystemExit(3)"]
+    async with open_bus(type(scripted())("w", crash), limits=limits) as bus:
+        await until(lambda: bus.workers()[0].reason)
+        with pytest.raises((WorkerStartError, PoolUnavailableError)) as info:
+            await bus.request("x", retry=Retry(attempts=4, backoff_s=0.01))
+        assert info.value.sent is False
+        assert bus.statistics().kernel.routing_errors == 4
+
+
+@pytest.mark.parametrize("idempotent", [True, False])
+async def test_errors_of_the_worker_and_timeouts_are_final(idempotent: bool) -> None:
+    error = '{"id":$ID,"error":{"code":7,"message":"no"}}'
+    retry = Retry(attempts=3, backoff_s=0.01, idempotent=idempotent)
+    async with one_worker() as bus:
+        with pytest.raises(RemoteError):
+            await bus.request("say", {"lines": [error]}, retry=retry)
+        with pytest.raises(RequestTimeoutError):
+            await bus.request("mute", timeout=0.01, retry=retry)
+        assert methods(await log(bus)).count("say") == 1
+        assert methods(await log(bus)).count("mute") == 1
+
+
+async def test_cancelling_ends_the_wait_between_two_attempts() -> None:
+    async with one_worker(Limits(restart_delay_s=0.01)) as bus:
+        slow = Retry(attempts=2, backoff_s=60, backoff_max_s=60, idempotent=True)
+        with anyio.move_on_after(0.2) as scope:
+            await bus.request("die", retry=slow)
+        assert scope.cancelled_caught
+        assert await bus.request("echo", {"n": 1}) == {"n": 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "field"), [({"attempts": 0}, "attempts"), ({"backoff_s": -1}, "backoff_s")]
+)
+def test_a_retry_validates_itself(options: Any, field: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=field):
+        Retry(**options)
