@@ -51,7 +51,7 @@ ALLOWED: dict[str, set[str]] = {
     "sync": _PUBLIC,
     "stdiobus": _PUBLIC,
     "testing": _PUBLIC | {"worker"},
-    "cli": _PUBLIC | {"worker", "testing"},
+    "cli": _PUBLIC | {"worker", "testing", "stdiobus"},
     "__main__": {"cli"},
 }
 

@@ -52,6 +52,21 @@ exit codes:
 """
 
 
+_MIGRATE_HELP = """\
+Rewrites `from stdiobus import X`, `import stdiobus`, `import stdiobus as s` and the imports of its
+modules, in a file or in all Python files of a folder (not in hidden folders nor environments), and
+keeps everything else as it is. Without --write it shows the differences and changes nothing. What
+it cannot rewrite it names with file, line and reason.
+"""
+
+_MIGRATE_CODES = """\
+exit codes:
+  0  every import is rewritten, or there was none
+  1  something is left to you: each place is named on stderr
+  2  wrong use: there is no such file or folder
+"""
+
+
 class Arguments(argparse.Namespace):
     """What was given on the command line."""
 
@@ -68,6 +83,8 @@ class Arguments(argparse.Namespace):
     method: str
     params: str | None
     name: str
+    path: str
+    write: bool = False
 
 
 def _positive(text: str) -> int:
@@ -106,6 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_request(commands)
     _add_check(commands)
+    _add_migrate(commands)
     _add_worker(commands)
     return parser
 
@@ -187,6 +205,13 @@ def _add_check(commands: _Commands) -> None:
         commands, "check", "validate a configuration file", more=_CHECK_HELP, codes=_CHECK_CODES
     )
     check.add_argument("config", metavar="CONFIG", help="the file")
+
+
+def _add_migrate(commands: _Commands) -> None:
+    text = "rewrite the imports of a program that uses stdiobus"
+    migrate = _add(commands, "migrate", text, more=_MIGRATE_HELP, codes=_MIGRATE_CODES)
+    migrate.add_argument("path", metavar="PATH", help="a Python file, or a folder")
+    migrate.add_argument("--write", action="store_true", help="change the files")
 
 
 def _add_worker(commands: _Commands) -> None:
