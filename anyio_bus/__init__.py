@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from anyio_bus._bus.maps import MapResults as MapResults
     from anyio_bus._bus.opening import open_bus as open_bus
     from anyio_bus._bus.sessions import Session as Session
+    from anyio_bus._bus.streams import ChunkSink as ChunkSink
     from anyio_bus._bus.streams import Stream as Stream
     from anyio_bus._bus.streams import StreamEvent as StreamEvent
     from anyio_bus._bus.streams import StreamEvents as StreamEvents
@@ -91,7 +92,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "anyio_bus._bus.taps": ("FrameStream", "MessageHook", "Recording", "read_tap"),
     "anyio_bus._bus.threads": ("FromThread",),
     "anyio_bus._bus.maps": ("MapResults",),
-    "anyio_bus._bus.streams": ("Stream", "StreamEvent", "StreamEvents"),
+    "anyio_bus._bus.streams": ("ChunkSink", "Stream", "StreamEvent", "StreamEvents"),
     "anyio_bus._bus.subscriptions": ("Subscription",),
     "anyio_bus._sansio.notifications": ("Chunk", "Notification"),
     "anyio_bus._config": (

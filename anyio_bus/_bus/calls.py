@@ -47,10 +47,10 @@ _ENDED = frozenset({State.BACKOFF, State.PARKED, State.STOPPED})
 class Sink(Protocol):
     """Who takes the outcome of a call instead of a waiting task."""
 
-    def params(self, key: RequestId, params: object) -> object:
+    def params(self, key: RequestId, params: object, /) -> object:
         """Return the params to be sent, with what the sink adds to them."""
 
-    def finish(self, call: Call, outcome: Message | Exception) -> None:
+    def finish(self, call: Call, outcome: Message | Exception, /) -> None:
         """Take what became of it."""
 
 

@@ -179,17 +179,17 @@ class MapResults(Generic[T_co]):
         if self._room >= self._refill:
             self._make_room_known()
         if type(outcome) is Message and outcome.error is UNSET and self._reply is Any:
-            return decode_plain(outcome.result)  # type: ignore[no-any-return, arg-type]
+            return decode_plain(outcome.result)  # type: ignore[no-any-return, arg-type]  # noqa: ASYNC910  # see FREE_TURNS
         result: T_co = self._value(outcome)
-        return result
+        return result  # noqa: ASYNC910  # see FREE_TURNS
 
-    async def _find(self) -> int:  # noqa: ASYNC910  # once per 64 is enough
+    async def _find(self) -> int:
         """Return the place of the next result; a checkpoint if it has to wait or it is time."""
         place = self._next_place() if self._turns else None
         if place is None:
             place = await self._wait()
             self._turns = FREE_TURNS
-        return place
+        return place  # noqa: ASYNC910  # see FREE_TURNS
 
     def _make_room_known(self) -> None:
         if self._fed_by_task:
@@ -228,7 +228,7 @@ class MapResults(Generic[T_co]):
             finally:
                 if self._waiter is waiter:
                     self._waiter = None
-        return place
+        return place  # noqa: ASYNC910  # what is ready was waited for above
 
     def _value(self, outcome: Message | Exception) -> Any:
         try:
@@ -256,7 +256,7 @@ class MapResults(Generic[T_co]):
         self._ready.clear()
         self._wake()
 
-    async def _feed_from(self, params: AsyncIterable[object]) -> None:
+    async def _feed_from(self, params: AsyncIterable[object]) -> None:  # noqa: ASYNC910
         """Make requests of what an asynchronous iterable gives, while there is room."""
         iterator = aiter(params)
         try:

@@ -151,9 +151,10 @@ def _internal_error(
     group: BaseExceptionGroup[BaseException], body_error: BaseException | None
 ) -> BaseException:
     """Tell a bug of ours from what merely passes through: Ctrl-C, exits and their like."""
-    cancelled = anyio.get_cancelled_exc_class()
     passing = group.subgroup(
-        lambda exc: not isinstance(exc, (Exception, BaseExceptionGroup, cancelled))
+        lambda exc: (
+            not isinstance(exc, (Exception, BaseExceptionGroup, anyio.get_cancelled_exc_class()))
+        )
     )
     while passing is not None:
         first = passing.exceptions[0]

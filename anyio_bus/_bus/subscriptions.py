@@ -242,11 +242,11 @@ class Subscription(anyio.abc.ObjectReceiveStream[Notification]):
             except anyio.WouldBlock:
                 pass
             except anyio.EndOfStream:
-                await anyio.lowlevel.checkpoint()
+                await anyio.lowlevel.checkpoint()  # noqa: ASYNC120  # it is raised again below
                 raise self._end() from None
             else:
                 self._turns -= 1
-                return self._taken(notification)
+                return self._taken(notification)  # noqa: ASYNC910  # see FREE_TURNS
         try:
             notification = await self._receive.receive()
         except anyio.EndOfStream:
