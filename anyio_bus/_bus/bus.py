@@ -582,16 +582,13 @@ class Bus:
         Cancellation:
             Opening is a checkpoint, before anything is done. Leaving never waits.
         """
-        subscription = Subscription._create(
-            self._filter(pattern, pool, session),
-            max_queue,
-            overflow,
-            type,
-            self._calls.brakes,
-            self._calls.now,
-        )
+        follows = self._filter(pattern, pool, session)
         await anyio.lowlevel.checkpoint()
         self._life.check_running()
+        calls = self._calls
+        subscription = Subscription._create(
+            follows, max_queue, overflow, type, calls.brakes, calls.now
+        )
         self._inbound.follow(subscription)
         try:
             yield subscription

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -260,6 +261,13 @@ async def test_eight_streams_of_ten_thousand_chunks_do_not_mix() -> None:
     async with open_bus(streaming(instances=2)) as bus, anyio.create_task_group() as tasks:
         for number in range(8):
             tasks.start_soon(count, bus, str(number), 10_000)
+
+
+@pytest.mark.parametrize("anyio_backend", QUIET_LOOPS)
+async def test_eight_streams_in_a_session_each_on_one_worker_do_not_mix() -> None:
+    async with open_bus(streaming()) as bus, anyio.create_task_group() as tasks:
+        for number in range(8):
+            tasks.start_soon(partial(count, bus, str(number), 10_000, session=f"s{number}"))
 
 
 @pytest.mark.parametrize("anyio_backend", QUIET_LOOPS)
