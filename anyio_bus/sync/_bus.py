@@ -21,7 +21,6 @@ from anyio_bus import (
     Identity,
     InvalidArgumentError,
     Limits,
-    MapResults,
     MessageHook,
     Notification,
     Pool,
@@ -39,7 +38,6 @@ from anyio_bus.sync._streams import SyncFrameStream, SyncStream, SyncSubscriptio
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterable
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
@@ -332,10 +330,9 @@ class SyncBus:
             "scope": scope_of(scope),
         }
 
-        def make(feed: AsyncIterable[object]) -> AbstractAsyncContextManager[MapResults[Any]]:
-            return self._bus.map(method, feed, **options)
-
-        return SyncMapResults(self._runner, make, params, in_flight)
+        return SyncMapResults(
+            self._runner, partial(self._bus.map, method, (), **options), params, in_flight
+        )
 
     # -- notifications ------------------------------------------------------------------------
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sized
-from contextlib import AbstractAsyncContextManager
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
-
-import anyio
 
 from anyio_bus import InvalidArgumentError, MapResults
 from anyio_bus.sync._blocks import Block
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
     from anyio_bus.sync._runner import Runner
@@ -21,36 +18,7 @@ if TYPE_CHECKING:
 __all__ = ("SyncMapResults",)
 
 T_co = TypeVar("T_co", covariant=True)
-Make = Callable[[AsyncIterable[object]], AbstractAsyncContextManager[MapResults[Any]]]
-
 REFILLS = 4  # that a full pipeline is fed in: each is one hop, and no worker runs dry meanwhile
-
-
-class _Feed:
-    """Params on their way into the loop."""
-
-    def __init__(self) -> None:
-        self._items: deque[object] = deque()
-        self._over = False
-        self._wake: anyio.Event | None = None
-
-    def add(self, items: list[object], *, over: bool) -> None:
-        """Take params; called in the loop."""
-        self._items.extend(items)
-        self._over = over
-        if self._wake is not None:
-            self._wake.set()
-
-    def __aiter__(self) -> _Feed:
-        return self
-
-    async def __anext__(self) -> object:  # noqa: ASYNC910  # the results have checkpoints
-        while not self._items:
-            if self._over:
-                raise StopAsyncIteration
-            self._wake = anyio.Event()
-            await self._wake.wait()
-        return self._items.popleft()
 
 
 @final
@@ -68,7 +36,11 @@ class SyncMapResults(Generic[T_co]):
     """
 
     def __init__(
-        self, runner: Runner, make: Make, params: Iterable[object], in_flight: int
+        self,
+        runner: Runner,
+        make: Callable[[], AbstractAsyncContextManager[MapResults[Any]]],
+        params: Iterable[object],
+        in_flight: int,
     ) -> None:
         """Made by a bus."""
         if not isinstance(params, Iterable) or isinstance(params, str | bytes):
@@ -76,11 +48,12 @@ class SyncMapResults(Generic[T_co]):
             raise InvalidArgumentError(msg, field="params")
         self.index: int = -1
         self._runner = runner
-        self._feed = _Feed()
-        self._block = Block(runner, lambda: make(self._feed))
+        self._block = Block(runner, make)
         self._params: Iterator[object] | None = iter(params)
         self._fault: Exception | None = None  # of the params' own iterator
-        self._may_block = not isinstance(params, Sized)  # and then no item waits for the next one
+        self._unsent: deque[object] = deque()
+        self._posted = False  # whether the loop is to look at them
+        self._refused: Exception | None = None
         self._most = in_flight
         self._room = in_flight
         self._ready: deque[tuple[int, Any, Exception | None]] = deque()
@@ -113,12 +86,9 @@ class SyncMapResults(Generic[T_co]):
         if self._params is not None and (self._room * REFILLS >= self._most or not self._ready):
             self._refill()
         while not self._ready:
-            try:
-                self._block.run(self._fetch)
-            except anyio.EndOfStream:
-                if self._fault is not None:
-                    raise self._fault from None
-                raise StopIteration from None
+            if self._room == self._most:  # nothing is in flight, and nothing will be
+                raise self._fault or StopIteration
+            self._block.run(self._fetch)
         self.index, result, error = self._ready.popleft()
         self._room += 1
         if error is not None:
@@ -129,10 +99,9 @@ class SyncMapResults(Generic[T_co]):
 
     def _refill(self) -> None:
         """Send requests while there is room."""
-        items: list[object] = []
         while self._room and self._params is not None:
             try:
-                items.append(next(self._params))
+                item = next(self._params)
             except StopIteration:
                 self._params = None
             except Exception as exc:  # raised after the results that are there  # noqa: BLE001
@@ -140,28 +109,40 @@ class SyncMapResults(Generic[T_co]):
                 self._fault = exc
             else:
                 self._room -= 1
-            if self._may_block and items:
-                self._runner.post(partial(self._feed.add, items, over=False))
-                items = []
-        if items or self._params is None:
-            self._runner.post(partial(self._feed.add, items, over=self._params is None))
+                self._unsent.append(item)
+                if not self._posted:  # each is on its way before the next one is asked for
+                    self._posted = True
+                    self._runner.post(self._send)
+
+    # -- in the loop --------------------------------------------------------------------------
+
+    def _send(self) -> None:
+        """Send requests for the params that are there; what cannot be sent is an outcome too."""
+        self._posted = False
+        items = [self._unsent.popleft() for _ in range(len(self._unsent))]
+        try:
+            if items:
+                self._results._add(items)
+        except Exception as exc:  # of all of them: the bus is stopped, say  # noqa: BLE001
+            self._refused = exc
 
     async def _fetch(self) -> None:
-        """Take the results that have come, at least one; called in the loop."""
+        """Take the results that have come, at least one."""
         results = self._results
+        self._send()  # if a Ctrl-C came before it was posted
+        if self._refused is not None:
+            raise self._refused
         while True:
             try:
                 result = await anext(results)
-            except StopAsyncIteration:
-                if self._ready:
-                    return
-                raise anyio.EndOfStream from None
             except Exception as exc:  # raised where it is read  # noqa: BLE001
                 self._ready.append((results.index, None, exc))
                 return
             self._ready.append((results.index, result, None))
             if not results._is_ready():
                 return
+
+    # -- the end ------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Withdraw what is in flight and forget what was not read; leaving the block does the same."""
