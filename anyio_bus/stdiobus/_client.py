@@ -107,7 +107,7 @@ class AsyncStdioBus:
     Args:
         config: The pools.
         config_path: A JSON file in the kernel's schema.
-        backend: Where the kernel runs: a :class:`~.types.BackendMode` or its text.
+        backend: Where the kernel runs: a ``BackendMode`` or its text.
         timeout_ms: Milliseconds for an answer, where a call does not say.
         docker: Options of that backend.
         subprocess: Options of that backend; ``env`` reaches the workers on any.

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import threading
+import atexit
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
-
 from anyio_bus.stdiobus._client import STOP_TIMEOUT_S, AsyncStdioBus
+from anyio_bus.stdiobus._home import Home
 from anyio_bus.stdiobus.errors import InvalidStateError
 from anyio_bus.stdiobus.types import (
     BusState,
@@ -44,9 +42,7 @@ class StdioBus:
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._bus = AsyncStdioBus(*args, **options)
-        self._stack = ExitStack()
-        self._portal: BlockingPortal | None = None
-        self._thread: int | None = None
+        self._home: Home | None = None
 
     def __repr__(self) -> str:
         """Show the state and the pools."""
@@ -54,26 +50,16 @@ class StdioBus:
 
     def _wait(self, function: Callable[..., Awaitable[T]], *args: Any, **options: Any) -> T:
         """Run a method of the client in its thread and wait for it; Ctrl-C cancels it."""
-        portal = self._portal
-        if portal is None:
+        home = self._home
+        if home is None:
             msg = f"Bus not running: it is {self.get_state().name}"
             raise InvalidStateError(msg)
-        if threading.get_ident() == self._thread:
-            msg = "a call that waits was made in the bus's own thread, by a handler: it would never end"
-            raise InvalidStateError(msg)
-        future = portal.start_task_soon(partial(function, *args, **options))
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
+        return home.wait(partial(function, *args, **options))
 
     def _run(self, function: Callable[..., T], *args: Any) -> T:
         """Run a method that does not wait, where the bus runs."""
-        portal = self._portal
-        if portal is None or threading.get_ident() == self._thread:
-            return function(*args)
-        return portal.call(partial(function, *args))
+        home = self._home
+        return function(*args) if home is None else home.run(partial(function, *args))
 
     def start(self) -> None:
         """Start the workers; as :meth:`AsyncStdioBus.start`.
@@ -81,41 +67,42 @@ class StdioBus:
         Raises:
             StdioBusError: As there.
         """
-        if self._portal is not None or self._bus.get_state() is not BusState.CREATED:
+        if self._home is not None or self._bus.get_state() is not BusState.CREATED:
             msg = f"Bus was started already: it is {self.get_state().name}"
             raise InvalidStateError(msg)
-        portal = start_blocking_portal("asyncio", name="anyio_bus.stdiobus")
-        self._portal = self._stack.enter_context(portal)
-        self._thread = self._portal.call(threading.get_ident)
+        self._home = Home()
+        atexit.register(self.destroy)  # for programs that end without a stop
         try:
+            self._home.open()
             self._wait(self._bus.start)
         except BaseException:
-            self._close()
+            self.destroy()
             raise
 
     def stop(self, timeout_sec: float = STOP_TIMEOUT_S) -> None:
-        """Stop the workers; as :meth:`AsyncStdioBus.stop`.
+        """Stop the workers; as :meth:`AsyncStdioBus.stop`. Ctrl-C ends the wait only.
 
         Raises:
             InvalidArgumentError: As there.
         """
-        if self._portal is None:
+        if self._home is None:
             self._bus.destroy()
             return
         self._wait(self._bus.stop, timeout_sec)
         self._close()
 
-    def _close(self) -> None:
-        self._portal = None
-        self._stack.close()
-
     def destroy(self) -> None:
         """Release everything; what still runs is killed."""
-        if self._portal is None:
-            self._bus.destroy()
-            return
-        self._run(self._bus.destroy)
-        self._close()
+        try:
+            self._run(self._bus.destroy)
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        home, self._home = self._home, None
+        atexit.unregister(self.destroy)
+        if home is not None:
+            home.close()
 
     def __enter__(self) -> StdioBus:
         """Start."""
@@ -128,7 +115,7 @@ class StdioBus:
         exc: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop."""
+        """Stop; at once where the wait for that is interrupted."""
         try:
             self.stop()
         finally:

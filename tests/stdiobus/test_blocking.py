@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -146,3 +149,60 @@ def test_a_builder_checks_nothing_itself() -> None:
             build()
     assert repr(client()) == "<AsyncStdioBus CREATED: pools agent>"
     assert repr(s.StdioBus(config())) == "<StdioBus CREATED: pools agent>"
+
+
+# -- how it ends -----------------------------------------------------------------------------------
+
+PROGRAM = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from tests.stdiobus.support import config
+from anyio_bus.stdiobus import StdioBus, TransportError
+
+bus = StdioBus(config())
+def show(line):
+    if '"hanging"' in line:
+        os.kill(os.getpid(), signal.SIGINT)
+bus.on_message(show)
+"""
+INTERRUPTED = """
+try:
+    with bus:
+        print(bus.request("pid"), flush=True)
+        bus.request("hang")
+except KeyboardInterrupt:
+    print("interrupted", bus.get_state().name)
+"""
+FORGOTTEN = """
+bus.start()
+print(bus.request("pid"), flush=True)
+print("interrupted STOPPED")  # neither stop() nor destroy()
+"""
+FORKED = """
+with bus:
+    print(bus.request("pid"), flush=True)
+    child = os.fork()
+    if child == 0:
+        try:
+            bus.request("echo")
+        except Exception as exc:
+            os._exit(0 if "fork" in str(exc) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert bus.request("echo")
+print("interrupted", bus.get_state().name)
+"""
+
+
+@pytest.mark.parametrize("body", [INTERRUPTED, FORGOTTEN, FORKED])
+def test_ctrl_c_a_forgotten_stop_and_a_fork_leave_nothing(body: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PROGRAM + body],
+        capture_output=True,
+        text=True,
+        timeout=15,
+        check=False,
+    )
+    pid, last = done.stdout.splitlines()
+    assert (last, done.returncode, done.stderr) == ("interrupted STOPPED", 0, "")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid), 0)
