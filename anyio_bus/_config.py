@@ -265,6 +265,8 @@ class Pool(msgspec.Struct, frozen=True):
             (``session/update``), ``"mcp-progress"`` (``notifications/progress``), or from Python a
             function ``(method, params) -> text | None``.
         collect: ``"text"`` puts the joined text of a request's chunks into its result.
+        serial: Each worker serves the requests of a session one after the other, so that a chunk
+            which does not say whose it is belongs to the oldest of them.
         ready: ``"spawn"``, or the :class:`Handshake` played to every new worker.
         guard: Add a watchdog process that kills this pool's process groups when this process dies.
         spares: Workers held in reserve, started and ready, besides ``instances``.
@@ -298,6 +300,7 @@ class Pool(msgspec.Struct, frozen=True):
     cancel: Literal["lsp", "mcp", "acp", "none"] = "lsp"
     chunks: Any = "anyio-bus"
     collect: Literal["text"] | None = None
+    serial: bool = False
     ready: Literal["spawn"] | Handshake = "spawn"
     guard: bool = False
     spares: int = 0

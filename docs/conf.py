@@ -8,9 +8,10 @@ import re
 from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING, Any
 
+from sphinx.addnodes import pending_xref
+
 if TYPE_CHECKING:
-    from docutils.nodes import Element, reference
-    from sphinx.addnodes import pending_xref
+    from docutils.nodes import Element, document, reference
     from sphinx.application import Sphinx
     from sphinx.environment import BuildEnvironment
 
@@ -52,9 +53,21 @@ PUBLIC = {
     for name in importlib.import_module(module).__all__
     if hasattr(thing := getattr(importlib.import_module(module), name), "__qualname__")
 }
+PUBLIC["anyio_bus.stdiobus._streams.StreamRequest"] = "anyio_bus.stdiobus.client.StreamRequest"
 # Protocols that stand for it where OpenTelemetry must not be loaded.
 for module in ("_bus.observing", "worker._settings"):
     PUBLIC[f"anyio_bus.{module}.Telemetry"] = "anyio_bus.otel.Telemetry"
+
+
+def _qualify_names(app: Sphinx, doctree: document) -> None:
+    """Let a bare name mean that of its own module, else that of `anyio_bus`: some are in both."""
+    public = set(PUBLIC.values())
+    for node in doctree.findall(pending_xref):
+        name = node.get("reftarget", "")
+        for module in (node.get("py:module"), "anyio_bus"):
+            if node.get("refdomain") == "py" and f"{module}.{name}" in public:
+                node["reftarget"] = f"{module}.{name}"
+                break
 
 
 def _find_public_name(
@@ -86,6 +99,7 @@ def _hide_private_constructor(
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
+    app.connect("doctree-read", _qualify_names)
     app.connect("missing-reference", _find_public_name)
     app.connect("autodoc-process-signature", _hide_private_constructor)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -44,7 +44,8 @@ class Inbound:
     """The notifications of one bus's workers, on their way to streams and followers.
 
     A chunk belongs to a stream by, in this order: the request that it names; its session, while
-    exactly one stream of that session is open; being the only request in flight on its worker.
+    exactly one stream of that session is open, in a serial pool the oldest one; being the only
+    request in flight on its worker.
 
     Args:
         pools: The pools, for their chunk profiles.
@@ -54,6 +55,7 @@ class Inbound:
     def __init__(self, pools: Iterable[Pool], calls: Calls) -> None:
         self._profiles = {pool.id: pool.chunks for pool in pools}
         self._readers: dict[str, ChunkReader] = {p.id: reader_by(p.chunks) for p in pools}
+        self._serial = frozenset(pool.id for pool in pools if pool.serial)
         self._calls = calls
         self.brakes = calls.brakes
         self._streams: dict[Stream[object], tuple[str, str | None]] = {}  # its pool and session
@@ -158,7 +160,9 @@ class Inbound:
             key = meta.request_id
         elif chunk.session is not None and chunk.session in self._by_session:
             several = self._by_session[chunk.session]
-            return several[0] if len(several) == 1 and self._fits(several[0], event) else None
+            if len(several) > 1 and event.pool not in self._serial:
+                return None
+            return next((stream for stream in several if self._fits(stream, event)), None)
         call: Call | None = self._calls.peer.calls.get(key)
         if call is None or not self._fits(call.sink, event):
             return None

@@ -73,6 +73,7 @@ def _config_of(
         envelope="keep",
         chunks=chunk_text,
         collect=None,
+        serial=True,  # as well as can be told where one session has several calls
         cancel="none" if pool.cancel == "lsp" else pool.cancel,
         env={**env, **pool.env},
     )

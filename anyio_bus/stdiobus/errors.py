@@ -40,7 +40,7 @@ class ErrorCode(enum.IntEnum):
 
 
 class StdioBusError(Exception):
-    """The base of what :mod:`anyio_bus.stdiobus` raises; its ``__cause__`` is our own error, if any.
+    """The base of what ``anyio_bus.stdiobus`` raises; its ``__cause__`` is our own error, if any.
 
     Args:
         message: What happened.

@@ -120,6 +120,21 @@ async def test_a_chunk_of_a_session_is_its_only_streams() -> None:
         assert [chunk.text async for chunk in two] == ["2"]
 
 
+@pytest.mark.parametrize("serial", [True, False])
+async def test_a_chunk_of_a_session_is_its_oldest_streams_where_workers_are_serial(
+    serial: bool,
+) -> None:
+    line = '{"method":"chunk","sessionId":"one","params":{"text":"%s"}}'
+    async with (
+        one_worker(serial=serial) as bus,
+        bus.stream("say", said("1", "2", line=line), session="one") as first,
+        bus.stream("say", said("3", line=line), session="one") as second,
+    ):
+        assert await second.result() == "done"
+        assert [chunk.text async for chunk in first] == (["1", "2"] if serial else [])
+        assert bus.statistics().unattributed == (0 if serial else 2)
+
+
 async def test_progress_of_mcp_belongs_to_its_token() -> None:
     line = '{"method":"notifications/progress","params":{"progressToken":$ID,"progress":1%s}}'
     lines = [line % "", line % ',"message":"half"', DONE]

@@ -418,6 +418,20 @@ async def test_any_number_of_streams_run_at_once() -> None:
     assert texts == {number: f"{number}." * 50 for number in range(8)}
 
 
+async def test_calls_of_one_session_at_once_get_each_its_own_text() -> None:
+    answers: dict[int, Any] = {}
+
+    async def ask(bus: s.AsyncStdioBus, number: int) -> None:
+        params = {"texts": [f"{number}."] * 50, "result": {}}
+        answers[number] = await bus.request("prompt", params)
+
+    async with client() as bus:
+        async with anyio.create_task_group() as tasks:
+            for number in range(8):
+                tasks.start_soon(ask, bus, number)
+    assert answers == {number: {"text": f"{number}." * 50} for number in range(8)}
+
+
 async def test_a_first_argument_may_name_the_pool_of_a_stream() -> None:
     params = {"texts": ["x"], "result": {}}
     async with client("a", "b") as bus:
