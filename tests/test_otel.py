@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
@@ -26,6 +27,7 @@ from anyio_bus import (
     open_bus,
 )
 from anyio_bus.otel import Telemetry
+from anyio_bus.sync import open_bus_sync
 from anyio_bus.testing import open_memory_bus
 from anyio_bus.worker import Context, Worker
 from tests.bus.support import begin, scripted, until
@@ -310,3 +312,34 @@ def test_neither_bus_nor_worker_loads_opentelemetry() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=15
     )
     assert done.stdout.strip() == "False"
+
+
+async def test_what_a_thread_calls_is_inside_the_span_of_that_thread(probe: Probe) -> None:
+    tracer = probe.tracer_provider.get_tracer("test")
+
+    def thread() -> None:
+        with tracer.start_as_current_span("outer"):
+            bus.from_thread.request("echo")
+            bus.from_thread.run(bus.request, "pid")
+
+    async with open_bus(scripted(), telemetry=probe.telemetry) as bus:
+        await anyio.to_thread.run_sync(thread)
+
+    (outer,) = probe.spans(SpanKind.INTERNAL)
+    assert [span.name for span in probe.spans()] == ["echo", "pid"]
+    assert {span.parent.span_id for span in probe.spans() if span.parent} == {
+        outer.get_span_context().span_id
+    }
+
+
+def test_what_blocks_in_a_thread_is_inside_its_span(probe: Probe) -> None:
+    tracer = probe.tracer_provider.get_tracer("test")
+
+    with open_bus_sync(scripted(), telemetry=probe.telemetry) as bus:
+        with tracer.start_as_current_span("outer"), bus.stream("echo") as stream:
+            stream.result()
+        with tracer.start_as_current_span("outer"), bus.map("echo", [[1]]) as results:
+            list(results)
+
+    outer = [span.get_span_context().span_id for span in probe.spans(SpanKind.INTERNAL)]
+    assert [span.parent.span_id for span in probe.spans() if span.parent] == outer

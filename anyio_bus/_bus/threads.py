@@ -190,10 +190,10 @@ class Threads:
 def _begin(ticket: Ticket, begin: Callable[[], object]) -> None:
     try:
         begin()
-    except BaseException as exc:
+    except BaseException as exc:  # noqa: ASYNC103  # it is the waiting thread's
         ticket.fail(exc)
         if not isinstance(exc, Exception):
-            raise
+            raise  # and the loop's, if it ends programs
 
 
 def _with_variables_of(thread: Context) -> Context:
@@ -293,7 +293,8 @@ class FromThread:
 
     Each call blocks its thread until it is done, and no other. Any thread may use it, whether
     started by :func:`anyio.to_thread.run_sync` or not, unless an event loop runs in it. Ctrl-C in a
-    wait of the main thread cancels what was waited for.
+    wait of the main thread cancels what was waited for. What runs in the loop sees the context
+    variables of the thread, such as its current span.
     """
 
     __slots__ = ("_bus", "_threads")
@@ -464,9 +465,11 @@ class FromThread:
             BusStoppedError: The event loop has ended.
         """
         ticket = Ticket()
+        context = copy_context()
+        call = partial(function, *args, **kwargs)
 
         def begin() -> None:
-            ticket.set(function(*args, **kwargs))
+            ticket.set(_with_variables_of(context).run(call))
 
         result: T = self._threads.call(ticket, begin, int)
         return result
@@ -480,11 +483,11 @@ class FromThread:
             InvalidStateError: This is a forked process.
             BusStoppedError: The event loop has ended.
         """
-        self._threads.post(_logged, partial(function, *args, **kwargs))
+        self._threads.post(_logged, copy_context(), partial(function, *args, **kwargs))
 
 
-def _logged(function: Callable[[], object]) -> None:
+def _logged(context: Context, function: Callable[[], object]) -> None:
     try:
-        function()
+        _with_variables_of(context).run(function)
     except Exception:
         logger.exception("a posted function raised", extra={"event": "posted_call_raised"})

@@ -31,7 +31,7 @@ class _Job:
         self.reply = Reply()
         self.scope: anyio.CancelScope | None = None  # once it runs
 
-    async def run(self) -> None:
+    async def run(self) -> None:  # noqa: ASYNC910  # what is called has them
         try:
             with anyio.CancelScope() as self.scope:
                 self.reply.set(await self.call())
@@ -72,7 +72,7 @@ class Block(Generic[T]):
         self.runner.live(self)
         self.runner.start_soon(self._live)
 
-    async def _live(self) -> None:
+    async def _live(self) -> None:  # noqa: ASYNC910  # what is entered has them
         assert self._scope is not None
         try:
             with self._scope:
@@ -85,7 +85,7 @@ class Block(Generic[T]):
         finally:
             self._end()
 
-    async def _serve(self) -> None:
+    async def _serve(self) -> None:  # noqa: ASYNC910
         while not self._leaving or (self.last and not self._closers):
             if self._jobs:
                 self._job = self._jobs.popleft()
@@ -210,7 +210,7 @@ class Batches(Generic[T]):
         else:
             self.items.extend(await self._receive())
 
-    async def _fetch_rest(self) -> None:
+    async def _fetch_rest(self) -> None:  # noqa: ASYNC910  # what is received has them
         try:
             while True:
                 self.items.extend(await self._receive())

@@ -82,9 +82,8 @@ class open_bus_sync:  # used like the function whose counterpart it is
         InvalidArgumentError: The configuration is wrong; the message names the field.
         InvalidStateError: An event loop runs in this thread, which blocking would hold up.
 
-    Ctrl-C while the block is entered or left, or while the main thread waits in any call, leaves
-    nothing behind: what it waited for is cancelled and the worker told, and leaving the block then
-    kills what does not end at once.
+    Ctrl-C leaves nothing behind, wherever the main thread is: what it waits for is cancelled and
+    the worker told; while the block is being left, the workers that have not ended are killed.
     """
 
     def __init__(
@@ -120,6 +119,7 @@ class open_bus_sync:  # used like the function whose counterpart it is
             record_tap=record_tap,
         )
         self._runner: Runner | None = None
+        self._bus: SyncBus
 
     def __enter__(self) -> SyncBus:
         """Start the thread, and the workers."""
@@ -127,15 +127,15 @@ class open_bus_sync:  # used like the function whose counterpart it is
             if isinstance(value, bool) or not isinstance(value, int | float):
                 msg = f"{name} must be seconds, 0 or more, not {value!r}"
                 raise InvalidArgumentError(msg, field=name)
-        runner = Runner(self._loop, self._opening, sum(self._bounds))
-        self._runner = runner
-        return SyncBus._create(runner, runner.start())
+        self._runner = Runner(self._loop, self._opening, sum(self._bounds))
+        self._bus = SyncBus._create(self._runner)
+        self._runner.start()
+        return self._bus
 
     def _opening(self) -> AbstractAsyncContextManager[Bus]:
         handlers = self._handlers
         if isinstance(handlers, Mapping):
-            assert self._runner is not None
-            wrap = partial(in_thread, self._runner)
+            wrap = partial(in_thread, self._bus)
             handlers = {pattern: wrap(function) for pattern, function in handlers.items()}
         return self._open(handlers=handlers)
 
@@ -168,14 +168,16 @@ class SyncBus:
         raise TypeError(msg)
 
     _runner: Runner
-    _bus: Bus
 
     @classmethod
-    def _create(cls, runner: Runner, bus: Bus) -> SyncBus:
+    def _create(cls, runner: Runner) -> SyncBus:
         self = object.__new__(cls)
         self._runner = runner
-        self._bus = bus
         return self
+
+    @property
+    def _bus(self) -> Bus:
+        return self._runner.bus
 
     def __repr__(self) -> str:
         """Show the state and the pools."""
@@ -562,7 +564,7 @@ class SyncBus:
         scope: SyncScope | None,
         names: Mapping[str, Any],
     ) -> Callable[[], None]:
-        serve = in_thread(self._runner, function, names)
+        serve = in_thread(self, function, names)
         remove = self._runner.run_sync(
             self._bus.add_handler, pattern, serve, pool=pool, scope=scope_of(scope)
         )

@@ -8,13 +8,14 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, final
 
-from anyio import to_thread
+import anyio.to_thread
 from msgspec import UNSET
 
 from anyio_bus import HandlerContext
+from anyio_bus.sync._sessions import SyncScope
 
 if TYPE_CHECKING:
-    from anyio_bus.sync._runner import Runner
+    from anyio_bus.sync._bus import SyncBus
 
 __all__ = ("SyncHandlerContext", "in_thread")
 
@@ -26,16 +27,26 @@ class SyncHandlerContext:
     The blocking :class:`~anyio_bus.HandlerContext`.
     """
 
-    __slots__ = ("_context", "_runner")
+    __slots__ = ("_bus", "_context")
 
-    def __init__(self, runner: Runner, context: HandlerContext) -> None:
+    def __init__(self, bus: SyncBus, context: HandlerContext) -> None:
         """Made by a bus."""
-        self._runner = runner
+        self._bus = bus
         self._context = context
 
     def __repr__(self) -> str:
         """Show what it is and who asked."""
         return f"<Sync{repr(self._context)[1:]}"
+
+    @property
+    def bus(self) -> SyncBus:
+        """The bus that was asked."""
+        return self._bus
+
+    @property
+    def scope(self) -> SyncScope:
+        """The scope that this request belongs to: that of its handler's registration."""
+        return SyncScope._of(self._bus._runner, self._context.scope)
 
     @property
     def pool(self) -> str:
@@ -78,16 +89,16 @@ class SyncHandlerContext:
         Raises:
             BusError: As :meth:`HandlerContext.notify`.
         """
-        self._runner.run(self._context.notify, method, params)
+        self._bus._runner.run(self._context.notify, method, params)
 
 
 def in_thread(
-    runner: Runner, function: Callable[..., Any], names: Mapping[str, Any] | None = None
+    bus: SyncBus, function: Callable[..., Any], names: Mapping[str, Any] | None = None
 ) -> Callable[..., Any]:
     """Return an async handler that calls a plain function in a thread; an async one as it is.
 
     Args:
-        runner: Whose loop serves.
+        bus: Whose loop serves.
         function: The function.
         names: Further names that its annotations may use.
     """
@@ -102,12 +113,12 @@ def in_thread(
         return function
 
     async def call(*args: Any, **kwargs: Any) -> Any:
-        args = tuple(_blocking(runner, arg) for arg in args)
-        kwargs = {name: _blocking(runner, arg) for name, arg in kwargs.items()}
+        args = tuple(_blocking(bus, arg) for arg in args)
+        kwargs = {name: _blocking(bus, arg) for name, arg in kwargs.items()}
         bound = functools.partial(function, *args, **kwargs)
         # A thread cannot be cancelled: it is left to itself, and its result is dropped.
-        return await to_thread.run_sync(
-            bound, abandon_on_cancel=True, limiter=runner.handler_threads
+        return await anyio.to_thread.run_sync(
+            bound, abandon_on_cancel=True, limiter=bus._runner.handler_threads
         )
 
     functools.update_wrapper(call, function)
@@ -129,7 +140,7 @@ def _never_in_a_thread(function: Callable[..., Any]) -> bool:
     )
 
 
-def _blocking(runner: Runner, argument: Any) -> Any:
+def _blocking(bus: SyncBus, argument: Any) -> Any:
     if isinstance(argument, HandlerContext):
-        return SyncHandlerContext(runner, argument)
+        return SyncHandlerContext(bus, argument)
     return argument

@@ -132,15 +132,15 @@ class SyncMapResults(Generic[T_co]):
         self._send()  # if a Ctrl-C came before it was posted
         if self._refused is not None:
             raise self._refused
-        while True:
+        while True:  # noqa: ASYNC913  # they have one per 64
             try:
                 result = await anext(results)
             except Exception as exc:  # raised where it is read  # noqa: BLE001
                 self._ready.append((results.index, None, exc))
-                return
+                return  # noqa: ASYNC910
             self._ready.append((results.index, result, None))
             if not results._is_ready():
-                return
+                return  # noqa: ASYNC910
 
     # -- the end ------------------------------------------------------------------------------
 

@@ -13,8 +13,8 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import anyio
+import anyio.from_thread
 import anyio.lowlevel
-from anyio import from_thread
 
 from anyio_bus import BusInternalError, BusStoppedError, InvalidArgumentError, InvalidStateError
 
@@ -149,7 +149,7 @@ class Runner:
         backend, options = self._backend
         try:
             anyio.run(self._main, backend=backend, backend_options=options)
-        except BaseException as exc:  # raised where the block is left  # noqa: BLE001
+        except BaseException as exc:  # raised where the block is left  # noqa: ASYNC103, BLE001
             self._error = self._error or exc
         self._dead = True
         error = self._error or BusStoppedError("bus is stopped")
@@ -165,22 +165,22 @@ class Runner:
         self.handler_threads = anyio.CapacityLimiter(math.inf)
         self._token = anyio.lowlevel.current_token()
         if self._given_up:
-            return
+            return  # noqa: ASYNC910
         with self._scope:
             async with anyio.create_task_group() as tasks:
                 self.start_soon = tasks.start_soon
                 await self._hold_bus()
                 for resident in list(self._residents):
                     resident.finish()
-                with anyio.move_on_after(READERS_S):
+                with anyio.move_on_after(READERS_S):  # noqa: ASYNC912
                     if self._residents:
                         await self._empty.wait()
                 tasks.cancel_scope.cancel("the block was left")
 
-    async def _hold_bus(self) -> None:
+    async def _hold_bus(self) -> None:  # noqa: ASYNC910  # a bus has them
         try:
             async with self._open_bus() as self.bus:
-                self._opened.set(self.bus)
+                self._opened.set()
                 await self._leave.wait()
         except anyio.get_cancelled_exc_class():
             raise
@@ -199,20 +199,24 @@ class Runner:
 
     # -- for other threads --------------------------------------------------------------------
 
-    def start(self) -> Bus:
+    def start(self) -> None:
         """Start the thread and open the bus."""
         atexit.register(self._at_exit)
         try:
             self._thread.start()
-            bus: Bus = self._opened.wait()
+            self._opened.wait()
         except BaseException:
-            self._given_up = True
-            if self._token is not None:
-                with suppress(RuntimeError):  # the loop has ended already
-                    from_thread.run_sync(self._scope.cancel, token=self._token)
-            self._join(MARGIN_S)
+            self._give_up()
             raise
-        return bus
+
+    def _give_up(self) -> None:
+        """End the thread before its bus is open."""
+        self._given_up = True
+        if self._token is not None:
+            with suppress(RuntimeError):  # the loop has ended already
+                anyio.from_thread.run_sync(self._scope.cancel, token=self._token)
+        self._join(MARGIN_S)
+        atexit.unregister(self._at_exit)
 
     def end(self) -> None:
         """Leave the bus's block and wait until the thread has ended; Ctrl-C shortens it.
@@ -230,7 +234,7 @@ class Runner:
                 self.ask_to_leave()
                 ended = self._join(limit_s)
                 break
-            except BaseException as exc:  # noqa: BLE001  # the first is raised at the end
+            except BaseException as exc:  # noqa: ASYNC103, BLE001  # the first is raised below
                 interrupt = interrupt or exc
                 limit_s = MARGIN_S
                 with suppress(BusStoppedError):
@@ -263,7 +267,10 @@ class Runner:
     def _at_exit(self) -> None:
         """The program ends inside the block, say in another thread: leave nothing behind."""
         with suppress(BaseException):
-            self.end()
+            if self._opened.over:
+                self.end()
+            else:
+                self._give_up()
 
     def post(self, function: Callable[..., object], *args: Any) -> None:
         """Have the loop call a function soon.

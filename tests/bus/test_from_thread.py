@@ -10,8 +10,8 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
-from anyio import to_thread
 
 from anyio_bus import (
     Bus,
@@ -41,12 +41,12 @@ class Thread:
     def _run(self) -> None:
         try:
             self.value = self._call()
-        except BaseException as exc:  # the test looks at it
+        except BaseException as exc:  # noqa: ASYNC103  # the test looks at it
             self.error = exc
 
     async def wait(self) -> Any:
         with anyio.fail_after(LIMIT_S):
-            await to_thread.run_sync(self._thread.join, abandon_on_cancel=True)
+            await anyio.to_thread.run_sync(self._thread.join, abandon_on_cancel=True)
         if self.error is not None:
             raise self.error
         return self.value
@@ -63,7 +63,7 @@ async def test_any_thread_sends_requests_and_notifications() -> None:
         frame = b'{"jsonrpc":"2.0","id":"x","method":"echo","params":[2]}'
 
         assert await in_thread(lambda: own.request("echo", [1], reply=list[int])) == [1]
-        assert await to_thread.run_sync(own.request, "echo", [1]) == [1]
+        assert await anyio.to_thread.run_sync(own.request, "echo", [1]) == [1]
         assert b'"id":"x"' in await in_thread(lambda: own.request_raw(frame))
         await in_thread(lambda: own.notify("note", {"n": 3}))
 

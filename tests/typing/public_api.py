@@ -11,6 +11,7 @@ from anyio_bus import (
     BadLineInfo,
     Bus,
     BusHost,
+    Chunk,
     HandlerContext,
     Limits,
     Pool,
@@ -18,6 +19,7 @@ from anyio_bus import (
     WorkerInfo,
     open_bus,
 )
+from anyio_bus.sync import SyncBus, SyncScope, SyncSession, open_bus_sync
 
 
 class Answer(msgspec.Struct):
@@ -50,6 +52,22 @@ async def handlers_keep_their_types(bus: Bus, context: Callable[[], HandlerConte
     assert_type(add(1, context()), int)  # the decorator changes nothing
     assert_type(bus.add_handler("fs/*", add, pool="a"), Callable[[], None])
     assert_type(bus.bad_lines(), list[BadLineInfo])
+
+
+def blocking_calls_have_the_same_types(bus: Bus, argv: list[str]) -> None:
+    assert_type(bus.from_thread.request("echo", reply=Answer), Answer)
+    assert_type(bus.from_thread.run_sync(bus.workers), list[WorkerInfo])
+    assert_type(bus.from_thread.run(bus.request_raw, b"{}"), bytes)
+    with open_bus_sync(Pool("a", argv), loop="trio") as blocking:
+        assert_type(blocking, SyncBus)
+        assert_type(blocking.request("echo"), Any)
+        assert_type(blocking.request("echo", reply=Answer), Answer)
+        with blocking.open_scope() as scope, blocking.session() as session:
+            assert_type(scope, SyncScope)
+            assert_type(session, SyncSession)
+            assert_type(session.request("echo", reply=int), int)
+        with blocking.stream("prompt") as stream:
+            assert_type(list(stream), list[Chunk])
 
 
 def wrong_use_is_an_error(argv: list[str]) -> None:
