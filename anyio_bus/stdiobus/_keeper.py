@@ -66,13 +66,15 @@ class Keeper:
             BusError: One of them could not be opened; none is.
 
         Cancellation:
-            They are closed again, soon.
+            They are killed and closed again first, within five seconds.
         """
         self._task = _start(self._run)
         try:
             await self._opened.wait()
         except BaseException:
             self.ask_to_stop(0.0)
+            with anyio.move_on_after(END_GRACE_S, shield=True):
+                await self._closed.wait()  # noqa: ASYNC102
             raise
         if self.error is not None:
             raise self.error

@@ -11,6 +11,7 @@ import pytest
 
 from anyio_bus import stdiobus as s
 from anyio_bus.stdiobus.types import ExtensionInfo
+from anyio_bus.testing import cancel_sweep
 from tests.bus.support import Outcome, begin
 from tests.stdiobus.support import client, config, pool
 
@@ -143,6 +144,33 @@ def test_nothing_outlives_the_loop_where_nobody_stops_it(anyio_backend: Any) -> 
     anyio.run(program, backend=name, backend_options=options)
     assert bus.get_state() is s.BusState.STOPPED
     assert bus.get_worker_count() == 0  # and the net under each test looks for the process
+
+
+# Each step is a life of real processes, and uvloop's are asyncio's.
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"debug": True}), ("trio", {})])
+async def test_a_life_cancelled_at_any_step_leaves_nothing() -> None:
+    async def life() -> None:
+        async with client():
+            pass
+
+    assert await cancel_sweep(life) > 2
+
+
+async def test_calls_cancelled_at_any_step_leave_nothing_in_flight() -> None:
+    async with client() as bus:
+
+        async def calls() -> None:
+            await bus.hello()
+            await bus.notify("note")
+            stream = bus.stream_request("prompt", {"texts": ["a"], "result": {}})
+            assert [event.data async for event in stream] == ["a", {"text": "a"}]
+
+        async def check() -> None:
+            assert (await bus.request("echo"))["method"] == "echo"
+            assert bus._keeper is not None
+            assert bus._keeper.buses["agent"].statistics().pending == 0
+
+        assert await cancel_sweep(calls, check=check) > 5
 
 
 async def test_the_body_s_error_comes_out_bare() -> None:
