@@ -7,10 +7,8 @@ import os
 import random
 import re
 import shlex
-import tomllib
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import msgspec
@@ -690,13 +688,16 @@ def load_config(path: str | os.PathLike[str], *, strict: bool = False) -> BusCon
 
 def _read(source: str) -> bytes:
     try:
-        return Path(source).read_bytes()
+        with open(source, "rb") as file:
+            return file.read()
     except OSError as exc:
         msg = f"{source}: {exc.strerror or exc}"
         raise InvalidArgumentError(msg) from exc
 
 
 def _toml_table(raw: bytes, source: str) -> object:
+    import tomllib  # few programs have one to read  # noqa: PLC0415
+
     try:
         tool = tomllib.loads(raw.decode()).get("tool")
         return tool.get("anyio-bus") if isinstance(tool, dict) else None
@@ -717,14 +718,15 @@ def find_config(start: str | os.PathLike[str] | None = None) -> BusConfig:
     named = os.environ.get("ANYIO_BUS_CONFIG")
     if named:
         return load_config(named)
-    here = Path(start or Path.cwd()).resolve()
-    for folder in (here, *here.parents):
+    folder, above = os.path.realpath(start or os.getcwd()), ""
+    while folder != above:
         own = os.path.join(folder, "anyio-bus.json")
         if os.path.isfile(own):  # unlike Path.is_file() it takes "no access" for a no
             return load_config(own)
         project = os.path.join(folder, "pyproject.toml")
         if os.path.isfile(project) and _toml_table(_read(project), project) is not None:
             return load_config(project)
+        folder, above = os.path.dirname(folder), folder
     looked_for = "no ANYIO_BUS_CONFIG, no anyio-bus.json, no [tool.anyio-bus]"
     msg = f"no configuration: {looked_for}; {_EXAMPLE}"
     raise InvalidArgumentError(msg)

@@ -9,6 +9,7 @@ it that no other process shares. Medians over the runs; the worker's own memory 
 ``idle_bus`` is in bytes: an idle bus with one worker against the same program without it.
 ``pending_request`` is in bytes a request: 10,000 unanswered requests, each in its task, against
 10,000 tasks that wait on an ``anyio.Event`` each, both on top of 2,000 that wait already.
+``pending_map_request`` is the same of one ``bus.map``, which has no task a request, against nothing.
 Prints one JSON line for each loop and figure.
 """
 
@@ -61,6 +62,7 @@ def main() -> None:
         for figure, base, probe, divisor in (
             ("idle_bus", "idle_loop", "idle_bus", 1),
             ("pending_request", "pending_events", "pending_requests", PENDING),
+            ("pending_map_request", "nothing", "pending_map", PENDING),
         ):
             arguments = [loop, options.backend, *options.argv]
             without, with_bus = compare(base, probe, arguments, options.runs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-import secrets
+import os
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
@@ -564,7 +564,7 @@ def _new_key(ids: Ids) -> Callable[[], RequestId]:
     count = itertools.count(1)
     if ids == "number":
         return count.__next__
-    prefix = secrets.token_hex(8)  # so that no two buses use the same
+    prefix = os.urandom(8).hex()  # so that no two buses use the same
     return lambda: f"{prefix}-{next(count)}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, final, overload
@@ -298,7 +298,7 @@ class Sessions:
     async def open(self, opening: Opening) -> AsyncIterator[Session]:
         """Open a session, and end it."""
         bus = self._bus
-        key = secrets.token_hex(ID_BYTES) if opening.id is None else opening.id
+        key = os.urandom(ID_BYTES).hex() if opening.id is None else opening.id
         route = self._make_route(opening.pool, key, rebind=opening.rebind, members=opening.members)
         if key in self._open:
             msg = f"id: session {key!r} is open already"

@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Awaitable, Sequence
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
@@ -33,7 +32,7 @@ assert sys.platform != "win32"  # also tells the type checkers
 
 __all__ = ("PosixChild", "PosixSpawner")
 
-_HERE = Path(__file__).parent
+_HERE = os.path.dirname(__file__)
 _PERMANENT = {
     errno.ENOENT,
     errno.EACCES,
@@ -285,7 +284,7 @@ class PosixSpawner:
                 sys.executable,
                 "-I",
                 "-S",
-                str(_HERE / "_shim.py"),
+                os.path.join(_HERE, "_shim.py"),
                 str(its_exec),
                 str(os.getpid()),
                 locale,
@@ -329,7 +328,7 @@ class PosixSpawner:
 
 def _open_guard() -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", str(_HERE / "_guard.py")],
+        [sys.executable, "-I", "-S", os.path.join(_HERE, "_guard.py")],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
