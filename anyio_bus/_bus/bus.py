@@ -18,6 +18,7 @@ from msgspec import UNSET, Raw, UnsetType
 from anyio_bus._backends.select import BackendOption, open_backend
 from anyio_bus._bus.bad_lines import BadLines
 from anyio_bus._bus.calls import (
+    Batch,
     Call,
     Calls,
     Ids,
@@ -540,7 +541,7 @@ class Bus:
             self._life.check_running()
             return calls.begin(method, item, route, seconds, scope, None, results)
 
-        def begin_many(items: list[object], results: MapResults[Any]) -> list[Call]:
+        def begin_many(items: list[object], results: MapResults[Any]) -> Batch | None:
             self._life.check_running()
             return calls.begin_many(method, items, route, seconds, scope, results)
 

@@ -54,8 +54,28 @@ class Sink(Protocol):
         """Take what became of it."""
 
 
-class Call(msgspec.Struct, eq=False):
-    """One request that waits for its answer: a task at ``waiter``, or ``sink``."""
+class Batch(msgspec.Struct, eq=False):
+    """Calls that were begun at once, in their order, with the one deadline that they share."""
+
+    timeout_s: float | None
+    keys: list[RequestId]
+    left: int  # of them without an outcome
+    first: int = 0  # place of the first of them, as their sink counts
+
+    def place_of(self, key: RequestId) -> int:
+        """Return the place of one of them."""
+        keys = self.keys
+        if type(key) is int:  # made one after the other
+            return self.first + key - keys[0]  # type: ignore[operator, return-value]
+        return self.first + keys.index(key)
+
+
+class Call(msgspec.Struct, eq=False, gc=False):
+    """One request that waits for its answer: a task at ``waiter``, or ``sink``.
+
+    No garbage collector sees it: it lets go of its sink at its end. Of several
+    that were begun at once, ``batch`` has the deadline.
+    """
 
     key: RequestId
     method: str
@@ -64,6 +84,7 @@ class Call(msgspec.Struct, eq=False):
     waiter: Any
     sink: Any = None
     size: int = 0  # of its frame, once there is one
+    batch: Batch | None = None
 
 
 class Member(Protocol):
@@ -169,6 +190,7 @@ class Calls:
         self._max_bytes = limits.max_output_bytes
         self._loop = loop
         self._scope_deadlines: Deadlines[Scope] = Deadlines()
+        self._batches: Deadlines[Batch] = Deadlines()
         # Calls that wait for room, in order, and what hands each to the kernel once there is some.
         self._queue: OrderedDict[Call, Callable[[], None]] = OrderedDict()
         self.alarm: Alarm = Alarm(loop, self._next_deadline, self._expire)
@@ -272,19 +294,19 @@ class Calls:
         timeout_s: float | None,
         scope: Scope | None,
         sink: Sink,
-    ) -> list[Call]:
+    ) -> Batch | None:
         """Hand several requests to the kernel at once, if nothing is in the way of any of them.
 
         Returns:
-            Their calls; none if it has to be tried with each.
+            What they have in common; None if it has to be tried with each.
         """
         peer = self.peer
         if scope is not None or self._queue or self.brakes.held or self.root.cancelled:
-            return []
+            return None
         if self.observer is not None:
-            return []
+            return None
         if len(peer.calls) + len(items) > self._max_pending:
-            return []
+            return None
         keys = [peer.new_key() for _ in items]
         try:
             frames = [
@@ -292,21 +314,29 @@ class Calls:
                 for key, params in zip(keys, items, strict=True)
             ]
         except InvalidArgumentError:
-            return []
+            return None
         size = sum(map(len, frames))
         if self.pending_bytes + size > self._max_bytes:
-            return []
+            return None
         if not self.backend.submit_many(frames, route, keys):
-            return []
+            return None
         self.pending_bytes += size
+        batch = Batch(timeout_s, keys, len(keys))
+        if timeout_s is not None:
+            self.alarm.nudge(self._batches.add(batch, timeout_s, self.now()))
+        root = self.root
         calls = [
-            Call(key, method, timeout_s, self.root, None, sink, len(frame))
+            Call(key, method, None, root, None, sink, len(frame), batch)
             for key, frame in zip(keys, frames, strict=True)
         ]
-        at = peer.open_many(calls, timeout_s, self.now())
-        if at < self.alarm.until:
-            self.alarm.nudge(at)
-        return calls
+        peer.calls.update(zip(keys, calls, strict=True))
+        return batch
+
+    def leave_batch(self, batch: Batch) -> None:
+        """One of its calls has its outcome."""
+        batch.left -= 1
+        if not batch.left and batch.timeout_s is not None:
+            self._batches.discard(batch, batch.timeout_s)
 
     def _submit(
         self, call: Call, params: object, route: Route, members: dict[str, Raw] | None
@@ -331,6 +361,7 @@ class Calls:
         if call.key in self.peer.calls:
             self.withdraw(call, "cancelled by the caller")
             self._forget(call)
+            call.sink = None
             if self.observer is not None:
                 self.observer.abandoned(call.key)
 
@@ -380,10 +411,12 @@ class Calls:
     def _tell(self, call: Call, outcome: Message | Exception) -> None:
         if isinstance(outcome, Exception):
             self._observe_end(call, outcome)
-        if call.sink is None:
+        sink = call.sink
+        if sink is None:
             self._loop.wake(call.waiter, outcome)
         else:
-            call.sink.finish(call, outcome)
+            call.sink = None
+            sink.finish(call, outcome)
 
     def waiter(self) -> Any:
         """Make what a task waits for that waits for something else than the outcome of a call."""
@@ -458,6 +491,7 @@ class Calls:
             for at in (
                 self.peer.next_deadline(),
                 self._scope_deadlines.next(),
+                self._batches.next(),
                 self.brakes.next_deadline(),
             )
             if at is not None
@@ -466,12 +500,15 @@ class Calls:
 
     def _expire(self, now: float) -> None:
         expired = self.peer.expire(now)
+        for batch in self._batches.expire(now):
+            expired += [self.peer.calls.pop(key) for key in batch.keys if key in self.peer.calls]
         # All at once, so that none of them gets the room of another.
         unsent = {call for call in expired if self._queue.pop(call, None) is not None}
         for call in expired:
             sent = call not in unsent and self.withdraw(call, "timeout")
             self.timeouts += 1
-            self.end(call, self._timeout_error(call.method, call.timeout_s, sent=sent))
+            timeout_s = call.timeout_s if call.batch is None else call.batch.timeout_s
+            self.end(call, self._timeout_error(call.method, timeout_s, sent=sent))
         for scope in self._scope_deadlines.expire(now):
             scope.cancel("deadline")
         self.brakes.expire(now)
@@ -522,15 +559,16 @@ class Calls:
                 self._leave(call)
             else:
                 freed += call.size
-            if call.sink is None:
+            sink = call.sink
+            if sink is None:
                 wake(call.waiter, answer)
             else:
-                call.sink.finish(call, answer)
+                call.sink = None
+                sink.finish(call, answer)
         self.pending_bytes -= freed
 
     def _take_each(self, event: Lines) -> None:
         receive = self.peer.receive
-        wake = self._loop.wake
         root = self.root
         notes: list[Message] = []
         for message in event.messages:
@@ -544,10 +582,7 @@ class Calls:
                         self._leave(call)
                     else:
                         self.pending_bytes -= call.size
-                    if call.sink is None:
-                        wake(call.waiter, message)
-                    else:
-                        call.sink.finish(call, message)
+                    self._tell(call, message)
             elif message.id is not UNSET:
                 self.on_request(event, message)
             elif message.method not in CANCEL_METHODS or not self.on_cancel(event, message):

@@ -19,15 +19,16 @@ from anyio_bus._sansio.codec import decode_plain, decode_value
 from anyio_bus._sansio.messages import Message
 
 if TYPE_CHECKING:
-    from anyio_bus._bus.calls import Call, Calls
+    from anyio_bus._bus.calls import Batch, Call, Calls
     from anyio_bus._sansio.messages import RequestId
 
 __all__ = ("Begin", "MapResults", "open_map")
 
 T_co = TypeVar("T_co", covariant=True)
 Begin = Callable[[object, "MapResults[Any]"], "Call"]  # params, sink
-BeginMany = Callable[[list[object], "MapResults[Any]"], "list[Call]"]
+BeginMany = Callable[[list[object], "MapResults[Any]"], "Batch | None"]
 
+MOST_AT_ONCE = 1024  # requests that are made in one step: their lists are short-lived
 FREE_TURNS = 64  # results that are taken without a checkpoint
 
 
@@ -61,7 +62,7 @@ class MapResults(Generic[T_co]):
     _refill: int  # room for so many is worth making requests
     _next: int  # place of the next params
     _head: int  # place of the next result in order
-    _places: dict[RequestId, int]  # key of a call in flight -> its place
+    _open: int  # calls without an outcome
     _done: dict[int, Message | Exception]  # place -> outcome
     _ready: deque[int]  # places, as they were done
     _params: Iterator[object] | None  # those of a plain iterable
@@ -89,9 +90,8 @@ class MapResults(Generic[T_co]):
         self._reply = reply
         self._ordered = ordered
         self._return_errors = return_errors
-        self._room = self._next = self._head = 0
+        self._room = self._next = self._head = self._open = 0
         self._refill = 1
-        self._places = {}
         self._done = {}
         self._ready = deque()
         self._params = self._fault = self._waiter = None
@@ -108,31 +108,33 @@ class MapResults(Generic[T_co]):
 
     def _feed(self) -> None:
         """Make as many requests as there is room for."""
-        if self._params is None:
-            return
-        items: list[object] = []
-        try:
-            items.extend(islice(self._params, self._room))
-        except Exception as exc:  # raised where the results are read  # noqa: BLE001
-            self._fault = exc
-            self._params = None
-        if len(items) < self._room:
-            self._params = None
-        self._add(items)
-        self._exhausted = self._params is None
+        while self._room and self._params is not None:
+            wanted = min(self._room, MOST_AT_ONCE)
+            items: list[object] = []
+            try:
+                items.extend(islice(self._params, wanted))
+            except Exception as exc:  # raised where the results are read  # noqa: BLE001
+                self._fault = exc
+            if len(items) < wanted:
+                self._params = None
+            if items:
+                self._add(items)
+            self._exhausted = self._params is None
 
     def _add(self, items: list[object]) -> None:
         """Make a request of each; all at once if nothing is in the way."""
         places = range(self._next, self._next + len(items))
         self._next += len(items)
         self._room -= len(items)
-        calls = self._begin_many(items, self)
-        if calls:
-            self._places.update(zip([call.key for call in calls], places, strict=True))
+        batch = self._begin_many(items, self)
+        if batch is not None:
+            batch.first = places.start
+            self._open += len(items)
             return
         for place, params in zip(places, items, strict=True):
             try:
-                self._places[self._begin(params, self).key] = place
+                self._begin(params, self).waiter = place  # nobody awaits it
+                self._open += 1
             except Exception as exc:  # it costs this request  # noqa: BLE001
                 self._done[place] = exc
                 self._ready.append(place)
@@ -144,9 +146,13 @@ class MapResults(Generic[T_co]):
 
     def finish(self, call: Call, outcome: Message | Exception) -> None:
         """Take what became of a request."""
-        place = self._places.pop(call.key, None)
-        if place is None:
-            return
+        self._open -= 1
+        batch = call.batch
+        if batch is None:
+            place: int = call.waiter
+        else:
+            place = batch.place_of(call.key)
+            self._calls.leave_batch(batch)
         self._done[place] = outcome
         if not self._ordered:
             self._ready.append(place)
@@ -215,7 +221,7 @@ class MapResults(Generic[T_co]):
         if self._done:
             await anyio.lowlevel.checkpoint()
         while (place := self._next_place()) is None:
-            if self._exhausted and not self._places and not self._done:
+            if self._exhausted and not self._open and not self._done:
                 await anyio.lowlevel.checkpoint()
                 if self._fault is not None:
                     raise self._fault
@@ -249,9 +255,12 @@ class MapResults(Generic[T_co]):
         self._params = None
         self._exhausted = True
         self._room = 0
-        places, self._places = self._places, {}
-        for key in reversed(places):
-            self._calls.abandon(self._calls.peer.calls[key])
+        calls = [call for call in self._calls.peer.calls.values() if call.sink is self]
+        for call in reversed(calls if self._open else ()):
+            self._calls.abandon(call)
+            if call.batch is not None:
+                self._calls.leave_batch(call.batch)
+        self._open = 0
         self._done.clear()
         self._ready.clear()
         self._wake()

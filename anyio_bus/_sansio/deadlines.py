@@ -46,14 +46,6 @@ class Deadlines(Generic[K]):
         at = lane[key] = now + timeout_s
         return at
 
-    def add_many(self, keys: Iterable[K], timeout_s: float, now: float) -> float:
-        """Let several new keys expire ``timeout_s`` from ``now``; return that time."""
-        lane = self._lanes.get(timeout_s)
-        if lane is None:
-            lane = self._new_lane(timeout_s, now)
-        lane.update(dict.fromkeys(keys, now + timeout_s))
-        return now + timeout_s
-
     def _new_lane(self, timeout_s: float, now: float) -> OrderedDict[K, float]:
         if len(self._lanes) >= self._tidy_at:
             self._tidy()

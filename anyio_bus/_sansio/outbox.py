@@ -51,7 +51,7 @@ class Step(enum.IntEnum):
     GONE = 4  # answered, failed or removed
 
 
-class Entry(msgspec.Struct, eq=False):
+class Entry(msgspec.Struct, eq=False, gc=False):
     """One frame on its way; a request has a key, everything else has None.
 
     While it waits, ``lane`` is the one that it is bound to; None: any of its pool. ``sent`` is

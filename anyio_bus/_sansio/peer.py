@@ -59,12 +59,6 @@ class Peer(Generic[C]):
             return math.inf
         return self._deadlines.add(call.key, call.timeout_s, now)
 
-    def open_many(self, calls: list[C], timeout_s: float | None, now: float) -> float:
-        """Keep several calls with the same timeout; return the time at which they expire."""
-        keys = [call.key for call in calls]
-        self.calls.update(zip(keys, calls, strict=True))
-        return math.inf if timeout_s is None else self._deadlines.add_many(keys, timeout_s, now)
-
     def renew(self, call: C, now: float) -> None:
         """Start the call's timeout anew: there was progress."""
         if call.timeout_s is not None and call.key in self.calls:

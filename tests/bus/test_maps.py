@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from anyio_bus import InvalidArgumentError, RemoteError, open_bus
+from anyio_bus import InvalidArgumentError, RemoteError, RequestTimeoutError, open_bus
 from tests.bus.support import held, log, methods, one_worker, scripted
 
 FAIL = {"lines": ['{"id":$ID,"error":{"code":5,"message":"no"}}']}
@@ -160,3 +160,23 @@ async def test_wrong_arguments_are_refused(params: Any, options: Any, field: str
 async def test_a_map_of_nothing_is_empty() -> None:
     async with one_worker() as bus, bus.map("echo", []) as results:
         assert [result async for result in results] == []
+
+
+async def test_each_request_of_a_map_has_its_timeout() -> None:
+    async with one_worker() as bus:
+        async with bus.map("mute", items(3), timeout=0.05, return_errors=True) as results:
+            errors = [error async for error in results]
+        assert [type(error) for error in errors] == [RequestTimeoutError] * 3
+        assert errors[0].timeout_s == 0.05
+        assert methods(await log(bus))[-3:] == ["$/cancelRequest"] * 3
+        assert bus._calls._batches.next() is None
+
+
+async def test_nothing_of_a_map_is_left_when_it_is_over() -> None:
+    async with one_worker() as bus:
+        async with bus.map("echo", items(50), in_flight=8) as results:
+            assert len([result async for result in results]) == 50
+        async with bus.map("hold", items(5)):
+            pass
+        assert bus._calls._batches.next() is None
+        assert bus.statistics().pending_bytes == 0
