@@ -69,8 +69,9 @@ async def collected(open_stream: OpenStream, method: str, limit: int) -> Any:
 class StreamRequest:
     """The events of one request: a chunk event each, then one result event.
 
-    The request is sent when the first event is asked for. It is cancelled when the iterator is
-    closed, or nobody holds it any more, before its end.
+    The request is sent when the first event is asked for. It is cancelled when, before its end, the
+    iterator is closed, the task that waits for an event is cancelled, or nobody holds the iterator
+    any more.
 
     Owns:
         The block of the stream, left at the end.
@@ -101,9 +102,8 @@ class StreamRequest:
         with translating(self._method):
             try:
                 return await self._next()
-            except BaseException as exc:
-                if not isinstance(exc, anyio.get_cancelled_exc_class()) or self._stream is None:
-                    self._finish()
+            except BaseException:  # as a generator ends with whatever is raised in it
+                self._finish()
                 raise
 
     async def _next(self) -> StreamEvent:

@@ -488,6 +488,19 @@ async def test_a_stream_that_is_left_is_over(end: str) -> None:
         assert (kernel.pending, kernel.kernel.withdrawn) == (0, 1)
 
 
+async def test_a_reader_that_is_cancelled_cancels_its_stream() -> None:
+    async with client() as bus:
+        stream = bus.stream_request("half")
+        assert (await anext(stream)).text == "half"
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await anext(stream)
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
+        assert bus._keeper is not None
+        assert bus._keeper.buses["agent"].statistics().pending == 0
+
+
 async def test_a_stream_ends_with_the_worker_s_error_or_its_timeout() -> None:
     async with client() as bus:
         with pytest.raises(s.PolicyDeniedError):
