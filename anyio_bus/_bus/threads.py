@@ -129,40 +129,24 @@ class Threads:
             begin: Called in the loop.
             cancel: Called in the loop when the wait is interrupted, after ``begin``.
         """
+        self.check_caller()
+        self._waiting[ticket] = None
         try:
-            self.begin(ticket, begin)
-            return self.wait(ticket)
+            self.post(_begin, ticket, begin)
+            return self._wait(ticket)
         except BaseException:
             if not ticket.over:
                 with suppress(BusStoppedError, InvalidStateError):
                     self.post(cancel)
             raise
-
-    def begin(self, ticket: Ticket, begin: Callable[[], object]) -> None:
-        """Have the loop begin something; :meth:`wait` waits for it."""
-        self.check_caller()
-        self._waiting[ticket] = None
-        self.post(_begin, ticket, begin)
-
-    def wait(self, ticket: Ticket, timeout: float = -1) -> Any:
-        """Wait for the outcome of what was begun.
-
-        Raises:
-            TimeoutError: It did not come in time; it goes on.
-        """
-        try:
-            if not (self._look_for(ticket) if self._ended else ticket.wait(timeout)):
-                msg = f"nothing came within {timeout:g} s"
-                raise TimeoutError(msg)
         finally:
             self._waiting.pop(ticket, None)
-        return ticket.take()
 
-    def _look_for(self, ticket: Ticket) -> bool:
-        """Wait after the end of the bus, when nobody is left to fail what the loop has forgotten."""
-        while not ticket.wait(LOOK_S):
+    def _wait(self, ticket: Ticket) -> Any:
+        # After the end of the bus nobody is left to fail what its loop has forgotten.
+        while not ticket.wait(LOOK_S if self._ended else -1):
             self.post(int)  # raises when the loop has ended as well
-        return True
+        return ticket.take()
 
     def check_caller(self) -> None:
         """Refuse to block an event loop.
