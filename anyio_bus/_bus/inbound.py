@@ -33,8 +33,8 @@ class Follower(Protocol):
 
     filter: Filter
 
-    def offer(self, pool: str, worker: int, note: Message) -> None:
-        """Hand it a notification that it takes."""
+    def offer(self, pool: str, worker: int, notes: list[Message]) -> None:
+        """Hand it notifications that it takes."""
 
     def end(self) -> None:
         """The bus stops."""
@@ -194,14 +194,30 @@ class Inbound:
             follower.end()
 
     def _publish(self, event: Lines, notes: list[Message], taken: list[bool] | None) -> None:
-        pool, worker = event.pool, event.worker
-        for index, note in enumerate(notes):
-            heard = taken is not None and taken[index]
-            for follower in self._followers_of(pool, note.method):  # type: ignore[arg-type]
-                if follower.filter.session is None or follower.filter.takes_session(note):
-                    follower.offer(pool, worker, note)
-                    heard = True
-            self._calls.unhandled += not heard
+        """Hand each run of one method to who follows it; count what nobody has heard."""
+        start = 0
+        while start < len(notes):
+            method: str = notes[start].method  # type: ignore[assignment]  # a notification has one
+            end = start + 1
+            while end < len(notes) and notes[end].method == method:
+                end += 1
+            if not self._publish_run(event, method, notes[start:end]):
+                self._calls.unhandled += (
+                    end - start if taken is None else taken[start:end].count(False)
+                )
+            start = end
+
+    def _publish_run(self, event: Lines, method: str, notes: list[Message]) -> bool:
+        """Hand over a run; tell whether somebody has heard all of it."""
+        heard = False
+        for follower in self._followers_of(event.pool, method):
+            theirs = notes
+            if follower.filter.session is not None:
+                theirs = [note for note in notes if follower.filter.takes_session(note)]
+            if theirs:
+                follower.offer(event.pool, event.worker, theirs)
+                heard = heard or len(theirs) == len(notes)
+        return heard
 
     def _followers_of(self, pool: str, method: str) -> list[Follower]:
         known = self._known.get((pool, method))

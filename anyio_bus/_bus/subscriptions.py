@@ -92,8 +92,12 @@ class Callback:
         self._throttle = Throttle(LOG_BURST, LOG_WINDOW_S)
         self._function = function
 
-    def offer(self, pool: str, worker: int, note: Message) -> None:
-        """Hand it a notification."""
+    def offer(self, pool: str, worker: int, notes: list[Message]) -> None:
+        """Hand it notifications."""
+        for note in notes:
+            self._call(pool, worker, note)
+
+    def _call(self, pool: str, worker: int, note: Message) -> None:
         try:
             self._function(_notification(pool, worker, note, Any))
         except Exception:
@@ -138,7 +142,8 @@ class Subscription(anyio.abc.ObjectReceiveStream[Notification]):
     _receive: MemoryObjectReceiveStream[Notification]
     _gap: int  # dropped since the last one that was taken ("drop_newest")
     _head_gap: int  # dropped from the head since the last read ("drop_oldest")
-    _queued: int  # with "block"
+    _queued: int
+    _ended: bool
     _turns: int
     _error: StreamOverflowError | None
 
@@ -170,40 +175,58 @@ class Subscription(anyio.abc.ObjectReceiveStream[Notification]):
         size = math.inf if overflow == "block" else max_queue
         self._send, self._receive = anyio.create_memory_object_stream[Notification](size)
         self._gap = self._head_gap = self._queued = 0
+        self._ended = False
         self._turns = FREE_TURNS
         self._error = None
         return self
 
     # -- what the bus tells it ----------------------------------------------------------------
 
-    def offer(self, pool: str, worker: int, note: Message) -> None:
-        """Queue a notification, by the policy."""
-        notification = _notification(pool, worker, note, self._kind)
-        if self._gap:
-            notification.dropped = self._gap
-        try:
-            self._send.send_nowait(notification)
-        except anyio.WouldBlock:
-            self._make_room(notification)
-        except (anyio.ClosedResourceError, anyio.BrokenResourceError):  # it has ended
+    def offer(self, pool: str, worker: int, notes: list[Message]) -> None:
+        """Queue notifications, by the policy."""
+        if self._ended:
             return
-        else:
-            self._gap = 0
+        room = self._max - self._queued
         if self._overflow == "block":
-            self._queued += 1
-            if self._queued >= self._max:
+            self._put(pool, worker, notes)
+            if len(notes) >= room:
                 self._brakes.press(self, worker, self._now())
+        elif len(notes) <= room:
+            self._put(pool, worker, notes)
+        elif self._overflow == "drop_oldest":
+            self._put(pool, worker, self._drop_oldest(len(notes) - room, notes))
+        else:
+            self._put(pool, worker, notes[:room])
+            if self._overflow == "close":
+                self.overflow()
+            else:
+                self.dropped += len(notes) - room
+                self._gap += len(notes) - room
 
-    def _make_room(self, notification: Notification) -> None:
-        if self._overflow == "close":
-            self.overflow()
-            return
-        self.dropped += 1
-        if self._overflow == "drop_newest":
-            self._gap += 1
-            return
-        self._head_gap += 1 + self._receive.receive_nowait().dropped
-        self._send.send_nowait(notification)
+    def _put(self, pool: str, worker: int, notes: list[Message]) -> None:
+        for note in notes:
+            notification = _notification(pool, worker, note, self._kind)
+            if self._gap:
+                notification.dropped = self._gap
+                self._gap = 0
+            self._queued += 1
+            self._send.send_nowait(notification)
+
+    def _drop_oldest(self, excess: int, notes: list[Message]) -> list[Message]:
+        """Drop so many of those that wait, or else of those that come; return what is left of these."""
+        kept = notes[-self._max :]
+        dropped = len(notes) - len(kept)
+        while dropped < excess:
+            try:
+                oldest = self._receive.receive_nowait()
+            except anyio.WouldBlock:  # a reader has it in hand already
+                break
+            self._queued -= 1
+            self._head_gap += oldest.dropped
+            dropped += 1
+        self._head_gap += dropped
+        self.dropped += dropped
+        return kept
 
     def overflow(self) -> None:
         """End it with what it holds."""
@@ -216,6 +239,7 @@ class Subscription(anyio.abc.ObjectReceiveStream[Notification]):
 
     def end(self) -> None:
         """Let nothing more come; what it holds can be read."""
+        self._ended = True
         self._send.close()
         self._brakes.release(self)
 
@@ -276,10 +300,9 @@ class Subscription(anyio.abc.ObjectReceiveStream[Notification]):
         if self._head_gap:
             notification.dropped += self._head_gap
             self._head_gap = 0
-        if self._queued:
-            self._queued -= 1
-            if self._queued * 2 == self._max or not self._queued:
-                self._brakes.release(self)
+        self._queued -= 1
+        if self._overflow == "block" and (self._queued * 2 == self._max or not self._queued):
+            self._brakes.release(self)
         return notification
 
     def _end(self) -> Exception:

@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
+from msgspec import Raw
 
 from anyio_bus import (
     Bus,
@@ -18,6 +19,8 @@ from anyio_bus import (
     Subscription,
     open_bus,
 )
+from anyio_bus._sansio.events import Lines
+from anyio_bus._sansio.messages import Message
 from tests.bus.support import DONE, QUIET_LOOPS, one_worker, scripted, until
 
 NOTE = '{"method":"%s","params":{"n":%d}}'
@@ -92,6 +95,25 @@ async def test_the_oldest_are_dropped_and_the_gap_is_seen() -> None:
         first, second = await notes.receive_batch()
         assert (first.params["n"], first.dropped) == (4, 3)
         assert (second.params["n"], second.dropped) == (5, 0)
+
+
+async def test_what_a_reader_has_in_hand_is_not_dropped() -> None:
+    async with one_worker() as bus, bus.subscribe(max_queue=1, overflow="drop_oldest") as notes:
+        found: list[tuple[int, int]] = []
+
+        async def read() -> None:
+            for _ in range(2):
+                note = await notes.receive()
+                found.append((note.params["n"], note.dropped))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(read)
+            await anyio.wait_all_tasks_blocked()
+            for n in (1, 2, 3):  # all of them before the reader runs
+                note = Message(method="note", params=Raw(b'{"n":%d}' % n))
+                bus._inbound.take(Lines("w", 0, [note]), [note])
+        assert found == [(1, 0), (3, 1)]
+        assert notes.dropped == 1
 
 
 async def test_with_close_it_ends_after_what_it_holds() -> None:
