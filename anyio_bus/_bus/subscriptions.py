@@ -215,16 +215,21 @@ class Subscription(anyio.abc.ObjectReceiveStream[Notification]):
     def _drop_oldest(self, excess: int, notes: list[Message]) -> list[Message]:
         """Drop so many of those that wait, or else of those that come; return what is left of these."""
         kept = notes[-self._max :]
-        dropped = len(notes) - len(kept)
-        while dropped < excess:
+        dropped = gap = len(notes) - len(kept)
+        waiting = True
+        while waiting and dropped < excess:
             try:
                 oldest = self._receive.receive_nowait()
             except anyio.WouldBlock:  # a reader has it in hand already
-                break
-            self._queued -= 1
-            self._head_gap += oldest.dropped
-            dropped += 1
-        self._head_gap += dropped
+                waiting = False
+            else:
+                self._queued -= 1
+                dropped += 1
+                gap += 1 + oldest.dropped
+        if waiting and self._queued:
+            self._head_gap += gap  # before the one that is the oldest now
+        else:
+            self._gap += gap  # before the first of these
         self.dropped += dropped
         return kept
 
