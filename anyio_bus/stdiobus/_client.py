@@ -157,7 +157,7 @@ class AsyncStdioBus:
         """Start the workers; return when they are spawned. A bus is started once.
 
         Raises:
-            InvalidStateError: It was started before.
+            InvalidStateError: It was started before, or is stopped meanwhile.
             TransportError: The backend is not there.
 
         Cancellation:
@@ -178,9 +178,11 @@ class AsyncStdioBus:
         except BaseException:
             self._end()
             raise
-        if self._state is BusState.STARTING:  # nobody stopped it meanwhile
-            self._state = BusState.RUNNING
-            self._inbox.open(self._keeper.buses)
+        if self._state is not BusState.STARTING:
+            msg = "Bus was stopped while it started"
+            raise InvalidStateError(msg)
+        self._state = BusState.RUNNING
+        self._inbox.open(self._keeper.buses)
 
     async def stop(self, timeout_sec: float = STOP_TIMEOUT_S) -> None:
         """Fail what is in flight, end the workers, and return when none is left.

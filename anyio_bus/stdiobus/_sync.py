@@ -11,16 +11,22 @@ from anyio_bus.stdiobus._client import STOP_TIMEOUT_S, AsyncStdioBus
 from anyio_bus.stdiobus._home import Home
 from anyio_bus.stdiobus.errors import InvalidStateError
 from anyio_bus.stdiobus.types import (
+    BackendMode,
+    BusConfig,
     BusState,
     BusStats,
+    DockerOptions,
     HelloParams,
     HelloResult,
     ListenMode,
     MessageHandler,
+    NativeOptions,
     RequestOptions,
+    SubprocessOptions,
 )
 
 if TYPE_CHECKING:
+    import os
     from types import TracebackType
 
 __all__ = ("StdioBus",)
@@ -40,8 +46,26 @@ class StdioBus:
         The thread, from :meth:`start` to :meth:`stop` or :meth:`destroy`.
     """
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        self._bus = AsyncStdioBus(*args, **options)
+    def __init__(
+        self,
+        config: BusConfig | None = None,
+        *,
+        config_path: str | os.PathLike[str] | None = None,
+        backend: BackendMode | str = BackendMode.AUTO,
+        timeout_ms: int = 30000,
+        docker: DockerOptions | None = None,
+        subprocess: SubprocessOptions | None = None,
+        native: NativeOptions | None = None,
+    ) -> None:
+        self._bus = AsyncStdioBus(
+            config,
+            config_path=config_path,
+            backend=backend,
+            timeout_ms=timeout_ms,
+            docker=docker,
+            subprocess=subprocess,
+            native=native,
+        )
         self._home: Home | None = None
 
     def __repr__(self) -> str:

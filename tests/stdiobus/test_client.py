@@ -146,6 +146,18 @@ def test_nothing_outlives_the_loop_where_nobody_stops_it(anyio_backend: Any) -> 
     assert bus.get_worker_count() == 0  # and the net under each test looks for the process
 
 
+async def test_a_stop_ends_a_start_as_well() -> None:
+    bus = client()
+    async with anyio.create_task_group() as tasks:
+        started = begin(tasks, bus.start)
+        while bus.get_state() is s.BusState.CREATED:
+            await anyio.lowlevel.checkpoint()
+        with anyio.fail_after(5):
+            await bus.stop(2)
+    assert isinstance(started.error, s.InvalidStateError)
+    assert (bus.get_state(), bus.get_worker_count()) == (s.BusState.STOPPED, 0)
+
+
 # Each step is a life of real processes, and uvloop's are asyncio's.
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {"debug": True}), ("trio", {})])
 async def test_a_life_cancelled_at_any_step_leaves_nothing() -> None:
@@ -346,6 +358,19 @@ async def test_a_dead_worker_fails_its_requests_and_the_session_goes_on_with_the
             assert "told to die" in caught.value.details["stderr_tail"]
             assert await bus.request("pid") != pid
         assert bus.get_stats().worker_restarts == 1
+
+
+async def test_a_session_of_a_dead_worker_is_told_once_and_begins_anew() -> None:
+    async with client() as bus:
+        for session in ("lost", bus.client_session_id):
+            assert await bus.request("pid", session_id=session)
+        with anyio.fail_after(5):
+            with pytest.raises(s.TransportError):
+                await bus.request("die")
+            with pytest.raises(s.TransportError, match="lost") as caught:
+                await bus.request("pid", session_id="lost")
+            assert caught.value.details["session"] == "lost"
+            assert await bus.request("pid", session_id="lost") == await bus.request("pid")
 
 
 async def test_a_worker_that_cannot_start_is_unavailable_with_the_reason() -> None:
