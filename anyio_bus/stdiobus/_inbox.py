@@ -80,7 +80,7 @@ class NotificationSubscription:
                 self._news = anyio.Event()
             await self._news.wait()
         self._turns -= 1
-        return self._queue.popleft()
+        return self._queue.popleft()  # noqa: ASYNC910  # one per 64
 
     def close(self) -> None:
         """End it, after what it holds; closing it again does nothing."""

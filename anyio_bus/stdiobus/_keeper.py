@@ -100,7 +100,7 @@ class Keeper:
         """
         await self._closed.wait()
 
-    async def _run(self) -> None:
+    async def _run(self) -> None:  # noqa: ASYNC910  # waits for the stop
         try:
             async with BusHost() as host, AsyncExitStack() as sessions:
                 for pool, config in self._configs.items():
