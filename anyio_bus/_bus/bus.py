@@ -27,6 +27,7 @@ from anyio_bus._bus.calls import (
     check_deadline,
     check_seconds,
     check_timeout,
+    error_of,
     result_of,
 )
 from anyio_bus._bus.handlers import Handlers
@@ -315,7 +316,7 @@ class Bus:
             calls.abandon(call)
             raise
         if type(message) is not Message:
-            raise message
+            raise error_of(call, message)
         raw = result_of(message) if message.error is not UNSET else message.result
         return decode_value(raw, reply)  # type: ignore[arg-type]  # what is no error has a result
 
@@ -349,7 +350,7 @@ class Bus:
         finally:
             calls.abandon(call)
         if not isinstance(message, Message):
-            raise message
+            raise error_of(call, message)
         return decode_value(result_of(message), options.reply)
 
     def _collects(self, route: Route, collect: Collect | UnsetType) -> bool:
@@ -681,7 +682,7 @@ class Bus:
         finally:
             calls.abandon(call)
         if type(message) is not Message:
-            raise message
+            raise error_of(call, message)
         return _response_line(message, key)
 
     async def notify(

@@ -675,6 +675,15 @@ def check_seconds(name: str, value: Any) -> None:
         raise InvalidArgumentError(msg, field=name)
 
 
+def error_of(call: Call, outcome: Exception) -> Exception:
+    """Return the error that a call ended with, to be raised by who awaited it.
+
+    The call, which its traceback will lead to, lets go of it: no garbage collector sees that circle.
+    """
+    call.waiter = None
+    return outcome
+
+
 def result_of(response: Message) -> Raw:
     """Return the raw result of a response.
 

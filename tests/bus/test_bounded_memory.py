@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 
-from anyio_bus import Bus, Limits, RequestTimeoutError, open_bus
+from anyio_bus import Bus, Limits, RequestTimeoutError, Scope, ScopeCancelledError, open_bus
 from tests.bus.support import QUIET_LOOPS, one_worker, scripted, until
 from tests.conftest import Backend
 
@@ -102,3 +102,18 @@ async def test_bad_lines_stray_answers_and_requests_of_workers_leave_nothing(
 
     async with one_worker() as bus:
         assert await grows(bus, 2000, provoke) < SOME_BLOCKS
+
+
+async def test_errors_that_were_caught_are_freed() -> None:
+    async def fail(scope: Scope) -> None:
+        with pytest.raises(ScopeCancelledError):
+            await bus.request("mute", scope=scope)
+
+    async with one_worker() as bus:
+        for _ in range(10):
+            async with bus.open_scope() as scope, anyio.create_task_group() as tasks:
+                tasks.start_soon(fail, scope)
+                await anyio.wait_all_tasks_blocked()
+                scope.cancel()
+        gc.collect()
+        assert not [each for each in gc.get_objects() if isinstance(each, ScopeCancelledError)]
