@@ -5,6 +5,7 @@ This is the one seam that knows asyncio from trio; everything else is written ag
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Generator
 from contextvars import copy_context
@@ -38,6 +39,10 @@ class Loop(Protocol):
         """Make a waiter."""
         ...
 
+    def is_cancelled(self) -> bool:
+        """Tell whether the calling task is in a cancelled scope."""
+        ...
+
     def wake(self, waiter: Waiter[Any], value: object) -> None:
         """Hand a waiter its value; for one that has it already, or is cancelled, nothing happens."""
 
@@ -59,6 +64,10 @@ class _AsyncioLoop:
         self.post: Callable[..., object] = partial(
             loop.call_soon_threadsafe, context=copy_context()
         )
+
+    @staticmethod
+    def is_cancelled() -> bool:
+        return anyio.current_effective_deadline() == -math.inf
 
     @staticmethod
     def wake(waiter: Any, value: object) -> None:
@@ -95,7 +104,11 @@ class _TrioLoop:
         self.waiter: Callable[[], Waiter[Any]] = partial(_TrioWaiter, lowlevel)
         self.post: Callable[..., object] = lowlevel.current_trio_token().run_sync_soon
         self._reschedule = lowlevel.reschedule
+        self._deadline = sys.modules["trio"].current_effective_deadline
         self._value = sys.modules["outcome"].Value  # what trio itself hands to a task
+
+    def is_cancelled(self) -> bool:
+        return self._deadline() == -math.inf  # type: ignore[no-any-return]
 
     def wake(self, waiter: Any, value: object) -> None:
         if waiter.is_set:

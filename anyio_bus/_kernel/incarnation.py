@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
@@ -133,7 +133,7 @@ class Incarnation:
         """
         if self._writer is None:
             return
-        if self._batch <= 1 and anyio.current_effective_deadline() > -math.inf:
+        if self._batch <= 1 and not self._loop.is_cancelled():
             self.flush_now()
             if not self.lane.outbox.size:
                 return
@@ -142,13 +142,13 @@ class Incarnation:
 
     def flush_now(self) -> None:
         """Write what the pipe takes at once; the writer meets what goes wrong."""
-        buffers = self.lane.outbox.buffers(WRITE_BUFFERS, WRITE_BYTES)
-        try:
-            while buffers and (written := self.child.try_write(buffers)):
+        outbox = self.lane.outbox
+        with suppress(OSError):
+            while outbox.size:
+                written = self.child.try_write(outbox.buffers(WRITE_BUFFERS, WRITE_BYTES))
+                if not written:
+                    return
                 self._advance(written)
-                buffers = self.lane.outbox.buffers(WRITE_BUFFERS, WRITE_BYTES)
-        except OSError:
-            return
 
     async def flush(self) -> None:
         """Write what the pipe takes, also where nobody but the writer can: it gets some turns."""
