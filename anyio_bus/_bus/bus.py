@@ -539,10 +539,12 @@ class Bus:
         calls = self._calls
 
         def begin(item: object, results: MapResults[Any]) -> Call:
+            """Send one request."""
             self._life.check_running()
             return calls.begin(method, item, route, seconds, scope, None, results)
 
         def begin_many(items: list[object], results: MapResults[Any]) -> Batch | None:
+            """Send several requests at once."""
             self._life.check_running()
             return calls.begin_many(method, items, route, seconds, scope, results)
 

@@ -253,7 +253,7 @@ class Handlers:
         try:
             with context._cancel_scope:
                 if context.cancelled and function is not _itself:  # what was made must be awaited
-                    return
+                    return  # noqa: ASYNC910  # its handler was not called
                 try:
                     with self._telling(context):
                         result = await function(*args, **kwargs)

@@ -85,7 +85,7 @@ class Block(Generic[T]):
         finally:
             self._end()
 
-    async def _serve(self) -> None:  # noqa: ASYNC910
+    async def _serve(self) -> None:  # noqa: ASYNC910  # it waits, or runs what does
         while not self._leaving or (self.last and not self._closers):
             if self._jobs:
                 self._job = self._jobs.popleft()

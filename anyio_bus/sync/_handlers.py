@@ -113,6 +113,7 @@ def in_thread(
         return function
 
     async def call(*args: Any, **kwargs: Any) -> Any:
+        """Serve one request in a thread."""
         args = tuple(_blocking(bus, arg) for arg in args)
         kwargs = {name: _blocking(bus, arg) for name, arg in kwargs.items()}
         bound = functools.partial(function, *args, **kwargs)

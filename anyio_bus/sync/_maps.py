@@ -137,10 +137,10 @@ class SyncMapResults(Generic[T_co]):
                 result = await anext(results)
             except Exception as exc:  # raised where it is read  # noqa: BLE001
                 self._ready.append((results.index, None, exc))
-                return  # noqa: ASYNC910
+                return  # noqa: ASYNC910  # one in so many is enough
             self._ready.append((results.index, result, None))
             if not results._is_ready():
-                return  # noqa: ASYNC910
+                return  # noqa: ASYNC910  # one in so many is enough
 
     # -- the end ------------------------------------------------------------------------------
 

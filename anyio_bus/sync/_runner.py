@@ -165,15 +165,15 @@ class Runner:
         self.handler_threads = anyio.CapacityLimiter(math.inf)
         self._token = anyio.lowlevel.current_token()
         if self._given_up:
-            return  # noqa: ASYNC910
+            return  # noqa: ASYNC910  # the loop ends with this
         with self._scope:
             async with anyio.create_task_group() as tasks:
                 self.start_soon = tasks.start_soon
                 await self._hold_bus()
                 for resident in list(self._residents):
                     resident.finish()
-                with anyio.move_on_after(READERS_S):  # noqa: ASYNC912
-                    if self._residents:
+                if self._residents:
+                    with anyio.move_on_after(READERS_S):
                         await self._empty.wait()
                 tasks.cancel_scope.cancel("the block was left")
 

@@ -18,7 +18,7 @@ def items(count: int) -> Iterator[dict[str, int]]:
     return ({"n": n} for n in range(count))
 
 
-async def async_items(count: int) -> AsyncIterator[dict[str, int]]:
+async def async_items(count: int) -> AsyncIterator[dict[str, int]]:  # noqa: ASYNC900  # as users do
     for n in range(count):
         await anyio.lowlevel.checkpoint()
         yield {"n": n}
@@ -103,7 +103,7 @@ async def test_what_the_params_raise_comes_after_the_results_before_it(source: A
         yield from items(3)
         raise LookupError("no more")
 
-    async def async_broken() -> AsyncIterator[Any]:
+    async def async_broken() -> AsyncIterator[Any]:  # noqa: ASYNC900  # as users do
         async for item in async_items(3):
             yield item
         raise LookupError("no more")
@@ -120,7 +120,7 @@ async def test_what_the_params_raise_comes_after_the_results_before_it(source: A
 async def test_an_asynchronous_generator_is_closed() -> None:
     closed = anyio.Event()
 
-    async def endless() -> AsyncIterator[Any]:
+    async def endless() -> AsyncIterator[Any]:  # noqa: ASYNC900  # that is the point
         try:
             while True:
                 yield {}
