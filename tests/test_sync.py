@@ -456,7 +456,7 @@ def test_callbacks_run_in_the_buss_thread_which_they_cannot_block() -> None:
 # --- Ctrl-C, exits, forks ---------------------------------------------------------------------
 
 INTERRUPTED = """
-import os, sys, threading
+import os, sys, threading, time
 from anyio_bus import Pool
 from anyio_bus.sync import open_bus_sync
 from tests.bus.support import scripted
@@ -465,8 +465,10 @@ def ready(*_):
     print("ready", flush=True)
 
 def ready_when_stopping(bus):
-    while bus.state == "running": pass
+    while bus.state == "running": time.sleep(0.001)
     ready()
+
+helpers = []
 
 def descriptors():
     return len(os.listdir("/proc/self/fd"))
@@ -485,7 +487,8 @@ def block_in(where, bus):
         with bus.map("hold", [[1]] * 3, timeout=None) as results:
             list(results)
     else:
-        threading.Thread(target=ready_when_stopping, args=[bus]).start()
+        helpers.append(threading.Thread(target=ready_when_stopping, args=[bus]))
+        helpers[0].start()
 
 def main(where, loop):
     pool, options = scripted(), {}
@@ -504,6 +507,7 @@ def main(where, loop):
                 told = sum("$/cancelRequest" in line for line in bus.request("log"))
                 raise
     except KeyboardInterrupt:
+        for helper in helpers: helper.join()
         children = open(f"/proc/self/task/{os.getpid()}/children").read().split()
         print(where, told, threading.active_count(), descriptors() - before, children, flush=True)
 

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar, final, overload
 
@@ -591,7 +590,7 @@ class Bus:
         self._life.check_running()
         calls = self._calls
         subscription = Subscription._create(
-            follows, max_queue, overflow, type, calls.brakes, calls.now
+            follows, max_queue, overflow, type, calls.brakes, calls.now, calls.check_thread
         )
         self._inbound.follow(subscription)
         try:
@@ -625,7 +624,12 @@ class Bus:
         self._life.check_running()
         callback = Callback(self._filter(pattern, pool, session), function)
         self._inbound.follow(callback)
-        return partial(self._inbound.leave, callback)
+
+        def remove() -> None:
+            callback.over = True
+            self._inbound.leave(callback)
+
+        return remove
 
     def _filter(self, pattern: str, pool: str | None, session: str | Session | None) -> Filter:
         if pool is not None:

@@ -194,7 +194,7 @@ class Calls:
         # Calls that wait for room, in order, and what hands each to the kernel once there is some.
         self._queue: OrderedDict[Call, Callable[[], None]] = OrderedDict()
         self.alarm: Alarm = Alarm(loop, self._next_deadline, self._expire)
-        self.now = loop.now
+        self.now: Callable[[], float] = loop.now
         self.max_frame_bytes: int = limits.max_frame_bytes
         self.brakes: Brakes = Brakes(
             lambda: self.backend, limits.backpressure_timeout_s, self.alarm.nudge

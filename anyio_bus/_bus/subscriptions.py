@@ -56,9 +56,9 @@ class Filter:
         if not isinstance(pattern, str) or not pattern:
             msg = f"pattern must be a method, or a pattern of methods, not {pattern!r}"
             raise InvalidArgumentError(msg, field="pattern")
-        self.pattern = pattern
-        self.pool = pool
-        self.session = session
+        self.pattern: str = pattern
+        self.pool: str | None = pool
+        self.session: str | None = session
         self._match = re.compile(fnmatch.translate(pattern)).match
 
     def takes(self, pool: str, method: str) -> bool:
@@ -83,18 +83,24 @@ class Callback:
     Args:
         filter: Which ones.
         function: It must not block; what it raises is logged and costs that notification.
+
+    Attributes:
+        over: Whether it was removed; it may be in the middle of a run of notifications.
     """
 
-    __slots__ = ("_function", "_throttle", "filter")
+    __slots__ = ("_function", "_throttle", "filter", "over")
 
     def __init__(self, filter: Filter, function: Callable[[Notification], object]) -> None:  # noqa: A002
         self.filter = filter
         self._throttle = Throttle(LOG_BURST, LOG_WINDOW_S)
         self._function = function
+        self.over: bool = False
 
     def offer(self, pool: str, worker: int, notes: list[Message]) -> None:
         """Hand it notifications."""
         for note in notes:
+            if self.over:
+                return
             self._call(pool, worker, note)
 
     def _call(self, pool: str, worker: int, note: Message) -> None:
@@ -138,6 +144,7 @@ class Subscription(anyio.abc.ObjectReceiveStream[Notification]):
     _kind: Any
     _brakes: Brakes
     _now: Callable[[], float]
+    _check_thread: Callable[[], None]
     _send: MemoryObjectSendStream[Notification]
     _receive: MemoryObjectReceiveStream[Notification]
     _gap: int  # dropped since the last one that was taken ("drop_newest")
@@ -156,6 +163,7 @@ class Subscription(anyio.abc.ObjectReceiveStream[Notification]):
         kind: Any,
         brakes: Brakes,
         now: Callable[[], float],
+        check_thread: Callable[[], None],
     ) -> Subscription:
         check_count("max_queue", max_queue)
         if overflow not in get_args(Overflow):
@@ -172,6 +180,7 @@ class Subscription(anyio.abc.ObjectReceiveStream[Notification]):
         self._kind = kind
         self._brakes = brakes
         self._now = now
+        self._check_thread = check_thread
         size = math.inf if overflow == "block" else max_queue
         self._send, self._receive = anyio.create_memory_object_stream[Notification](size)
         self._gap = self._head_gap = self._queued = 0
@@ -276,6 +285,7 @@ class Subscription(anyio.abc.ObjectReceiveStream[Notification]):
             else:
                 self._turns -= 1
                 return self._taken(notification)  # noqa: ASYNC910  # see FREE_TURNS
+        self._check_thread()
         try:
             notification = await self._receive.receive()
         except anyio.EndOfStream:

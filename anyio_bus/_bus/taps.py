@@ -66,6 +66,10 @@ class Taps:
     def _backend(self) -> Backend:
         return self._calls.backend
 
+    def check_thread(self) -> None:
+        """Refuse to wait in another thread than the bus's."""
+        self._calls.check_thread()
+
     def add(self, sink: _Sink) -> None:
         """Show it everything from here on."""
         if self._over:
@@ -265,6 +269,7 @@ class FrameStream(anyio.abc.ObjectReceiveStream[TapFrame]):
         while not self._queue:
             if self._ended:
                 raise self._error or anyio.EndOfStream
+            self._taps.check_thread()
             await self._bell.wait()
         self._turns = FREE_TURNS
         return self._next()

@@ -114,6 +114,18 @@ async def test_a_bus_is_refused_in_another_event_loop() -> None:
             await in_thread(lambda: anyio.run(bus.request, "echo"))
 
 
+async def test_what_a_bus_has_open_cannot_be_waited_for_in_another_event_loop() -> None:
+    async with (
+        one_worker() as bus,
+        bus.stream("mute") as stream,
+        bus.subscribe("never") as notifications,
+        bus.tap(worker=99) as frames,
+    ):
+        for wait in (stream.receive, stream.result, notifications.receive, frames.receive):
+            with pytest.raises(InvalidStateError, match="from_thread"):
+                await in_thread(partial(anyio.run, wait))
+
+
 async def test_blocking_calls_are_refused_where_an_event_loop_runs() -> None:
     async def elsewhere() -> None:
         bus.from_thread.request("echo")

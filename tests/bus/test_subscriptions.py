@@ -218,6 +218,20 @@ async def test_one_that_never_reads_costs_its_neighbour_nothing() -> None:
 # -- callbacks ------------------------------------------------------------------------------------
 
 
+async def test_a_callback_that_removes_itself_gets_nothing_more_of_the_same_read() -> None:
+    found: list[int] = []
+
+    def take(note: Notification) -> None:
+        found.append(note.params["n"])
+        if note.params["n"] == 2:
+            remove()
+
+    async with one_worker() as bus:
+        remove = bus.on_notification(take, "note")
+        await say(bus, 1, 2, 3, 4)
+    assert found == [1, 2]
+
+
 async def test_a_callback_is_called_until_it_is_removed(caplog: pytest.LogCaptureFixture) -> None:
     found: list[int] = []
 
