@@ -1,4 +1,8 @@
-"""Own what a program holds inside an ``async with open_bus(...)`` block: the :class:`Bus`."""
+"""Own what a program holds inside an ``async with open_bus(...)`` block: the :class:`Bus`.
+
+It is one class, since that is what its users hold; most of it says what its methods promise. What
+they do is done elsewhere: each checks its arguments and passes them to the part that owns the matter.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,6 @@ from anyio_bus._bus.calls import (
     check_deadline,
     check_seconds,
     check_timeout,
-    error_of,
     result_of,
 )
 from anyio_bus._bus.handlers import Handlers
@@ -315,7 +318,7 @@ class Bus:
             calls.abandon(call)
             raise
         if type(message) is not Message:
-            raise error_of(call, message)
+            raise message
         raw = result_of(message) if message.error is not UNSET else message.result
         return decode_value(raw, reply)  # type: ignore[arg-type]  # what is no error has a result
 
@@ -349,7 +352,7 @@ class Bus:
         finally:
             calls.abandon(call)
         if not isinstance(message, Message):
-            raise error_of(call, message)
+            raise message
         return decode_value(result_of(message), options.reply)
 
     def _collects(self, route: Route, collect: Collect | UnsetType) -> bool:
@@ -688,7 +691,7 @@ class Bus:
         finally:
             calls.abandon(call)
         if type(message) is not Message:
-            raise error_of(call, message)
+            raise message
         return _response_line(message, key)
 
     async def notify(

@@ -70,11 +70,10 @@ class Batch(msgspec.Struct, eq=False):
         return self.first + keys.index(key)
 
 
-class Call(msgspec.Struct, eq=False, gc=False):
+class Call(msgspec.Struct, eq=False):
     """One request that waits for its answer: a task at ``waiter``, or ``sink``.
 
-    No garbage collector sees it: it lets go of its sink at its end. Of several
-    that were begun at once, ``batch`` has the deadline.
+    Of several that were begun at once, ``batch`` has the deadline.
     """
 
     key: RequestId
@@ -361,7 +360,6 @@ class Calls:
         if call.key in self.peer.calls:
             self.withdraw(call, "cancelled by the caller")
             self._forget(call)
-            call.sink = None
             if self.observer is not None:
                 self.observer.abandoned(call.key)
 
@@ -411,12 +409,10 @@ class Calls:
     def _tell(self, call: Call, outcome: Message | Exception) -> None:
         if isinstance(outcome, Exception):
             self._observe_end(call, outcome)
-        sink = call.sink
-        if sink is None:
+        if call.sink is None:
             self._loop.wake(call.waiter, outcome)
         else:
-            call.sink = None
-            sink.finish(call, outcome)
+            call.sink.finish(call, outcome)
 
     def waiter(self) -> Any:
         """Make what a task waits for that waits for something else than the outcome of a call."""
@@ -559,12 +555,10 @@ class Calls:
                 self._leave(call)
             else:
                 freed += call.size
-            sink = call.sink
-            if sink is None:
+            if call.sink is None:
                 wake(call.waiter, answer)
             else:
-                call.sink = None
-                sink.finish(call, answer)
+                call.sink.finish(call, answer)
         self.pending_bytes -= freed
 
     def _take_each(self, event: Lines) -> None:
@@ -673,15 +667,6 @@ def check_seconds(name: str, value: Any) -> None:
     if not _is_number(value) or not 0 <= value < math.inf:
         msg = f"{name} must be seconds, 0 or more, not {value!r}"
         raise InvalidArgumentError(msg, field=name)
-
-
-def error_of(call: Call, outcome: Exception) -> Exception:
-    """Return the error that a call ended with, to be raised by who awaited it.
-
-    The call, which its traceback will lead to, lets go of it: no garbage collector sees that circle.
-    """
-    call.waiter = None
-    return outcome
 
 
 def result_of(response: Message) -> Raw:
