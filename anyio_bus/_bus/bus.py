@@ -333,7 +333,8 @@ class Bus:
             except BusError as exc:
                 if retry is None or not retry.allows(exc, attempt):
                     raise
-            await anyio.sleep(retry.delay_s(attempt))
+                sent = getattr(exc, "sent", False)
+            await self._calls.rest(method, retry.delay_s(attempt), options.scope, sent=sent)
             attempt += 1
 
     async def _attempt(

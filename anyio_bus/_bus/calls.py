@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
 
+import anyio
 import msgspec
 from msgspec import UNSET, Raw
 
@@ -160,6 +161,28 @@ class Scope:
         return f"<Scope {self.name!r}: {calls} calls, {len(self._children)} scopes>"
 
 
+class _Rest:
+    """A request between two attempts: a task that waits at ``waiter`` for its time, or an error."""
+
+    __slots__ = ("_method", "_owner", "_sent", "waiter")
+
+    def __init__(self, owner: Calls, method: str, *, sent: bool) -> None:
+        self._owner = owner
+        self._method = method
+        self._sent = sent
+        self.waiter: Any = owner.waiter()
+
+    def _cancel_with(self, scope: Scope, reason: str) -> None:
+        text = f"request {self._method!r} was cancelled with scope {scope.name!r}: {reason}"
+        self._end(ScopeCancelledError(text, reason=reason, sent=self._sent))
+
+    def stop(self, reason: str) -> None:
+        self._end(BusStoppedError(f"request {self._method!r} failed: {reason}", sent=self._sent))
+
+    def _end(self, error: BusError) -> None:
+        self._owner._loop.wake(self.waiter, error)
+
+
 class Calls:
     """The calls of one bus.
 
@@ -192,6 +215,7 @@ class Calls:
         self._batches: Deadlines[Batch] = Deadlines()
         # Calls that wait for room, in order, and what hands each to the kernel once there is some.
         self._queue: OrderedDict[Call, Callable[[], None]] = OrderedDict()
+        self._resting: dict[_Rest, None] = {}
         self.alarm: Alarm = Alarm(loop, self._next_deadline, self._expire)
         self.now: Callable[[], float] = loop.now
         self.max_frame_bytes: int = limits.max_frame_bytes
@@ -454,8 +478,31 @@ class Calls:
                 call.scope._calls.pop(call, None)
                 self._tell(call, exc)
 
+    async def rest(self, method: str, delay_s: float, scope: Scope | None, *, sent: bool) -> None:
+        """Wait before a request is tried again; its scope and a stop of the bus end it.
+
+        Raises:
+            ScopeCancelledError: The scope was cancelled.
+            BusStoppedError: There is to be no new work.
+
+        Cancellation:
+            Always a checkpoint.
+        """
+        scope = scope or self.root
+        rest = _Rest(self, method, sent=sent)
+        self._resting[rest] = scope._members[rest] = None
+        try:
+            if scope.cancel_reason is not None:
+                rest._cancel_with(scope, scope.cancel_reason)
+            with anyio.move_on_after(delay_s):
+                raise await rest.waiter
+        finally:
+            del self._resting[rest], scope._members[rest]
+
     def fail_waiting(self, reason: str) -> None:
-        """End every call that waits for room: there is to be no new work."""
+        """End every call that waits for room, or to be tried again: there is to be no new work."""
+        for rest in self._resting:
+            rest.stop(reason)
         while self._queue:
             call, _ = self._queue.popitem()
             self.end(call, _stopped(call, reason, sent=False))

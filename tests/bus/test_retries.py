@@ -8,19 +8,22 @@ import anyio
 import pytest
 
 from anyio_bus import (
+    BusStoppedError,
     InvalidArgumentError,
     Limits,
     PoolUnavailableError,
     RemoteError,
     RequestTimeoutError,
     Retry,
+    ScopeCancelledError,
     WorkerLostError,
     WorkerStartError,
     open_bus,
 )
-from tests.bus.support import log, methods, one_worker, scripted, until
+from tests.bus.support import begin, log, methods, one_worker, scripted, until
 
 QUICK = Retry(attempts=3, backoff_s=0.01)
+PATIENT = Retry(attempts=3, backoff_s=60, idempotent=True)
 
 
 async def test_what_may_have_run_is_sent_again_only_if_it_is_idempotent() -> None:
@@ -93,3 +96,24 @@ async def test_cancelling_ends_the_wait_between_two_attempts() -> None:
 def test_a_retry_validates_itself(options: Any, field: str) -> None:
     with pytest.raises(InvalidArgumentError, match=field):
         Retry(**options)
+
+
+async def test_a_scope_ends_the_wait_between_two_attempts() -> None:
+    async with one_worker() as bus, anyio.create_task_group() as tasks:
+        async with bus.open_scope() as scope:
+            resting = begin(tasks, lambda: bus.request("die", retry=PATIENT, scope=scope))
+            await until(lambda: bus._calls._resting)
+            scope.cancel("enough")
+            with pytest.raises(ScopeCancelledError, match="enough") as info:
+                await resting.wait()
+        assert info.value.sent
+
+
+@pytest.mark.parametrize("drain_s", [0, 5])
+async def test_a_stop_ends_the_wait_between_two_attempts(drain_s: float) -> None:
+    async with one_worker() as bus, anyio.create_task_group() as tasks:
+        resting = begin(tasks, lambda: bus.request("die", retry=PATIENT))
+        await until(lambda: bus._calls._resting)
+        await bus.stop(drain_s=drain_s)
+        with pytest.raises(BusStoppedError, match="shutting down"):
+            await resting.wait()
