@@ -59,13 +59,14 @@ class Brakes:
         hold = (reader, worker)
         if hold in self.held:
             return
-        in_flight = self._in_flight().get(worker, 0)
+        in_flight, queued = self._work().get(worker, (0, 0))
+        others = in_flight > 1 or queued
         try:
-            if in_flight <= 1:
+            if not others:
                 self._backend().pause(worker)
         except (Refused, NotSupportedError):
-            in_flight = 2
-        if in_flight > 1:
+            others = True
+        if others:
             reader.overflow()
             return
         self.held[hold] = None
@@ -97,11 +98,11 @@ class Brakes:
 
     def check(self) -> None:
         """End the readers on whose workers another request has come to wait."""
-        in_flight = self._in_flight()
-        queued = self._backend().statistics().queued_requests > 0
+        work = self._work()
         for hold in list(self.held):
             worker = hold[1]
-            if queued or in_flight.get(worker, 0) > self._allowed.get(worker, 0):
+            in_flight, queued = work.get(worker, (0, 0))
+            if queued or in_flight > self._allowed.get(worker, 0):
                 self._end(hold)
 
     def next_deadline(self) -> float | None:
@@ -118,5 +119,6 @@ class Brakes:
             hold[0].overflow()
             self.release(hold[0])
 
-    def _in_flight(self) -> dict[int, int]:
-        return {info.worker: info.in_flight for info in self._backend().workers()}
+    def _work(self) -> dict[int, tuple[int, int]]:
+        """Return what each worker has in flight, and how much waits for it."""
+        return {info.worker: (info.in_flight, info.queued) for info in self._backend().workers()}

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ("Call", "Calls", "Ids", "Scope", "Sink")
 
 Ids: TypeAlias = Literal["number", "text"]
-_ENDED = frozenset({State.BACKOFF, State.PARKED, State.STOPPED})
+_ENDED = frozenset({State.BACKOFF, State.PARKED, State.STOPPED, State.VACANT})
 
 
 class Sink(Protocol):

@@ -156,13 +156,15 @@ class Inbound:
     def _stream_of(self, event: Lines, chunk: Chunk) -> Stream[object] | None:
         meta = chunk._meta
         key = event.sole
+        streams = self._streams
         if meta is not UNSET and meta.request_id is not UNSET:
             key = meta.request_id
         elif chunk.session is not None and chunk.session in self._by_session:
-            several = self._by_session[chunk.session]
+            several = [s for s in self._by_session[chunk.session] if streams[s][0] == event.pool]
             if len(several) > 1 and event.pool not in self._serial:
                 return None
-            return next((stream for stream in several if self._fits(stream, event)), None)
+            if several:
+                return next((stream for stream in several if self._fits(stream, event)), None)
         call: Call | None = self._calls.peer.calls.get(key)
         if call is None or not self._fits(call.sink, event):
             return None

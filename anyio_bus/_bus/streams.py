@@ -431,5 +431,6 @@ class StreamEvents:
         try:
             return StreamEvent("chunk", await self._stream.receive())
         except anyio.EndOfStream:
-            self._over = True
-        return StreamEvent("result", result=await self._stream.result())
+            event = StreamEvent("result", result=await self._stream.result())
+        self._over = True
+        return event

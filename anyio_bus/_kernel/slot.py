@@ -468,6 +468,7 @@ class Slot:
             pid=inc.child.pid if inc is not None else None,
             state=self.life.state,
             in_flight=inc.lane.in_flight() if inc is not None else 0,
+            queued=inc.lane.queued if inc is not None else 0,
             queued_bytes=inc.lane.outbox.size if inc is not None else 0,
             restarts=max(0, self.generation - 1),
             uptime_s=self._kernel.loop.now() - inc.born if inc is not None else 0.0,

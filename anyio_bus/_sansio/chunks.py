@@ -150,8 +150,9 @@ def request_meta(profile: object, key: RequestId, params: object, credit_bytes: 
     """Return a request's params with what its worker needs to send chunks in ``_meta``.
 
     That is a credit window for workers built on :mod:`anyio_bus.worker` (none for 0 bytes: nobody
-    reads them) and ``progressToken`` for MCP. Params by position have no place for it, and what is
-    not plain JSON stays as it is.
+    reads them) and ``progressToken`` for MCP, in place of what stands there: params that are passed
+    on name the bounds and the tokens of another client. Params by position have no place for it,
+    and what is not plain JSON stays as it is.
     """
     member: dict[str, object]
     if profile == "anyio-bus" and credit_bytes:
@@ -170,4 +171,4 @@ def request_meta(profile: object, key: RequestId, params: object, credit_bytes: 
     own = params.get("_meta")
     if isinstance(own, Raw):
         own = msgspec.json.decode(own)
-    return {**params, "_meta": {**member, **(own if isinstance(own, dict) else {})}}
+    return {**params, "_meta": {**(own if isinstance(own, dict) else {}), **member}}

@@ -81,6 +81,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
         state: State of the slot (``docs/design/kernel.md``).
         in_flight: Requests without an answer, cancelled ones that still hold a slot included, probes
             of its health not.
+        queued: What waits for it, or for whichever worker of its pool has room first.
         queued_bytes: Bytes that wait to be written to it.
         restarts: Processes after the first.
         uptime_s: Seconds since the process was spawned; 0 without one.
@@ -103,6 +104,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     pid: int | None
     state: State
     in_flight: int
+    queued: int
     queued_bytes: int
     restarts: int
     uptime_s: float

@@ -109,6 +109,11 @@ class Lane:
             return len(self.entries)
         return sum(not entry.route.probe for entry in self.entries.values())
 
+    @property
+    def queued(self) -> int:
+        """What waits until it can be sent here."""
+        return len(self.waiting) + (len(self.pool.queue) if self.mode is Mode.OPEN else 0)
+
     def sole(self) -> RequestId:
         """Return the only request in flight, probes aside; None where there are several, or none."""
         entries = self.entries

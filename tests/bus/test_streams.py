@@ -402,3 +402,80 @@ async def test_a_siblings_failure_cancels_the_streams_and_the_bus_lives_on() -> 
                 await tasks.start(bus.pump, "hold", None, send.clone())
                 raise ValueError("a sibling")
         assert methods(await log(bus))[-2:] == ["$/cancelRequest"] * 2
+
+
+async def test_sessions_of_two_pools_may_have_the_same_name() -> None:
+    line = '{"method":"session/update","params":{"sessionId":"1"}}'
+    params = {"sessionId": "1", "lines": [line, DONE]}
+    async with open_bus(scripted("a", chunks="acp"), scripted("b", chunks="acp")) as bus:
+        async with bus.stream("say", params, pool="a") as one:
+            async with bus.stream("say", params, pool="b") as other:
+                assert len([chunk async for chunk in one]) == 1
+                assert len([chunk async for chunk in other]) == 1
+
+
+async def test_a_progress_token_that_was_passed_on_makes_no_chunk_another_streams() -> None:
+    async with one_worker(chunks="mcp-progress") as bus, bus.stream("hold") as one:
+        passed_on = {"_meta": {"progressToken": one._call.key, "trace": "x"}, "lines": [DONE]}
+        async with bus.stream("say", passed_on) as other:
+            await other.result()
+        sent = (await log(bus))[-1]
+        assert sent["params"]["_meta"] == {"progressToken": sent["id"], "trace": "x"}
+
+
+async def test_a_credit_that_was_passed_on_does_not_count() -> None:
+    async with open_bus(streaming()) as bus:
+        meta = {"_meta": {"anyio-bus/credit": 10_000_000}}
+        async with bus.stream("endless", meta, max_buffer_bytes=1000) as stream:
+            await stream.receive()
+            for _ in range(20):
+                await bus.request("echo", {"params": 1})
+            assert stream._charge + stream._charge_read <= 1000
+
+
+async def test_a_result_event_that_was_cancelled_comes_later() -> None:
+    async with one_worker() as bus, bus.stream("say", said()) as stream:
+        await until(lambda: stream._outcome is not None)
+        events = stream.events()
+        receive = stream.receive
+        with anyio.CancelScope() as scope:
+
+            async def receive_and_cancel() -> Chunk:
+                try:
+                    return await receive()
+                finally:
+                    scope.cancel()
+
+            stream.receive = receive_and_cancel  # type: ignore[method-assign]
+            await anext(events)
+        stream.receive = receive  # type: ignore[method-assign]
+        assert [event.type async for event in events] == ["result"]
+
+
+async def test_a_pause_does_not_mind_what_waits_in_another_pool() -> None:
+    limits = Limits(backpressure_timeout_s=0)
+    pools = scripted("a"), scripted("b", max_in_flight=1)
+    async with open_bus(*pools, limits=limits) as bus, anyio.create_task_group() as tasks:
+        for method in ("hold", "echo", "echo"):
+            tasks.start_soon(partial(bus.request, method, pool="b"))
+            await anyio.wait_all_tasks_blocked()
+        lines = {"lines": [BARE % "x"] * 100}
+        async with bus.stream("say", lines, pool="a", max_buffer_bytes=100) as stream:
+            await until(lambda: bus._calls.brakes.held)
+            tasks.start_soon(partial(bus.request, "echo", pool="b"))
+            await anyio.wait_all_tasks_blocked()
+            assert stream._outcome is None
+            assert bus._calls.brakes.held
+        await bus.notify("release", pool="b")
+
+
+async def test_there_is_no_pause_while_a_request_waits_in_the_queue() -> None:
+    limits = Limits(backpressure_timeout_s=0)
+    async with one_worker(limits, max_in_flight=1) as bus, anyio.create_task_group() as tasks:
+        async with bus.stream("hold", max_buffer_bytes=100) as stream:
+            tasks.start_soon(bus.request, "echo")
+            await until(lambda: bus.workers()[0].queued == 1)
+            await bus.notify("say", {"lines": [BARE % "x"] * 100})
+            await until(lambda: stream._outcome is not None)
+            assert not bus._calls.brakes.held
+            await bus.notify("release")

@@ -132,7 +132,7 @@ def test_a_request_says_what_its_worker_needs(profile: str, member: dict[str, in
         == {"_meta": {**member, "x": 1}}
     )
     own = dict.fromkeys(member, "mine")
-    assert meta({"_meta": own}) == {"_meta": own}
+    assert meta({"_meta": own}) == {"_meta": member}  # it was meant for somebody else
     assert meta([1]) == [1]
     assert meta({"_meta": None}) == {"_meta": member}
 
