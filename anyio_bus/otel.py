@@ -26,11 +26,11 @@ try:
     from opentelemetry import context as otel_context
     from opentelemetry import metrics, trace
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-except ModuleNotFoundError as exc:
-    if not (exc.name or "").startswith("opentelemetry"):
+except ModuleNotFoundError as _exc:
+    if not (_exc.name or "").startswith("opentelemetry"):
         raise
-    text = "anyio_bus.otel needs opentelemetry-api; pip install 'anyio-bus[otel]' gets it"
-    raise ModuleNotFoundError(text, name=exc.name) from exc
+    _text = "anyio_bus.otel needs opentelemetry-api; pip install 'anyio-bus[otel]' gets it"
+    raise ModuleNotFoundError(_text, name=_exc.name) from _exc
 
 __all__ = ("Telemetry",)
 

@@ -119,7 +119,7 @@ class Inbox:
     """
 
     def __init__(self) -> None:
-        self.questions = Questions()
+        self.questions: Questions = Questions()
         self._on_message: list[MessageHandler] = []
         self._on_notification: list[MessageHandler] = []
         self._subscriptions: dict[NotificationSubscription, None] = {}
