@@ -144,6 +144,7 @@ class Home:
             return function()
 
         async def call() -> T:
+            """Call it, as a task does."""
             await anyio.lowlevel.checkpoint()
             return function()
 
