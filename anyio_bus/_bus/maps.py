@@ -13,7 +13,7 @@ import anyio.lowlevel
 from msgspec import UNSET
 
 from anyio_bus._bus.calls import result_of
-from anyio_bus._errors import InvalidArgumentError
+from anyio_bus._errors import BusError, InvalidArgumentError
 from anyio_bus._io.loop import Bell
 from anyio_bus._sansio.codec import decode_plain, decode_value
 from anyio_bus._sansio.messages import Message
@@ -118,15 +118,21 @@ class MapResults(Generic[T_co]):
             if len(items) < wanted:
                 self._params = None
             if items:
-                self._add(items)
+                try:
+                    self._add(items)
+                except (
+                    BusError
+                ) as exc:  # there is to be no new work; what is in flight is had first
+                    self._fault = exc
+                    self._params = None
             self._exhausted = self._params is None
 
     def _add(self, items: list[object]) -> None:
         """Make a request of each; all at once if nothing is in the way."""
+        batch = self._begin_many(items, self)
         places = range(self._next, self._next + len(items))
         self._next += len(items)
         self._room -= len(items)
-        batch = self._begin_many(items, self)
         if batch is not None:
             batch.first = places.start
             self._open += len(items)
@@ -137,7 +143,8 @@ class MapResults(Generic[T_co]):
                 self._open += 1
             except Exception as exc:  # it costs this request  # noqa: BLE001
                 self._done[place] = exc
-                self._ready.append(place)
+                if not self._ordered:
+                    self._ready.append(place)
                 self._wake()
 
     def params(self, _key: RequestId, params: object) -> object:
@@ -269,16 +276,17 @@ class MapResults(Generic[T_co]):
         """Make requests of what an asynchronous iterable gives, while there is room."""
         iterator = aiter(params)
         try:
-            async for item in iterator:
-                while not self._room:
-                    await self._bell.wait()
-                self._add([item])
+            try:
+                async for item in iterator:
+                    while not self._room:
+                        await self._bell.wait()
+                    self._add([item])
+            finally:
+                aclose = getattr(iterator, "aclose", None)
+                if aclose is not None:  # a generator, which may be suspended at its yield
+                    await aclose()  # noqa: ASYNC102
         except Exception as exc:  # raised where the results are read  # noqa: BLE001
             self._fault = exc
-        finally:
-            aclose = getattr(iterator, "aclose", None)
-            if aclose is not None:  # a generator, which may be suspended at its yield
-                await aclose()  # noqa: ASYNC102
         self._exhausted = True
         self._wake()
 
@@ -305,9 +313,12 @@ async def open_map(
                     yield results
                 except Exception as exc:  # raised bare, after the join  # noqa: BLE001
                     body_error = exc
+                told = results._fault
                 tasks.cancel_scope.cancel("map left")
             if body_error is not None:
                 raise body_error
+            if results._fault is not None and results._fault is not told:
+                raise results._fault  # of the iterable, as it was closed
         else:
             results._params = iter(params)
             results._feed()

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from typing import Any
 
 import anyio
 import pytest
 
-from anyio_bus import InvalidArgumentError, RemoteError, RequestTimeoutError, open_bus
+from anyio_bus import (
+    BusStoppedError,
+    InvalidArgumentError,
+    RemoteError,
+    RequestTimeoutError,
+    open_bus,
+)
 from tests.bus.support import held, log, methods, one_worker, scripted
 
 FAIL = {"lines": ['{"id":$ID,"error":{"code":5,"message":"no"}}']}
@@ -180,3 +187,44 @@ async def test_nothing_of_a_map_is_left_when_it_is_over() -> None:
             pass
         assert bus._calls._batches.next() is None
         assert bus.statistics().pending_bytes == 0
+
+
+async def test_what_the_params_raise_at_their_end_leaves_the_bodys_error_bare() -> None:
+    async def fail_at_the_end() -> AsyncIterator[dict[str, int]]:
+        try:
+            for number in range(100):
+                yield {"n": number}
+        finally:
+            raise ValueError
+
+    async with one_worker() as bus:
+        with pytest.raises(ZeroDivisionError):
+            async with bus.map("echo", fail_at_the_end(), in_flight=2) as results:
+                async for _ in results:
+                    raise ZeroDivisionError
+        with pytest.raises(ValueError, match=r"^$"):
+            async with bus.map("echo", fail_at_the_end(), in_flight=2) as results:
+                await anext(results)
+
+
+@pytest.mark.parametrize("source", [items, async_items])
+async def test_a_stop_with_a_drain_loses_no_result_of_a_map(source: Any) -> None:
+    found = []
+    async with one_worker() as bus, anyio.create_task_group() as tasks:
+        async with bus.map("echo", source(1000), in_flight=8, return_errors=True) as results:
+            with pytest.raises(BusStoppedError):
+                async for result in results:
+                    found.append(result["n"])
+                    if len(found) == 20:
+                        tasks.start_soon(partial(bus.stop, drain_s=5))
+                        await anyio.wait_all_tasks_blocked()
+    assert found == list(range(len(found)))
+    assert results._next == len(found) > 20  # those in flight too
+
+
+async def test_errors_of_what_cannot_be_sent_are_not_kept() -> None:
+    async with one_worker() as bus:
+        unfit = (object() for _ in range(100))
+        async with bus.map("echo", unfit, in_flight=4, return_errors=True) as results:
+            assert len([error async for error in results]) == 100
+            assert not results._ready
