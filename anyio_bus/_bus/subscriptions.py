@@ -16,6 +16,7 @@ from msgspec import UNSET
 
 from anyio_bus._bus.calls import check_count
 from anyio_bus._errors import InvalidArgumentError, StreamOverflowError
+from anyio_bus._io.loop import Bell
 from anyio_bus._sansio.codec import decoder_of
 from anyio_bus._sansio.notifications import Notification
 from anyio_bus._sansio.throttle import LOG_BURST, LOG_WINDOW_S, Throttle
@@ -151,6 +152,10 @@ class Subscription(anyio.abc.ObjectReceiveStream[Notification]):
     _head_gap: int  # dropped from the head since the last read ("drop_oldest")
     _queued: int
     _ended: bool
+    _bell: (
+        Bell  # a task that waits in the stream itself loses what it was handed if it is cancelled
+    )
+    _waiting: int
     _turns: int
     _error: StreamOverflowError | None
 
@@ -185,6 +190,8 @@ class Subscription(anyio.abc.ObjectReceiveStream[Notification]):
         self._send, self._receive = anyio.create_memory_object_stream[Notification](size)
         self._gap = self._head_gap = self._queued = 0
         self._ended = False
+        self._bell = Bell()
+        self._waiting = 0
         self._turns = FREE_TURNS
         self._error = None
         return self
@@ -220,22 +227,18 @@ class Subscription(anyio.abc.ObjectReceiveStream[Notification]):
                 self._gap = 0
             self._queued += 1
             self._send.send_nowait(notification)
+        if self._waiting:
+            self._bell.ring()
 
     def _drop_oldest(self, excess: int, notes: list[Message]) -> list[Message]:
         """Drop so many of those that wait, or else of those that come; return what is left of these."""
         kept = notes[-self._max :]
         dropped = gap = len(notes) - len(kept)
-        waiting = True
-        while waiting and dropped < excess:
-            try:
-                oldest = self._receive.receive_nowait()
-            except anyio.WouldBlock:  # a reader has it in hand already
-                waiting = False
-            else:
-                self._queued -= 1
-                dropped += 1
-                gap += 1 + oldest.dropped
-        if waiting and self._queued:
+        while dropped < excess:
+            self._queued -= 1
+            dropped += 1
+            gap += 1 + self._receive.receive_nowait().dropped
+        if self._queued:
             self._head_gap += gap  # before the one that is the oldest now
         else:
             self._gap += gap  # before the first of these
@@ -255,6 +258,7 @@ class Subscription(anyio.abc.ObjectReceiveStream[Notification]):
         """Let nothing more come; what it holds can be read."""
         self._ended = True
         self._send.close()
+        self._bell.ring()
         self._brakes.release(self)
 
     # -- reading ------------------------------------------------------------------------------
@@ -274,24 +278,31 @@ class Subscription(anyio.abc.ObjectReceiveStream[Notification]):
         Cancellation:
             None is lost. A checkpoint whenever it has to wait, and once per 64 notifications.
         """
-        if self._turns:
+        if not self._turns:
+            self._check_thread()
+            await anyio.lowlevel.checkpoint()
+            self._turns = FREE_TURNS
+        while True:
             try:
                 notification = self._receive.receive_nowait()
             except anyio.WouldBlock:
-                pass
+                self._check_thread()
+                await self._wait()
             except anyio.EndOfStream:
                 await anyio.lowlevel.checkpoint()  # noqa: ASYNC120  # it is raised again below
                 raise self._end() from None
             else:
                 self._turns -= 1
                 return self._taken(notification)  # noqa: ASYNC910  # see FREE_TURNS
-        self._check_thread()
+
+    async def _wait(self) -> None:
+        """Wait until there may be one, or there will be none; always a checkpoint."""
+        self._waiting += 1
         try:
-            notification = await self._receive.receive()
-        except anyio.EndOfStream:
-            raise self._end() from None
-        self._turns = FREE_TURNS - 1
-        return self._taken(notification)
+            await self._bell.wait()
+        finally:
+            self._waiting -= 1
+        self._turns = FREE_TURNS
 
     async def receive_batch(self, max_items: int | None = None) -> list[Notification]:
         """Return the notifications that have come, at least one; errors as :meth:`receive`.
