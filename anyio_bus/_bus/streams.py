@@ -14,7 +14,7 @@ from anyio_bus._bus.calls import Call, Calls, Scope, result_of
 from anyio_bus._errors import StreamOverflowError
 from anyio_bus._sansio.codec import decode_value, encode_notification
 from anyio_bus._sansio.messages import Message
-from anyio_bus._sansio.notifications import Chunk
+from anyio_bus._sansio.notifications import Chunk, keep_only
 from anyio_bus._sansio.routing import Route
 
 if TYPE_CHECKING:
@@ -192,7 +192,9 @@ class Stream(anyio.abc.ObjectReceiveStream[Chunk], Generic[T_co]):
         self._charge += charge
         if self._waiter is not None:
             self._wake_reader()
-        elif self._size + self._reading > self._limit:
+            return
+        keep_only(chunk._note for chunk in chunks)
+        if self._size + self._reading > self._limit:
             self._inbound.brakes.press(self, worker, self._calls.now())
 
     def _collect(self, chunks: list[Chunk]) -> None:

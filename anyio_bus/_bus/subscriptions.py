@@ -18,7 +18,7 @@ from anyio_bus._bus.calls import check_count
 from anyio_bus._errors import InvalidArgumentError, StreamOverflowError
 from anyio_bus._io.loop import Bell
 from anyio_bus._sansio.codec import decoder_of
-from anyio_bus._sansio.notifications import Notification
+from anyio_bus._sansio.notifications import Notification, keep_only
 from anyio_bus._sansio.throttle import LOG_BURST, LOG_WINDOW_S, Throttle
 
 if TYPE_CHECKING:
@@ -220,6 +220,8 @@ class Subscription(anyio.abc.ObjectReceiveStream[Notification]):
                 self._gap += len(notes) - room
 
     def _put(self, pool: str, worker: int, notes: list[Message]) -> None:
+        if not self._waiting:
+            keep_only(notes)
         for note in notes:
             notification = _notification(pool, worker, note, self._kind)
             if self._gap:

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, TypeVar, final
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from anyio_bus._sansio.codec import decode_value
-from anyio_bus._sansio.messages import RequestId
+from anyio_bus._sansio.messages import Message, RequestId
 
-__all__ = ("CREDIT_KEY", "Chunk", "ChunkMeta", "Notification")
+__all__ = ("CREDIT_KEY", "Chunk", "ChunkMeta", "Notification", "keep_only")
 
 T = TypeVar("T")
 
 CREDIT_KEY = "anyio-bus/credit"
 """In ``_meta`` of a request's params: bytes of chunks that may be on the way; of a chunk's: charged."""
+
+
+FEW_BYTES = 64 * 1024  # of one read of a pipe: what waits for a reader is copied out of it
+
+
+def keep_only(notes: Iterable[Message]) -> None:
+    """Let notifications that wait for a reader hold their own params, not all that was read with them.
+
+    Many that are together hold little else; to copy those would cost more than it frees.
+    """
+    held = [note for note in notes if note.params is not UNSET]
+    if sum(len(note.params) for note in held) < FEW_BYTES:  # type: ignore[arg-type, misc]
+        for note in held:
+            note.params = note.params.copy()  # type: ignore[union-attr]
 
 
 class ChunkMeta(msgspec.Struct, gc=False):

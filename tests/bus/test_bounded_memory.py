@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import sys
+import tracemalloc
 from collections.abc import Awaitable, Callable
 
 import anyio
@@ -117,3 +118,23 @@ async def test_errors_that_were_caught_are_freed() -> None:
                 scope.cancel()
         gc.collect()
         assert not [each for each in gc.get_objects() if isinstance(each, ScopeCancelledError)]
+
+
+@pytest.mark.parametrize("of", ["stream", "subscription"])
+async def test_what_waits_for_a_reader_does_not_hold_what_was_read_with_it(of: str) -> None:
+    large = '{"jsonrpc":"2.0","id":$ID,"result":"%s"}' % ("x" * 50_000)
+    async with one_worker() as bus, bus.subscribe("note") as notes, bus.stream("hold") as stream:
+        key = stream._call.key
+        method = "chunk" if of == "stream" else "note"
+        small = '{"method":"%s","params":{"_meta":{"requestId":%d}}}'
+        name = key if of == "stream" else 0
+        tracemalloc.start()
+        try:
+            for _ in range(100):
+                await bus.request("say", {"lines": [small % (method, name), large]})
+            held, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert held < 1_000_000
+        await bus.request("release")
+        assert len(await (stream if of == "stream" else notes).receive_batch()) == 100
