@@ -322,8 +322,13 @@ class Calls:
 
         Returns:
             What they have in common; None if it has to be tried with each.
+
+        Raises:
+            ScopeCancelledError: So it would be with each, and with all that may come.
         """
         peer = self.peer
+        if scope is not None and scope.cancel_reason is not None:
+            raise self._scope_error(method, scope)
         if scope is not None or self._queue or self.brakes.held or self.root.cancelled:
             return None
         if self.observer is not None:

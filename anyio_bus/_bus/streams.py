@@ -35,6 +35,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 DEFAULT_BUFFER_BYTES = 8 * 1024 * 1024  # as much as a chunk of 64 KiB a millisecond brings in 128
 Collect: TypeAlias = Literal["text"] | None
+COUNTED_BYTES = 64  # of a chunk that need not be in what its worker counts: the count itself
 FREE_TURNS = 64  # chunks that a reader takes without a checkpoint: one costs more than they do
 _members = msgspec.json.Decoder(dict[str, Raw])
 
@@ -193,7 +194,11 @@ class Stream(anyio.abc.ObjectReceiveStream[Chunk], Generic[T_co]):
         if self._waiter is not None:
             self._wake_reader()
             return
-        keep_only(chunk._note for chunk in chunks)
+        held = keep_only(chunk._note for chunk in chunks)
+        if charge:
+            self._size += max(0, held - size - charge - COUNTED_BYTES * len(chunks))
+            if len(self._buffer) > 1 and self._charge + self._charge_read > self._limit:
+                self._size += charge  # it sends more than it has credit for
         if self._size + self._reading > self._limit:
             self._inbound.brakes.press(self, worker, self._calls.now())
 

@@ -22,15 +22,20 @@ CREDIT_KEY = "anyio-bus/credit"
 FEW_BYTES = 64 * 1024  # of one read of a pipe: what waits for a reader is copied out of it
 
 
-def keep_only(notes: Iterable[Message]) -> None:
+def keep_only(notes: Iterable[Message]) -> int:
     """Let notifications that wait for a reader hold their own params, not all that was read with them.
 
     Many that are together hold little else; to copy those would cost more than it frees.
+
+    Returns:
+        How many bytes these are.
     """
     held = [note for note in notes if note.params is not UNSET]
-    if sum(len(note.params) for note in held) < FEW_BYTES:  # type: ignore[arg-type, misc]
+    size = sum(len(note.params) for note in held)  # type: ignore[arg-type, misc]
+    if size < FEW_BYTES:
         for note in held:
             note.params = note.params.copy()  # type: ignore[union-attr]
+    return size
 
 
 class ChunkMeta(msgspec.Struct, gc=False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ from anyio_bus import (
     InvalidArgumentError,
     RemoteError,
     RequestTimeoutError,
+    ScopeCancelledError,
     open_bus,
 )
 from tests.bus.support import held, log, methods, one_worker, scripted
@@ -228,3 +230,15 @@ async def test_errors_of_what_cannot_be_sent_are_not_kept() -> None:
         async with bus.map("echo", unfit, in_flight=4, return_errors=True) as results:
             assert len([error async for error in results]) == 100
             assert not results._ready
+
+
+async def test_a_cancelled_scope_ends_a_map_without_end() -> None:
+    async with one_worker() as bus, bus.open_scope() as scope:
+        endless = ({"n": number} for number in itertools.count())
+        async with bus.map("echo", endless, scope=scope, return_errors=True) as results:
+            await anext(results)
+            scope.cancel("enough")
+            with pytest.raises(ScopeCancelledError):
+                async for _ in results:
+                    pass
+        assert results._next < 200

@@ -479,3 +479,18 @@ async def test_there_is_no_pause_while_a_request_waits_in_the_queue() -> None:
             await until(lambda: stream._outcome is not None)
             assert not bus._calls.brakes.held
             await bus.notify("release")
+
+
+@pytest.mark.parametrize("credit", [1, 1050])
+async def test_a_worker_that_sends_more_than_its_credit_is_paused(credit: int) -> None:
+    text = "x" * 1000
+    meta = '{"requestId":$ID,"anyio-bus/credit":%d}' % credit
+    line = '{"method":"chunk","params":{"text":"%s","_meta":%s}}' % (text, meta)
+    limits = Limits(backpressure_timeout_s=0)
+    async with one_worker(limits) as bus:
+        params = {"lines": [line] * 2000}
+        async with bus.stream("say", params, max_buffer_bytes=10_000) as stream:
+            await until(lambda: bus._calls.brakes.held)
+            for _ in range(2000):
+                assert (await stream.receive()).text == text
+        assert not bus._calls.brakes.held
