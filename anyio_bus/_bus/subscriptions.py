@@ -284,7 +284,7 @@ class Subscription(anyio.abc.ObjectReceiveStream[Notification]):
             self._check_thread()
             await anyio.lowlevel.checkpoint()
             self._turns = FREE_TURNS
-        while True:
+        while True:  # noqa: ASYNC913  # it waits, or ends
             try:
                 notification = self._receive.receive_nowait()
             except anyio.WouldBlock:
