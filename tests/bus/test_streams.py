@@ -127,11 +127,13 @@ async def test_a_chunk_of_a_session_is_its_oldest_streams_where_workers_are_seri
     line = '{"method":"chunk","sessionId":"one","params":{"text":"%s"}}'
     async with (
         one_worker(serial=serial) as bus,
-        bus.stream("say", said("1", "2", line=line), session="one") as first,
-        bus.stream("say", said("3", line=line), session="one") as second,
+        bus.stream("hold", session="one") as first,
+        bus.stream("hold", session="one") as second,
     ):
-        assert await second.result() == "done"
+        await bus.request("say", said("1", "2", line=line), session="one")
+        await bus.request("release")
         assert [chunk.text async for chunk in first] == (["1", "2"] if serial else [])
+        assert [chunk.text async for chunk in second] == []
         assert bus.statistics().unattributed == (0 if serial else 2)
 
 
