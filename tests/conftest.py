@@ -32,10 +32,8 @@ def eager_loop() -> asyncio.AbstractEventLoop:
 
 
 ASYNCIO = pytest.param(("asyncio", {"debug": True}), id="asyncio")
-UVLOOP = pytest.param(
-    ("asyncio", {"debug": True, "loop_factory": uvloop.new_event_loop}), id="asyncio+uvloop"
-)
-EAGER = pytest.param(("asyncio", {"debug": True, "loop_factory": eager_loop}), id="asyncio+eager")
+UVLOOP = pytest.param(("asyncio", {"loop_factory": uvloop.new_event_loop}), id="asyncio+uvloop")
+EAGER = pytest.param(("asyncio", {"loop_factory": eager_loop}), id="asyncio+eager")
 TRIO = pytest.param(("trio", {}), id="trio")
 
 PROCESS_LOOPS = [ASYNCIO, UVLOOP, TRIO]  # with real children the task factory proves nothing new
