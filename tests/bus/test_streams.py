@@ -273,6 +273,7 @@ async def count(bus: Bus, tag: str, chunks: int, **options: Any) -> None:
         assert await stream.result() == {"chunks": chunks}
 
 
+@pytest.mark.timeout(120)  # tens of thousands of chunks, measured for coverage too
 @pytest.mark.parametrize("anyio_backend", QUIET_LOOPS)
 async def test_eight_streams_of_ten_thousand_chunks_do_not_mix() -> None:
     async with open_bus(streaming(instances=2)) as bus, anyio.create_task_group() as tasks:
@@ -280,6 +281,7 @@ async def test_eight_streams_of_ten_thousand_chunks_do_not_mix() -> None:
             tasks.start_soon(count, bus, str(number), 10_000)
 
 
+@pytest.mark.timeout(120)  # tens of thousands of chunks, measured for coverage too
 @pytest.mark.parametrize("anyio_backend", QUIET_LOOPS)
 async def test_eight_streams_in_a_session_each_on_one_worker_do_not_mix() -> None:
     async with open_bus(streaming()) as bus, anyio.create_task_group() as tasks:
@@ -287,6 +289,7 @@ async def test_eight_streams_in_a_session_each_on_one_worker_do_not_mix() -> Non
             tasks.start_soon(partial(count, bus, str(number), 10_000, session=f"s{number}"))
 
 
+@pytest.mark.timeout(120)  # tens of thousands of chunks, measured for coverage too
 @pytest.mark.parametrize("anyio_backend", QUIET_LOOPS)
 async def test_a_reader_that_never_reads_stalls_its_own_handler_alone() -> None:
     async with open_bus(streaming()) as bus:

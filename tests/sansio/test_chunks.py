@@ -14,7 +14,14 @@ from anyio_bus._errors import RemoteProtocolError
 from anyio_bus._sansio.chunks import PROFILES, reader_by, request_meta
 from anyio_bus._sansio.codec import decode_block
 from anyio_bus._sansio.messages import Message
-from anyio_bus._sansio.notifications import CREDIT_KEY, Chunk, ChunkMeta, Notification
+from anyio_bus._sansio.notifications import (
+    CREDIT_KEY,
+    FEW_BYTES,
+    Chunk,
+    ChunkMeta,
+    Notification,
+    keep_only,
+)
 
 
 def note(method: str, params: Any = UNSET, session: str | None = None) -> Message:
@@ -169,6 +176,17 @@ def test_a_notification_has_its_params_in_the_type_of_its_subscription() -> None
     assert Notification("p", 0, "m", raw, None, 0, dict[str, float]).params == {"a": 1.0}
     with pytest.raises(RemoteProtocolError, match="params"):
         _ = Notification("p", 0, "m", raw, None, 0, list[int]).params
+
+
+@pytest.mark.parametrize(("size", "copied"), [(10, True), (FEW_BYTES, False)])
+def test_what_waits_is_copied_where_it_is_little_of_what_was_read(size: int, copied: bool) -> None:
+    notes: Any = decode_block(b'{"method":"chunk","params":{"text":"%b"}}\n' % (b"x" * size))
+    (before,) = [note.params for note in notes]
+
+    keep_only([*notes, Message(method="chunk")])
+
+    assert (notes[0].params is not before) is copied
+    assert bytes(notes[0].params) == bytes(before)
 
 
 def test_meta_without_a_request_names_none() -> None:
