@@ -311,6 +311,7 @@ class Bus:
             )
             return await self._request_with(method, params, route, options, retry)
         calls = self._calls
+        await calls.checkpoint_if_cancelled()  # a cancelled caller sends nothing
         call = calls.begin(method, params, route, timeout, scope)
         try:
             message = await call.waiter
@@ -347,6 +348,7 @@ class Bus:
             finally:
                 stream._close()
         calls = self._calls
+        await calls.checkpoint_if_cancelled()  # a cancelled caller sends nothing
         call = calls.begin(method, params, route, options.timeout_s, options.scope)
         try:
             message = await call.waiter
@@ -686,6 +688,7 @@ class Bus:
         key = members["id"]
         members = self._with_envelope(members, route)
         calls = self._calls
+        await calls.checkpoint_if_cancelled()  # a cancelled caller sends nothing
         call = calls.begin(request.method, None, route, seconds, scope, members)
         try:
             message = await call.waiter

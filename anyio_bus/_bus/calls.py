@@ -7,7 +7,7 @@ import math
 import os
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
 
@@ -218,6 +218,7 @@ class Calls:
         self._resting: dict[_Rest, None] = {}
         self.alarm: Alarm = Alarm(loop, self._next_deadline, self._expire)
         self.now: Callable[[], float] = loop.now
+        self.checkpoint_if_cancelled: Callable[[], Awaitable[None]] = loop.checkpoint_if_cancelled
         self.max_frame_bytes: int = limits.max_frame_bytes
         self.brakes: Brakes = Brakes(
             lambda: self.backend, limits.backpressure_timeout_s, self.alarm.nudge

@@ -5,14 +5,14 @@ This is the one seam that knows asyncio from trio; everything else is written ag
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextvars import copy_context
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import anyio
+import anyio.lowlevel
 import msgspec
 
 __all__ = ("Alarm", "Bell", "Loop", "Waiter", "current_loop", "running_loop_name")
@@ -39,8 +39,8 @@ class Loop(Protocol):
         """Make a waiter."""
         ...
 
-    def is_cancelled(self) -> bool:
-        """Tell whether the calling task is in a cancelled scope."""
+    def checkpoint_if_cancelled(self) -> Awaitable[None]:
+        """Raise if the calling task is in a cancelled scope; else go on without a checkpoint."""
         ...
 
     def wake(self, waiter: Waiter[Any], value: object) -> None:
@@ -60,14 +60,13 @@ class _AsyncioLoop:
     def __init__(self, loop: Any) -> None:
         self.now: Callable[[], float] = loop.time
         self.waiter: Callable[[], Waiter[Any]] = loop.create_future
+        self.checkpoint_if_cancelled: Callable[[], Awaitable[None]] = (
+            anyio.lowlevel.checkpoint_if_cancelled
+        )
         # In a context of the loop's own: in a thread's, AnyIO would not know what runs.
         self.post: Callable[..., object] = partial(
             loop.call_soon_threadsafe, context=copy_context()
         )
-
-    @staticmethod
-    def is_cancelled() -> bool:
-        return anyio.current_effective_deadline() == -math.inf
 
     @staticmethod
     def wake(waiter: Any, value: object) -> None:
@@ -104,11 +103,10 @@ class _TrioLoop:
         self.waiter: Callable[[], Waiter[Any]] = partial(_TrioWaiter, lowlevel)
         self.post: Callable[..., object] = lowlevel.current_trio_token().run_sync_soon
         self._reschedule = lowlevel.reschedule
-        self._deadline = sys.modules["trio"].current_effective_deadline
+        self.checkpoint_if_cancelled: Callable[[], Awaitable[None]] = (
+            lowlevel.checkpoint_if_cancelled
+        )
         self._value = sys.modules["outcome"].Value  # what trio itself hands to a task
-
-    def is_cancelled(self) -> bool:
-        return self._deadline() == -math.inf  # type: ignore[no-any-return]
 
     def wake(self, waiter: Any, value: object) -> None:
         if waiter.is_set:

@@ -127,13 +127,10 @@ class Incarnation:
     # -- writing ------------------------------------------------------------------------------
 
     def wake_writer(self) -> None:
-        """Have the out-queue written: at once if frames come one by one, else all that come now.
-
-        A caller that is cancelled already never writes: its request can still be taken back.
-        """
+        """Have the out-queue written: at once if frames come one by one, else all that come now."""
         if self._writer is None:
             return
-        if self._batch <= 1 and not self._loop.is_cancelled():
+        if self._batch <= 1:
             self.flush_now()
             if not self.lane.outbox.size:
                 return
