@@ -88,6 +88,7 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 _FIXED = frozenset({"jsonrpc", "id", "method", "params", "sessionId", "pool"})  # the bus's own
+FEW_CALLS = 8  # whose frames are written at once: a cancelled caller must be found before that
 _ENVELOPE = frozenset({"sessionId", "pool"})  # members that say where a frame goes
 
 
@@ -311,7 +312,8 @@ class Bus:
             )
             return await self._request_with(method, params, route, options, retry)
         calls = self._calls
-        await calls.checkpoint_if_cancelled()  # a cancelled caller sends nothing
+        if len(calls.peer.calls) < FEW_CALLS:  # else frames are not written before it waits
+            await calls.checkpoint_if_cancelled()
         call = calls.begin(method, params, route, timeout, scope)
         try:
             message = await call.waiter
@@ -348,7 +350,8 @@ class Bus:
             finally:
                 stream._close()
         calls = self._calls
-        await calls.checkpoint_if_cancelled()  # a cancelled caller sends nothing
+        if len(calls.peer.calls) < FEW_CALLS:  # else frames are not written before it waits
+            await calls.checkpoint_if_cancelled()
         call = calls.begin(method, params, route, options.timeout_s, options.scope)
         try:
             message = await call.waiter
@@ -688,7 +691,8 @@ class Bus:
         key = members["id"]
         members = self._with_envelope(members, route)
         calls = self._calls
-        await calls.checkpoint_if_cancelled()  # a cancelled caller sends nothing
+        if len(calls.peer.calls) < FEW_CALLS:  # else frames are not written before it waits
+            await calls.checkpoint_if_cancelled()
         call = calls.begin(request.method, None, route, seconds, scope, members)
         try:
             message = await call.waiter
