@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import msgspec
 import pytest
 
@@ -215,17 +216,27 @@ async def test_a_scope_ends_its_streams() -> None:
                 await stream.receive()
 
 
-async def test_progress_renews_the_timeout_if_it_is_to() -> None:
+async def test_a_stream_without_an_answer_ends_with_its_timeout() -> None:
+    async with one_worker() as bus, bus.stream("mute", timeout=0.05) as stream:
+        with pytest.raises(RequestTimeoutError):
+            await stream.result()
+
+
+@pytest.mark.parametrize("renews", [True, False])
+async def test_progress_renews_the_timeout_if_it_is_to(renews: bool) -> None:
     async with one_worker() as bus:
-        async with bus.stream("mute", timeout=0.2) as stream:
-            with pytest.raises(RequestTimeoutError):
-                await stream.result()
-        chunk = said("a")["lines"][0]
-        async with bus.stream("hold", timeout=0.4, progress_renews=True) as stream:
+        async with bus.stream("hold", timeout=30, progress_renews=renews) as stream:
             key = (await log(bus))[-1]["id"]
-            for _ in range(3):  # one and a half of its timeouts
-                await anyio.sleep(0.2)
-                await bus.request("say", {"lines": [chunk.replace("$ID", str(key)), DONE]})
+            deadlines = [bus._calls.peer.next_deadline()]  # the others' are at 60 s
+            for _ in range(3):
+                now = anyio.current_time()
+                while anyio.current_time() <= now:  # noqa: ASYNC110  # uvloop counts milliseconds
+                    await anyio.lowlevel.checkpoint()
+                chunk = said("a")["lines"][0].replace("$ID", str(key))
+                await bus.request("say", {"lines": [chunk, DONE]})
+                deadlines.append(bus._calls.peer.next_deadline())
+            assert len(set(deadlines)) == (4 if renews else 1)
+            assert deadlines == sorted(deadlines)  # type: ignore[type-var]
             await bus.request("release")
             assert len([chunk async for chunk in stream]) == 3
 
