@@ -1,0 +1,55 @@
+/* Wait for fds, for the ends of processes and for one deadline: epoll(7) here, kqueue(2) there. Level-triggered. The
+ * whole difference between systems is in loop_epoll.c and loop_kqueue.c.
+ *
+ * Owners embed an abk_watch. What is closed in the middle of a batch may still be named by a later
+ * event of that batch: owners set fd to -1 and stay allocated until the batch is over.
+ */
+#ifndef ABK_LOOP_H
+#define ABK_LOOP_H
+
+#include "base.h"
+
+enum { ABK_READ = 1, ABK_WRITE = 2 };
+
+typedef struct abk_watch {
+    int fd;           /* -1: not watched */
+    uint8_t interest; /* ABK_READ | ABK_WRITE; 0: not registered */
+    uint8_t kind;     /* the owner's, for dispatch */
+    void *owner;
+} abk_watch;
+
+typedef struct abk_ready {
+    abk_watch *watch;
+    uint8_t what; /* ABK_READ, ABK_WRITE; a hang-up or error is both */
+} abk_ready;
+
+enum { ABK_BATCH = 64 };
+
+typedef struct abk_loop {
+    int fd;       /* the epoll or kqueue */
+    int timer_fd; /* timerfd; -1 with kqueue */
+    uint64_t armed; /* the deadline that is set; ABK_NEVER: none */
+    bool blind; /* some watched fd is a regular file or /dev/null: always ready (see abk_loop_watch) */
+    abk_watch *always[4]; /* those fds */
+} abk_loop;
+
+int abk_loop_open(abk_loop *loop); /* ABK_OK or ABK_ESYS with errno */
+void abk_loop_close(abk_loop *loop);
+
+/* Change what is watched: registers, modifies or, with interest 0, removes. An fd that cannot be
+ * polled, such as a regular file or /dev/null, counts as always ready. ABK_OK or ABK_ESYS. */
+int abk_loop_watch(abk_loop *loop, abk_watch *watch, uint8_t interest);
+
+/* Watch for the end of a process, once: readable when it is gone. watch->fd is its pidfd, which is
+ * all that Linux needs. */
+int abk_loop_watch_exit(abk_loop *loop, abk_watch *watch, pid_t pid);
+
+/* Be ready at this time (abk_now()) at the latest; a later deadline than the armed one costs nothing,
+ * and wakes up once too often. */
+int abk_loop_arm(abk_loop *loop, uint64_t deadline);
+
+/* Wait at most wait_ms (-1: for ever); returns how many are ready, 0 for none or a deadline. Events
+ * of the timer are not among them. EINTR is 0. ABK_ESYS. */
+int abk_loop_wait(abk_loop *loop, abk_ready *ready, int max, int wait_ms);
+
+#endif

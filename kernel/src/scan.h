@@ -1,0 +1,109 @@
+/* Find what a kernel reads in a line of JSON-RPC: the byte ranges of its top-level members, and of
+ * a member at a path below. Strict JSON (RFC 8259), no tree, no allocation, linear, no recursion.
+ *
+ * Agrees with the Python kernel's decoder (anyio_bus/_sansio/codec.py) on what is a message.
+ */
+#ifndef ABK_SCAN_H
+#define ABK_SCAN_H
+
+#include "base.h"
+
+enum { ABK_MAX_DEPTH = 512 }; /* of nested arrays and objects; deeper is ABK_EPROTO */
+
+typedef enum abk_kind {
+    ABK_ABSENT = 0,
+    ABK_NULL,
+    ABK_BOOL,
+    ABK_NUMBER,
+    ABK_STRING,
+    ABK_OBJECT,
+    ABK_ARRAY
+} abk_kind;
+
+/* A JSON value inside a line. For a string at and len are what stands between its quotes. */
+typedef struct abk_value {
+    const char *at;
+    uint32_t len;
+    uint8_t kind;       /* abk_kind; ABK_ABSENT: the member is not there */
+    bool escaped;       /* a string with a backslash in it */
+    const char *member; /* where its member begins: the quote of its name */
+    uint32_t member_len; /* up to the end of the value, without the comma */
+} abk_value;
+
+typedef struct abk_message {
+    abk_value id, method, params, result, error, session, pool;
+    bool repeated; /* one of these members stood there twice; each is the last of its name */
+    const char *reason; /* after ABK_EPROTO: what is wrong, a static text */
+} abk_message;
+
+/* Scan one line, with or without its newline (and CR). Names may be escaped and members in any
+ * order. ABK_OK; ABK_AGAIN for a line of nothing but blanks; ABK_EPROTO for what is not JSON, not
+ * an object, or has an id that is neither number, string nor null, or a method that is no string.
+ * sessionId and pool may be of any kind: what that means is the caller's business. */
+int abk_scan(const char *line, size_t len, abk_message *message);
+
+/* What a scanned message is. */
+typedef enum abk_role { ABK_NOTHING, ABK_REQUEST, ABK_NOTIFICATION, ABK_RESPONSE } abk_role;
+static inline abk_role abk_role_of(const abk_message *m)
+{
+    if (m->method.kind == ABK_STRING)
+        return m->id.kind == ABK_ABSENT ? ABK_NOTIFICATION : ABK_REQUEST;
+    const bool answers = m->result.kind != ABK_ABSENT || m->error.kind != ABK_ABSENT;
+    return answers && m->id.kind != ABK_ABSENT ? ABK_RESPONSE : ABK_NOTHING;
+}
+
+/* Names to go through from a value that is an object, e.g. {"_meta", "progressToken"}. */
+enum { ABK_MAX_PATH = 8 };
+typedef struct abk_path {
+    uint32_t count;
+    abk_text names[ABK_MAX_PATH];
+} abk_path;
+
+/* Find the member at a path below an object that abk_scan() has found; the last of a name counts.
+ * False, and *found is ABSENT, where there is none. */
+bool abk_scan_path(const abk_value *object, const abk_path *path, abk_value *found);
+
+/* Whether a string value says this, escapes decoded. */
+bool abk_value_is(const abk_value *value, abk_text text);
+
+/* Decode a string value into out, which holds at least value->len bytes (a decoded string is never
+ * longer; lone surrogates become three bytes, as WTF-8). Returns the number of bytes. */
+size_t abk_decode(const abk_value *value, char *out);
+
+/* The bytes to leave out of a line so that a member is gone with one comma beside it. */
+abk_text abk_cut(const char *line, size_t len, const abk_value *value);
+
+/* Rewrite a line with repeated members so that only the last of each name among the seven above
+ * stays. out holds at least len bytes. Returns the new length, with the newline. */
+size_t abk_unrepeat(const char *line, size_t len, char *out);
+
+/* The id of a line of which only both ends are known (at most 4096 bytes each), read as
+ * salvage_id() in codec.py does. ABK_ABSENT: cannot be known; *none is set where it is seen to
+ * answer no request of ours. */
+abk_value abk_salvage_id(abk_text prefix, abk_text suffix, bool *none);
+
+/* --- ids ------------------------------------------------------------------------------------- */
+
+/* A request's id: compared by type and value, kept as it was spelt. Numbers are compared by their
+ * exact decimal value (1 and 1.0 and 1e0 are one id), strings with their escapes decoded. */
+enum { ABK_ID_INLINE = 40 };
+typedef struct abk_id {
+    uint64_t hash;      /* of type and value */
+    uint32_t raw_len;   /* as spelt in JSON, quotes included */
+    uint32_t canon_len; /* the canonical form, which stands behind raw in the same memory */
+    uint8_t kind;
+    char *heap; /* NULL: both forms fit into small */
+    char small[ABK_ID_INLINE];
+} abk_id_key;
+
+/* Make an id from a scanned value (NUMBER, STRING or NULL). ABK_ENOMEM only for long ids. */
+int abk_id_make(abk_id_key *id, const abk_value *value);
+/* The same from JSON text, "5" or "\"a\""; ABK_EINVAL if it is no id. */
+int abk_id_parse(abk_id_key *id, const char *json, size_t len);
+void abk_id_free(abk_id_key *id);
+bool abk_id_same(const abk_id_key *a, const abk_id_key *b);
+abk_text abk_id_raw(const abk_id_key *id);
+/* A value that is a plain decimal integer from 0 to 2^53: that integer; else -1. */
+int64_t abk_id_number(const abk_value *value);
+
+#endif
