@@ -142,11 +142,18 @@ ABK_API int abk_fd(const abk_bus *bus);
  * Returns the number of events that wait for abk_next_event(); those of the last step are dropped. */
 ABK_API int abk_step(abk_bus *bus, int wait_ms);
 
+/* Let abk_step() return early whenever fd is readable, a signalfd for example, and say so each time
+ * with ABK_EV_WAKE. The fd stays the caller's: it reads it, and closes it after abk_destroy(). */
+ABK_API int abk_watch_fd(abk_bus *bus, int fd);
+
 /* End in two parts. New requests are refused (-32055) from now on. For drain_s seconds what is in
  * flight may finish, then it fails (-32055) and all workers are ended by the ladder: stdin closed at
  * once, SIGTERM to the group at 0.4, SIGKILL at 0.8 of grace_s, reaped by 1.0. A second call can
  * only make it end sooner. The host goes on stepping until abk_stopped(). */
 ABK_API int abk_stop(abk_bus *bus, double drain_s, double grace_s);
+
+/* What the configuration says for drain_s: limits.drain_timeout_sec, 30 by default. */
+ABK_API double abk_drain_timeout(const abk_bus *bus);
 
 /* Whether nothing is left: no worker, no request. */
 ABK_API bool abk_stopped(const abk_bus *bus);
@@ -223,7 +230,8 @@ enum {
      * count: its number; b: 1 for that of abk_serve(). text: its peer, or why it left. */
     ABK_EV_CLIENT,
     ABK_EV_LOG,  /* a: ABK_LOG_...; text: one line */
-    ABK_EV_FRAME /* a tapped frame; text: the params of bus/frame as JSON (docs/design/kernel.md) */
+    ABK_EV_FRAME, /* a tapped frame; text: the params of bus/frame as JSON (docs/design/kernel.md) */
+    ABK_EV_WAKE   /* an fd of abk_watch_fd() is readable. a: the fd */
 };
 
 enum { ABK_ONLY_ANSWERS = 1, ABK_ONLY_CALLS = 2 };

@@ -1,5 +1,4 @@
 /* Memory, clock, system calls and errors: see base.h. */
-#define _GNU_SOURCE
 #include "base.h"
 
 #include <errno.h>

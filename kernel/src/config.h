@@ -77,6 +77,8 @@ typedef struct abk_config {
     bool reserved_methods; /* default true: bus/... is the kernel's own */
     char **warnings;       /* unknown keys and keys that this kernel leaves to its client */
     uint32_t warning_count;
+    char **client_only; /* keys that a daemon on its own does not do */
+    uint32_t client_only_count;
     struct abk_arena *arena; /* all of the above lives there */
 } abk_config;
 

@@ -1,0 +1,425 @@
+/* What workers write: whose answer a line is, and which client gets the rest. */
+#include "bus.h"
+
+static const abk_path request_id_path = {2, {{"_meta", 5}, {"requestId", 9}}};
+static const abk_path progress_path = {1, {{"progressToken", 13}}};
+static const abk_path session_path = {1, {{"sessionId", 9}}};
+
+/* Lines for the host that stand beside each other, told as one event. */
+typedef struct run {
+    abk_process *process;
+    const char *from; /* NULL: copied into event_text, where the run begins at offset */
+    size_t offset, len;
+    uint32_t count, answers;
+    bool noted;       /* there is a request or notification among them */
+    int64_t sole;     /* the only request in flight when the first of these came */
+    abk_text sole_id; /* in the entry: the run is told before that ends */
+} run;
+
+static void flush(run *self)
+{
+    if (self->count == 0)
+        return;
+    abk_slot *slot = self->process->slot;
+    abk_event *event = abk_tell(slot->bus, ABK_EV_LINES, slot);
+    if (event != NULL) {
+        event->count = self->count;
+        event->a = self->answers == self->count ? ABK_ONLY_ANSWERS
+                   : self->answers == 0         ? ABK_ONLY_CALLS
+                                                : 0;
+        event->key = self->sole;
+        event->data = self->from;
+        event->len = self->len;
+        if (self->from == NULL)
+            slot->bus->events[slot->bus->event_count - 1].data_at = self->offset;
+        if (self->sole != 0)
+            abk_tell_text(slot->bus, self->sole_id.at, self->sole_id.len);
+    }
+    self->count = self->answers = 0;
+    self->noted = false;
+    self->sole = 0;
+}
+
+static void note_sole(run *self)
+{
+    const abk_entry *sole = abk_lane_sole(self->process->lane);
+    self->noted = true;
+    self->sole = 0;
+    if (sole == NULL || sole->client != self->process->slot->bus->host)
+        return;
+    self->sole = abk_router_key(sole);
+    self->sole_id = abk_id_raw(&sole->id);
+}
+
+/* Hand a line to the host: as it stands, or, where something in it is replaced, as a copy. */
+static void to_host(run *self, const abk_frame *frame, bool answer)
+{
+    abk_bus *bus = self->process->slot->bus;
+    if (frame->count == 0) {
+        if (self->count > 0 && (self->from == NULL || self->from + self->len != frame->line.at))
+            flush(self);
+        if (self->count == 0) {
+            self->from = frame->line.at;
+            self->len = 0;
+        }
+        self->len += frame->line.len;
+    } else {
+        if (self->count > 0 && self->from != NULL)
+            flush(self);
+        abk_buf *text = &bus->event_text;
+        if (abk_buf_reserve(text, abk_frame_most(frame)) < 0)
+            return;
+        if (self->count == 0) {
+            self->from = NULL;
+            self->len = 0;
+            self->offset = abk_buf_len(text);
+        }
+        const size_t put = abk_frame_put(frame, 0, text->data + text->tail);
+        abk_buf_filled(text, put);
+        self->len += put;
+    }
+    if (!answer && !self->noted)
+        note_sole(self);
+    self->count++;
+    self->answers += answer;
+    if (answer && self->noted)
+        flush(self); /* what comes after this answer may be another request's */
+}
+
+/* --- bad lines ------------------------------------------------------------------------------- */
+
+static void bad(run *self, const char *at, size_t len, uint64_t size, const char *reason)
+{
+    abk_slot *slot = self->process->slot;
+    flush(self);
+    slot->bus->counts.bad_lines++;
+    const size_t shown = len < ABK_PREFIX_BYTES ? len : ABK_PREFIX_BYTES;
+    abk_event *event = abk_tell(slot->bus, ABK_EV_LINE_BAD, slot);
+    if (event != NULL) {
+        event->count = size < UINT32_MAX ? (uint32_t)size : UINT32_MAX;
+        abk_tell_data(slot->bus, at, shown);
+        abk_tell_text(slot->bus, reason, strlen(reason));
+    }
+    abk_watchers_bad_line(slot, at, shown, reason, size);
+}
+
+/* The request of this lane that has this id as the worker knows it. */
+static abk_entry *entry_of(abk_lane *lane, const abk_value *id)
+{
+    abk_bus *bus = lane->pool->bus;
+    abk_entry *entry;
+    if (bus->rewrite)
+        entry = abk_router_by_key(bus, abk_id_number(id));
+    else
+        entry = abk_router_find(bus, bus->host != NULL ? bus->host : bus->served, id);
+    return entry != NULL && entry->stage != ABK_QUEUED && entry->lane == lane ? entry : NULL;
+}
+
+/* A line over the limit costs the request that it answers, as far as that can be known. */
+static void oversize(run *self, const abk_line *line)
+{
+    abk_lane *lane = self->process->lane;
+    abk_bus *bus = lane->pool->bus;
+    const uint32_t most = bus->config->limits.max_frame_bytes;
+    abk_failure failure;
+    abk_failure_init(&failure, ABK_CODE_FRAME_TOO_LARGE, NULL,
+                     "worker %d of pool '%s' answered with a line of %llu bytes is over "
+                     "max_frame_bytes=%u",
+                     lane->slot->worker, lane->pool->config->id, (unsigned long long)line->size, most);
+    const char *reason = strstr(failure.message, "line of");
+    bad(self, line->at, line->len, line->size, reason);
+    bool none = false;
+    const abk_value id =
+        abk_salvage_id((abk_text){line->at, (uint32_t)line->len}, line->suffix, &none);
+    abk_entry *entry = NULL;
+    if (!none && id.kind != ABK_ABSENT)
+        entry = entry_of(lane, &id);
+    else if (!none && lane->in_flight == 1)
+        entry = ABK_OF(abk_list_first(&lane->entries), abk_entry, place);
+    if (entry == NULL)
+        return;
+    if (entry->stage == ABK_TOMBSTONE) {
+        bus->counts.late_answers++;
+        abk_router_finish(bus, entry);
+        return;
+    }
+    failure.pool = lane->pool->config->id;
+    failure.worker = lane->slot->worker;
+    failure.limit_bytes = most;
+    abk_router_fail(bus, entry, &failure);
+}
+
+/* --- answers --------------------------------------------------------------------------------- */
+
+static void learn(abk_lane *lane, const abk_entry *entry, const abk_value *result)
+{
+    const abk_path *path = &lane->pool->config->session;
+    const abk_path last = {1, {path->names[path->count - 1]}};
+    abk_value name;
+    if (!abk_scan_path(result, path->count > 0 ? &last : &session_path, &name) ||
+        name.kind != ABK_STRING || name.len == 0)
+        return;
+    abk_bus *bus = lane->pool->bus;
+    abk_buf *out = &bus->scratch;
+    abk_buf_clear(out);
+    if (abk_buf_reserve(out, name.len) < 0)
+        return;
+    const abk_text decoded = {out->data, (uint32_t)abk_decode(&name, out->data)};
+    abk_session_learn(bus, entry->client, lane, decoded);
+}
+
+static void take_answer(run *self, const abk_message *message, abk_text line)
+{
+    abk_lane *lane = self->process->lane;
+    abk_bus *bus = lane->pool->bus;
+    abk_entry *entry = entry_of(lane, &message->id);
+    if (entry == NULL || entry->stage == ABK_TOMBSTONE) {
+        flush(self);
+        if (entry == NULL) {
+            bus->counts.stray_answers++;
+        } else {
+            bus->counts.late_answers++;
+            abk_router_finish(bus, entry);
+        }
+        return;
+    }
+    if (entry->learns && message->result.kind == ABK_OBJECT)
+        learn(lane, entry, &message->result);
+    abk_frame frame = {.line = line};
+    if (bus->rewrite) {
+        const abk_value *id = &message->id;
+        abk_frame_patch(&frame, (abk_text){id->at, id->len}, abk_id_raw(&entry->id), false);
+    }
+    if (entry->client == bus->host)
+        to_host(self, &frame, true);
+    else
+        abk_client_send(entry->client, &frame);
+    abk_router_finish(bus, entry);
+}
+
+/* --- notifications and requests, on a wire ---------------------------------------------------- */
+
+/* Where a notification or request of a worker goes, and what of it is replaced. */
+typedef struct aim {
+    abk_client *client;
+    abk_entry *entry; /* the request that it belongs to, where that is known */
+    abk_frame frame;
+} aim;
+
+static abk_client *owner_of(abk_lane *lane, const abk_message *message)
+{
+    const abk_path *path = &lane->pool->config->session;
+    abk_value name = message->session;
+    if (name.kind != ABK_STRING && path->count > 1 && message->params.kind == ABK_OBJECT) {
+        abk_path below = {.count = path->count - 1};
+        memcpy(below.names, path->names + 1, below.count * sizeof *below.names);
+        if (!abk_scan_path(&message->params, &below, &name))
+            return NULL;
+    }
+    if (name.kind != ABK_STRING || name.len == 0)
+        return NULL;
+    abk_buf *out = &lane->pool->bus->scratch;
+    abk_buf_clear(out);
+    if (abk_buf_reserve(out, name.len) < 0)
+        return NULL;
+    const abk_text decoded = {out->data, (uint32_t)abk_decode(&name, out->data)};
+    const abk_session *session = abk_session_find(lane->pool->bus, decoded);
+    return session == NULL ? NULL : session->owner;
+}
+
+/* The request that params name, by a member that holds its id or token as the worker knows it. */
+static abk_entry *named(abk_lane *lane, const abk_message *message, const abk_path *path,
+                        abk_value *found)
+{
+    if (message->params.kind != ABK_OBJECT || !abk_scan_path(&message->params, path, found))
+        return NULL;
+    abk_entry *entry = entry_of(lane, found);
+    return entry != NULL && entry->stage == ABK_TAKEN ? entry : NULL;
+}
+
+static void patch_value(abk_frame *frame, const abk_value *value, abk_text with)
+{
+    const bool string = value->kind == ABK_STRING; /* its quotes stand around it */
+    const abk_text what = {value->at - string, value->len + (string ? 2U : 0U)};
+    abk_frame_patch(frame, what, with, false);
+}
+
+static abk_client *only_client_at_work(const abk_lane *lane)
+{
+    abk_client *only = NULL;
+    ABK_EACH(link, &lane->entries)
+    {
+        abk_client *client = ABK_OF(link, abk_entry, place)->client;
+        if (client != NULL && only != NULL && client != only)
+            return NULL;
+        only = client != NULL ? client : only;
+    }
+    return only;
+}
+
+static void find_client(abk_lane *lane, const abk_message *message, aim *to)
+{
+    abk_bus *bus = lane->pool->bus;
+    abk_value found;
+    abk_value cancelled;
+    if (bus->rewrite && (to->entry = named(lane, message, &request_id_path, &found)) != NULL) {
+        patch_value(&to->frame, &found, abk_id_raw(&to->entry->id));
+    } else if (bus->rewrite && (to->entry = named(lane, message, &progress_path, &found)) != NULL &&
+               to->entry->token != NULL) {
+        patch_value(&to->frame, &found, abk_id_raw(to->entry->token));
+    } else if (message->id.kind == ABK_ABSENT && abk_cancel_profile(message, &cancelled)) {
+        const abk_ask *ask = abk_ask_of_worker(lane, &cancelled);
+        if (ask != NULL) {
+            patch_value(&to->frame, &cancelled, abk_id_raw(&ask->seen));
+            to->client = ask->client;
+        }
+    }
+    if (to->entry != NULL)
+        to->client = to->entry->client;
+    if (to->client == NULL)
+        to->client = owner_of(lane, message);
+    if (to->client == NULL && bus->client_count == 1)
+        to->client = ABK_OF(abk_list_first(&bus->clients), abk_client, link);
+    if (to->client == NULL)
+        to->client = only_client_at_work(lane);
+}
+
+/* What an MCP server says to everybody. */
+static bool is_broadcast(const abk_lane *lane, const abk_message *message)
+{
+    static const char *const all[] = {"notifications/tools/list_changed",
+                                      "notifications/prompts/list_changed",
+                                      "notifications/resources/list_changed"};
+    if (lane->pool->config->cancel != ABK_CANCEL_MCP || message->id.kind != ABK_ABSENT)
+        return false;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        if (abk_value_is(&message->method, (abk_text){all[i], (uint32_t)strlen(all[i])}))
+            return true;
+    }
+    return false;
+}
+
+/* A client on a wire that is full loses a stream, by an error, or one notification, by a count. */
+static void overflow(abk_lane *lane, const aim *to)
+{
+    abk_bus *bus = lane->pool->bus;
+    abk_entry *entry = to->entry != NULL ? to->entry : abk_lane_sole(lane);
+    if (entry == NULL || entry->stage != ABK_TAKEN || entry->client != to->client) {
+        bus->counts.dropped_notifications++;
+        return;
+    }
+    abk_failure failure;
+    abk_failure_init(&failure, ABK_CODE_OVERLOADED, "slow_client",
+                     "more than max_output_bytes=%llu wait to be read",
+                     (unsigned long long)bus->config->limits.max_output_bytes);
+    failure.pool = lane->pool->config->id;
+    failure.worker = lane->slot->worker;
+    abk_client_fail(to->client, abk_id_raw(&entry->id), &failure, true);
+    abk_router_withdraw(bus, entry, ABK_TEXT("slow client"));
+}
+
+/* Note a request of a worker, so that its answer finds the way back; false: it was refused. */
+static bool ask(abk_lane *lane, const abk_message *message, aim *to)
+{
+    const abk_value *id = &message->id;
+    const bool string = id->kind == ABK_STRING;
+    const abk_text raw = {id->at - string, id->len + (string ? 2U : 0U)};
+    if (to->client == NULL) {
+        abk_ask_refuse(lane, raw, ABK_CODE_METHOD_NOT_FOUND, "no client to ask");
+        return false;
+    }
+    const abk_ask *made = abk_ask_add(lane, to->client, id);
+    if (made == NULL) {
+        abk_ask_refuse(lane, raw, ABK_CODE_OVERLOADED, "too many requests wait for their answers");
+        return false;
+    }
+    if (!abk_same(abk_id_raw(&made->seen), raw))
+        abk_frame_patch(&to->frame, raw, abk_id_raw(&made->seen), false);
+    return true;
+}
+
+static void take_call(run *self, const abk_message *message, abk_text line)
+{
+    abk_lane *lane = self->process->lane;
+    abk_bus *bus = lane->pool->bus;
+    aim to = {.frame = {.line = line}};
+    if (bus->host != NULL && bus->client_count == 1) { /* it keeps the ids of workers itself */
+        to_host(self, &to.frame, false);
+        return;
+    }
+    find_client(lane, message, &to);
+    if (message->id.kind != ABK_ABSENT && !ask(lane, message, &to))
+        return;
+    if (to.client == NULL && is_broadcast(lane, message)) {
+        ABK_EACH(link, &bus->clients)
+        {
+            abk_client *client = ABK_OF(link, abk_client, link);
+            if (client == bus->host)
+                to_host(self, &to.frame, false);
+            else if (!client->needs_auth && !abk_client_full(client))
+                abk_client_send(client, &to.frame);
+        }
+    } else if (to.client == NULL) {
+        bus->counts.dropped_notifications++;
+    } else if (to.client == bus->host) {
+        to_host(self, &to.frame, false);
+    } else if (abk_client_full(to.client) && message->id.kind == ABK_ABSENT) {
+        overflow(lane, &to);
+    } else {
+        abk_client_send(to.client, &to.frame);
+    }
+}
+
+/* --- lines ----------------------------------------------------------------------------------- */
+
+static void take(run *self, const abk_line *line)
+{
+    abk_process *process = self->process;
+    abk_bus *bus = process->slot->bus;
+    abk_message message;
+    if (line->oversize) {
+        if (bus->tapped)
+            abk_tap_from(process, line->at, line->len, line->size, NULL);
+        bus->counts.messages_in++;
+        oversize(self, line);
+        return;
+    }
+    const int scanned = abk_scan(line->at, line->len, &message);
+    if (bus->tapped) {
+        flush(self);
+        abk_tap_from(process, line->at, line->len, line->size, scanned == ABK_OK ? &message : NULL);
+    }
+    if (scanned == ABK_AGAIN) {
+        flush(self);
+        return;
+    }
+    bus->counts.messages_in++;
+    if (scanned < 0 || !abk_scan_worker_ok(&message)) {
+        const char *reason = scanned < 0 ? message.reason : "neither request, notification nor response";
+        bad(self, line->at, line->len, line->size, reason);
+        return;
+    }
+    const abk_text text = {line->at, (uint32_t)line->len};
+    if (process->shaken_by != 0 && abk_process_shaken(process, &message)) {
+        flush(self);
+        return;
+    }
+    process->spoke = true;
+    if (abk_role_of(&message) == ABK_RESPONSE)
+        take_answer(self, &message, text);
+    else
+        take_call(self, &message, text);
+}
+
+void abk_take_lines(abk_process *process)
+{
+    abk_lane *lane = process->lane;
+    const uint32_t most = lane->pool->bus->config->limits.max_frame_bytes;
+    run all = {.process = process};
+    for (abk_line line; abk_reader_next(&process->reader, most, &line);)
+        take(&all, &line);
+    flush(&all);
+    if (lane->pool->queued > 0)
+        abk_router_pump(lane->pool);
+    abk_lane_settled(lane);
+}

@@ -1,0 +1,333 @@
+/* The public calls about frames, workers and sessions, and the reports: see abk.h. */
+#include "bus.h"
+
+/* --- frames ---------------------------------------------------------------------------------- */
+
+static int64_t refuse(abk_bus *bus, const abk_way *way, int code, const char *reason, const char *text)
+{
+    abk_refuse(bus, way, code, reason, "%s", text);
+    bus->counts.routing_errors++;
+    return ABK_EREFUSED;
+}
+
+static int64_t submit_line(abk_bus *bus, const abk_route *route, const char *line, size_t len)
+{
+    abk_way way = {.client = bus->host, .worker = -1};
+    if (len > bus->config->limits.max_frame_bytes) {
+        abk_refuse(bus, NULL, ABK_CODE_FRAME_TOO_LARGE, "max_frame_bytes",
+                   "a frame of %zu bytes is over max_frame_bytes=%u", len,
+                   bus->config->limits.max_frame_bytes);
+        bus->refusal.limit_bytes = bus->config->limits.max_frame_bytes;
+        bus->counts.routing_errors++;
+        return ABK_EREFUSED;
+    }
+    abk_message message;
+    if (len == 0 || line[len - 1] != '\n' || memchr(line, '\n', len - 1) != NULL ||
+        abk_scan(line, len, &message) != ABK_OK)
+        return refuse(bus, &way, ABK_CODE_INVALID_REQUEST, "invalid_frame",
+                      "a frame is one line of JSON with its newline");
+    return abk_host_submit(bus, route, &message, (abk_text){line, (uint32_t)len});
+}
+
+static int can_submit(abk_bus *bus, const abk_route *route)
+{
+    const int result = abk_enter(bus);
+    if (result < 0)
+        return result;
+    return route == NULL || route->size < sizeof *route || bus->host == NULL ? ABK_EINVAL : ABK_OK;
+}
+
+int64_t abk_submit(abk_bus *bus, const abk_route *route, const char *line, size_t len)
+{
+    const int result = can_submit(bus, route);
+    return result < 0 ? result : submit_line(bus, route, line, len);
+}
+
+int64_t abk_submit_many(abk_bus *bus, const abk_route *route, const char *lines, size_t len)
+{
+    const int result = can_submit(bus, route);
+    int64_t taken = 0;
+    for (size_t at = 0; result == ABK_OK && at < len; taken++) {
+        const char *end = memchr(lines + at, '\n', len - at);
+        const size_t size = end == NULL ? len - at : (size_t)(end - lines) - at + 1;
+        if (submit_line(bus, route, lines + at, size) < 0)
+            return taken;
+        at += size;
+    }
+    return result < 0 ? result : taken;
+}
+
+const char *abk_refusal(abk_bus *bus, size_t *len)
+{
+    if (abk_usable(bus) < 0)
+        return NULL;
+    abk_buf_clear(&bus->refusal_text);
+    abk_failure_write(&bus->refusal_text, &bus->refusal, false, NULL);
+    *len = abk_buf_len(&bus->refusal_text);
+    return bus->refusal_text.failed ? NULL : abk_buf_at(&bus->refusal_text);
+}
+
+int abk_flush(abk_bus *bus)
+{
+    const int result = abk_enter(bus);
+    if (result == ABK_OK)
+        abk_flush_all(bus);
+    return result;
+}
+
+static abk_entry *live(const abk_bus *bus, int64_t key)
+{
+    abk_entry *entry = abk_router_by_key(bus, key);
+    return entry != NULL && entry->stage != ABK_TOMBSTONE && entry->client == bus->host ? entry : NULL;
+}
+
+int abk_withdraw(abk_bus *bus, int64_t key, const char *reason, size_t reason_len)
+{
+    const int result = abk_enter(bus);
+    if (result < 0)
+        return result;
+    abk_entry *entry = live(bus, key);
+    if (entry == NULL)
+        return ABK_ENOENT;
+    bus->counts.withdrawn++;
+    return abk_router_withdraw(bus, entry, (abk_text){reason, (uint32_t)reason_len});
+}
+
+int64_t abk_find(abk_bus *bus, const char *id, size_t len)
+{
+    const int result = abk_enter(bus);
+    if (result < 0)
+        return result;
+    const abk_entry *entry = abk_router_find_json(bus, bus->host, id, len);
+    return entry == NULL || entry->stage == ABK_TOMBSTONE ? ABK_ENOENT : abk_router_key(entry);
+}
+
+const char *abk_id(abk_bus *bus, int64_t key, size_t *len)
+{
+    const abk_entry *entry = abk_enter(bus) < 0 ? NULL : live(bus, key);
+    if (entry == NULL)
+        return NULL;
+    const abk_text raw = abk_id_raw(&entry->id);
+    *len = raw.len;
+    return raw.at;
+}
+
+/* --- primitives ------------------------------------------------------------------------------ */
+
+static abk_slot *slot_of(abk_bus *bus, int32_t worker, int *result)
+{
+    *result = abk_enter(bus);
+    abk_slot *slot = *result < 0 ? NULL : abk_slot_find(bus, worker);
+    if (slot == NULL && *result == ABK_OK)
+        *result = ABK_ENOENT;
+    return slot;
+}
+
+static abk_pool *pool_of(abk_bus *bus, const char *id)
+{
+    return id == NULL ? NULL : abk_pool_find(bus, (abk_text){id, (uint32_t)strlen(id)});
+}
+
+int abk_pause(abk_bus *bus, int32_t worker)
+{
+    int result;
+    const abk_slot *slot = slot_of(bus, worker, &result);
+    if (slot != NULL && slot->process != NULL && slot->life.state != ABK_S_STOPPING) {
+        slot->process->paused = true;
+        abk_process_watch(slot->process);
+    }
+    return result;
+}
+
+int abk_resume(abk_bus *bus, int32_t worker)
+{
+    int result;
+    const abk_slot *slot = slot_of(bus, worker, &result);
+    if (slot != NULL && slot->process != NULL) {
+        slot->process->paused = false;
+        abk_process_watch(slot->process);
+    }
+    return result;
+}
+
+/* Copy the environment of a lease into the slot. */
+static bool take_extra(abk_slot *slot, const abk_extra *extra)
+{
+    uint32_t count = 0;
+    while (extra->env != NULL && extra->env[count] != NULL)
+        count++;
+    if (count > 0 && (slot->extra_env = abk_alloc(count * sizeof *slot->extra_env)) == NULL)
+        return false;
+    for (uint32_t i = 0; i < count; i++) {
+        char *name = abk_copy(extra->env[i], strlen(extra->env[i]));
+        if (name == NULL)
+            return false;
+        char *value = strchr(name, '=');
+        if (value != NULL)
+            *value++ = '\0';
+        slot->extra_env[i] = (abk_env){name, value};
+        slot->extra_env_count = i + 1;
+    }
+    if (extra->cwd != NULL && (slot->extra_cwd = abk_copy(extra->cwd, strlen(extra->cwd))) == NULL)
+        return false;
+    return true;
+}
+
+int32_t abk_spawn(abk_bus *bus, const char *pool_id, const abk_extra *extra)
+{
+    const int result = abk_enter(bus);
+    abk_pool *pool = result < 0 ? NULL : pool_of(bus, pool_id);
+    if (pool == NULL)
+        return result < 0 ? result : ABK_ENOENT;
+    const bool own = extra != NULL && extra->session != NULL;
+    abk_slot *slot = abk_slot_add(pool, own);
+    if (slot == NULL)
+        return ABK_ENOMEM;
+    bool whole = extra == NULL || take_extra(slot, extra);
+    if (whole && own)
+        whole = abk_slot_lend(slot, bus->host,
+                              (abk_text){extra->session, (uint32_t)extra->session_len},
+                              extra->rebind) == ABK_OK;
+    const int32_t worker = slot->worker;
+    if (!whole) {
+        abk_slot_retire(slot);
+        return ABK_ENOMEM;
+    }
+    abk_slot_fire(slot, ABK_E_SPAWN);
+    return worker;
+}
+
+int abk_resize(abk_bus *bus, const char *pool_id, uint32_t instances, double drain_s)
+{
+    const int result = abk_enter(bus);
+    abk_pool *pool = result < 0 ? NULL : pool_of(bus, pool_id);
+    if (pool == NULL)
+        return result < 0 ? result : ABK_ENOENT;
+    abk_pool_resize(pool, instances, drain_s);
+    return ABK_OK;
+}
+
+int abk_drain(abk_bus *bus, int32_t worker, double drain_s, bool retire)
+{
+    int result;
+    abk_slot *slot = slot_of(bus, worker, &result);
+    if (slot != NULL)
+        abk_slot_drain(slot, drain_s, retire);
+    return result;
+}
+
+int abk_kill(abk_bus *bus, int32_t worker, const char *fault)
+{
+    int result;
+    abk_slot *slot = slot_of(bus, worker, &result);
+    if (slot != NULL)
+        abk_slot_kill(slot, fault);
+    return result;
+}
+
+int abk_rest(abk_bus *bus, int32_t worker)
+{
+    int result;
+    abk_slot *slot = slot_of(bus, worker, &result);
+    return slot == NULL ? result : abk_slot_rest(slot);
+}
+
+int abk_hold(abk_bus *bus, int32_t worker)
+{
+    int result;
+    abk_slot *slot = slot_of(bus, worker, &result);
+    if (slot != NULL)
+        abk_slot_hold(slot, true);
+    return result;
+}
+
+int abk_release(abk_bus *bus, int32_t worker)
+{
+    int result;
+    abk_slot *slot = slot_of(bus, worker, &result);
+    if (slot != NULL)
+        abk_slot_release(slot);
+    return result;
+}
+
+int abk_lease(abk_bus *bus, int32_t worker, const char *session, size_t session_len, bool rebind)
+{
+    int result;
+    abk_slot *slot = slot_of(bus, worker, &result);
+    if (slot == NULL)
+        return result;
+    if (slot->lease != NULL) {
+        abk_refuse(bus, NULL, ABK_CODE_NO_WORKER, "leased", "worker %d is leased already", worker);
+        return ABK_EREFUSED;
+    }
+    return abk_slot_lend(slot, bus->host, (abk_text){session, (uint32_t)session_len}, rebind);
+}
+
+int abk_end_session(abk_bus *bus, const char *name, size_t len)
+{
+    const int result = abk_enter(bus);
+    abk_session *session =
+        result < 0 ? NULL : abk_session_find(bus, (abk_text){name, (uint32_t)len});
+    if (session == NULL)
+        return result < 0 ? result : ABK_ENOENT;
+    abk_session_end(bus, session);
+    return ABK_OK;
+}
+
+int abk_check_pool(abk_bus *bus, const char *pool_id)
+{
+    const int result = abk_enter(bus);
+    const abk_pool *pool = result < 0 ? NULL : pool_of(bus, pool_id);
+    if (pool == NULL)
+        return result < 0 ? result : ABK_ENOENT;
+    if (pool->unavailable == NULL)
+        return ABK_OK;
+    bus->refusal = *pool->unavailable;
+    return ABK_EREFUSED;
+}
+
+int abk_tap(abk_bus *bus, bool on)
+{
+    const int result = abk_usable(bus);
+    if (result < 0)
+        return result;
+    bus->host_taps = on;
+    abk_tap_on(bus);
+    return ABK_OK;
+}
+
+/* --- reports --------------------------------------------------------------------------------- */
+
+int abk_statistics(const abk_bus *bus, abk_stats *stats)
+{
+    const int result = abk_usable(bus);
+    if (result == ABK_OK)
+        abk_report_stats(bus, stats);
+    return result;
+}
+
+static const char *report(abk_bus *bus, size_t *len)
+{
+    *len = abk_buf_len(&bus->report);
+    return bus->report.failed ? NULL : abk_buf_at(&bus->report);
+}
+
+const char *abk_status(abk_bus *bus, size_t *len)
+{
+    if (abk_usable(bus) < 0)
+        return NULL;
+    abk_buf_clear(&bus->report);
+    abk_report_status(bus, &bus->report, bus->config->limits.stderr_tail_bytes);
+    return report(bus, len);
+}
+
+const char *abk_find_session(abk_bus *bus, const char *name, size_t name_len, size_t *len)
+{
+    const abk_session *session =
+        abk_usable(bus) < 0 ? NULL : abk_session_find(bus, (abk_text){name, (uint32_t)name_len});
+    if (session == NULL || (session->lane == NULL && !session->is_lost))
+        return NULL;
+    abk_buf_clear(&bus->report);
+    abk_report_session(session, &bus->report);
+    return report(bus, len);
+}

@@ -1,0 +1,416 @@
+/* bus/...: the methods that the kernel answers itself (docs/design/kernel.md). */
+#include "bus.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+/* --- params and results ----------------------------------------------------------------------- */
+
+static bool member(const abk_message *message, const char *name, abk_value *found)
+{
+    const abk_path path = {1, {{name, (uint32_t)strlen(name)}}};
+    if (message->params.kind == ABK_OBJECT && abk_scan_path(&message->params, &path, found))
+        return true;
+    *found = (abk_value){0};
+    return false;
+}
+
+static bool is_true(const abk_value *value) { return value->kind == ABK_BOOL && value->at[0] == 't'; }
+
+static double seconds(const abk_value *value, double otherwise)
+{
+    char text[32];
+    if (value->kind != ABK_NUMBER || value->len >= sizeof text)
+        return otherwise;
+    memcpy(text, value->at, value->len);
+    text[value->len] = '\0';
+    return strtod(text, NULL);
+}
+
+static abk_text raw_of(const abk_value *value)
+{
+    const bool string = value->kind == ABK_STRING;
+    return (abk_text){value->at - string, value->len + (string ? 2U : 0U)};
+}
+
+static abk_buf *begin_result(abk_client *client, abk_text id)
+{
+    abk_buf *out = &client->bus->report;
+    abk_buf_clear(out);
+    abk_out(out, "{\"jsonrpc\":\"2.0\",\"id\":");
+    abk_buf_append(out, id.at, id.len);
+    abk_out(out, ",\"result\":");
+    return out;
+}
+
+static void end_result(abk_client *client, abk_buf *out)
+{
+    abk_out(out, "}\n");
+    abk_client_put(client, out);
+}
+
+static void answer_empty(abk_client *client, const abk_message *message)
+{
+    if (message->id.kind == ABK_ABSENT)
+        return;
+    abk_buf *out = begin_result(client, raw_of(&message->id));
+    abk_out(out, "{}");
+    end_result(client, out);
+}
+
+static void fail(abk_client *client, abk_text id, int code, const char *reason, const char *text)
+{
+    abk_failure failure;
+    abk_failure_init(&failure, code, reason, "%s", text);
+    if (id.len > 0)
+        abk_client_fail(client, id, &failure, false);
+}
+
+static void invalid(abk_client *client, const abk_message *message, const char *text)
+{
+    if (message->id.kind != ABK_ABSENT)
+        fail(client, raw_of(&message->id), ABK_CODE_INVALID_PARAMS, NULL, text);
+}
+
+/* The pool that params name; the only one where they name none. NULL, and answered, if there is none. */
+static abk_pool *pool_of(abk_client *client, const abk_message *message)
+{
+    abk_bus *bus = client->bus;
+    abk_value name;
+    if (!member(message, "pool", &name) && bus->pool_count == 1)
+        return &bus->pools[0];
+    abk_pool *pool =
+        name.kind == ABK_STRING ? abk_pool_find(bus, (abk_text){name.at, name.len}) : NULL;
+    if (pool == NULL && message->id.kind != ABK_ABSENT)
+        fail(client, raw_of(&message->id), ABK_CODE_UNKNOWN_POOL, "unknown_pool",
+             "params.pool: there is no such pool");
+    return pool;
+}
+
+/* --- status, watch, tap ----------------------------------------------------------------------- */
+
+static void on_status(abk_client *client, const abk_message *message)
+{
+    if (message->id.kind == ABK_ABSENT)
+        return;
+    abk_buf *out = begin_result(client, raw_of(&message->id));
+    abk_report_status(client->bus, out, ABK_ERROR_TAIL_BYTES);
+    end_result(client, out);
+}
+
+static void on_watch(abk_client *client, const abk_message *message)
+{
+    static const struct {
+        const char *name;
+        uint32_t bit;
+    } all[] = {{"\"worker_changed\"", ABK_WATCH_WORKER},
+               {"\"line_bad\"", ABK_WATCH_LINE_BAD},
+               {"\"client\"", ABK_WATCH_CLIENT}};
+    abk_value events;
+    if (!member(message, "events", &events) || events.kind != ABK_ARRAY) {
+        invalid(client, message, "params.events: expected a list of names");
+        return;
+    }
+    uint32_t watched = 0;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        if (memmem(events.at, events.len, all[i].name, strlen(all[i].name)) != NULL)
+            watched |= all[i].bit;
+    }
+    client->watched = watched;
+    answer_empty(client, message);
+}
+
+static void on_tap(abk_client *client, const abk_message *message)
+{
+    abk_value value;
+    client->tap_worker = member(message, "worker", &value) ? (int32_t)abk_id_number(&value) : -1;
+    client->tap_pool = NULL;
+    if (member(message, "pool", &value) && (client->tap_pool = pool_of(client, message)) == NULL)
+        return;
+    if (!client->taps)
+        client->bus->tap_clients++;
+    client->taps = true;
+    abk_tap_on(client->bus);
+    answer_empty(client, message);
+}
+
+/* --- sessions -------------------------------------------------------------------------------- */
+
+static void make_name(char *name, size_t len)
+{
+    snprintf(name, len, "%016llx%016llx", (unsigned long long)abk_random(),
+             (unsigned long long)abk_random());
+}
+
+void abk_answer_session(abk_client *client, abk_text id, abk_text name, const abk_lane *lane)
+{
+    abk_buf *out = begin_result(client, id);
+    abk_out(out, "{\"id\":");
+    abk_out_string(out, name.at, name.len);
+    if (lane != NULL)
+        abk_out_number(out, "worker", lane->slot->worker);
+    else
+        abk_out(out, ",\"worker\":null");
+    abk_out(out, "}");
+    end_result(client, out);
+}
+
+static void on_session(abk_client *client, const abk_message *message)
+{
+    abk_bus *bus = client->bus;
+    abk_pool *pool = pool_of(client, message);
+    if (pool == NULL || message->id.kind == ABK_ABSENT)
+        return;
+    char name[512];
+    abk_value value;
+    make_name(name, sizeof name);
+    uint32_t len = (uint32_t)strlen(name);
+    if (member(message, "id", &value)) {
+        if (value.kind != ABK_STRING || value.len == 0 || value.len > sizeof name) {
+            invalid(client, message, "params.id: expected text of 1 to 512 bytes");
+            return;
+        }
+        len = (uint32_t)abk_decode(&value, name);
+    }
+    member(message, "exclusive", &value);
+    const bool exclusive = is_true(&value);
+    member(message, "rebind", &value);
+    const bool rebind = is_true(&value);
+    member(message, "wait_s", &value);
+    if (exclusive) {
+        abk_wish_make(client, pool, raw_of(&message->id), (abk_text){name, len}, rebind,
+                      seconds(&value, 60.0));
+        return;
+    }
+    const abk_way way = {
+        .client = client, .pool = pool, .session = {name, len}, .worker = -1, .rebind = rebind};
+    abk_session *session = abk_session_begin(bus, &way);
+    if (session == NULL) {
+        abk_client_fail(client, raw_of(&message->id), &bus->refusal, false);
+        return;
+    }
+    abk_lane *lane = session->lane == NULL ? abk_router_choose(pool) : NULL;
+    if (lane != NULL)
+        abk_session_bind(session, lane);
+    abk_answer_session(client, raw_of(&message->id), way.session, session->lane);
+}
+
+static void on_session_end(abk_client *client, const abk_message *message)
+{
+    abk_bus *bus = client->bus;
+    char name[512];
+    abk_value id;
+    abk_session *session = NULL;
+    if (member(message, "id", &id) && id.kind == ABK_STRING && id.len <= sizeof name)
+        session = abk_session_find(bus, (abk_text){name, (uint32_t)abk_decode(&id, name)});
+    if (session == NULL) {
+        invalid(client, message, "params.id: there is no such session");
+    } else if (session->owner != client && session->owner != NULL) {
+        invalid(client, message, "params.id: that session belongs to another client");
+    } else {
+        abk_session_end(bus, session);
+        answer_empty(client, message);
+    }
+}
+
+/* --- admin ----------------------------------------------------------------------------------- */
+
+static void on_restart(abk_client *client, const abk_message *message)
+{
+    const double drain_s = client->bus->config->limits.drain_timeout_s;
+    abk_pool *pool = pool_of(client, message);
+    abk_value worker;
+    if (pool == NULL)
+        return;
+    const bool one = member(message, "worker", &worker);
+    bool found = !one;
+    ABK_EACH(link, &pool->slots)
+    {
+        abk_slot *slot = ABK_OF(link, abk_slot, of_pool);
+        if (one && slot->worker != abk_id_number(&worker))
+            continue;
+        found = true;
+        abk_slot_drain(slot, drain_s, false);
+    }
+    if (found)
+        answer_empty(client, message);
+    else
+        invalid(client, message, "params.worker: there is no such worker in that pool");
+}
+
+static void on_resize(abk_client *client, const abk_message *message)
+{
+    abk_pool *pool = pool_of(client, message);
+    abk_value value;
+    if (pool == NULL)
+        return;
+    const int64_t instances = member(message, "instances", &value) ? abk_id_number(&value) : -1;
+    if (instances < 1 || instances > 65536) {
+        invalid(client, message, "params.instances: must be within 1 and 65536");
+        return;
+    }
+    abk_pool_resize(pool, (uint32_t)instances, client->bus->config->limits.drain_timeout_s);
+    answer_empty(client, message);
+}
+
+/* --- the token ------------------------------------------------------------------------------- */
+
+/* In constant time for texts of one length. */
+static bool same_secret(const char *want, const char *got, size_t len)
+{
+    const size_t length = strlen(want);
+    unsigned char different = length != len;
+    for (size_t i = 0; i < len; i++)
+        different |= (unsigned char)(got[i] ^ want[length == 0 ? 0 : i % length]);
+    return different == 0;
+}
+
+static void on_auth(abk_client *client, const abk_message *message)
+{
+    char token[4096];
+    abk_value value;
+    if (client->token != NULL) {
+        const bool there = member(message, "token", &value) && value.kind == ABK_STRING &&
+                           value.len <= sizeof token;
+        const size_t len = there ? abk_decode(&value, token) : 0;
+        if (!there || !same_secret(client->token, token, len)) {
+            if (message->id.kind != ABK_ABSENT)
+                fail(client, raw_of(&message->id), ABK_CODE_INVALID_REQUEST, "unauthorized",
+                     "the token is wrong");
+            abk_client_flush(client);
+            abk_client_gone(client, "unauthorized");
+            return;
+        }
+        client->needs_auth = false;
+    }
+    answer_empty(client, message);
+}
+
+static void turn_away(abk_client *client, const abk_message *message)
+{
+    const bool known = message->id.kind != ABK_ABSENT;
+    fail(client, known ? raw_of(&message->id) : ABK_TEXT("null"), ABK_CODE_INVALID_REQUEST,
+         "unauthorized", "the first message must be bus/auth with the token");
+    abk_client_flush(client);
+    abk_client_gone(client, "unauthorized");
+}
+
+/* --- the table ------------------------------------------------------------------------------- */
+
+static const struct {
+    const char *name;
+    void (*run)(abk_client *client, const abk_message *message);
+    bool admin;
+} methods[] = {{"bus/status", on_status, false},       {"bus/watch", on_watch, false},
+               {"bus/session", on_session, false},     {"bus/session_end", on_session_end, false},
+               {"bus/auth", on_auth, false},           {"bus/restart", on_restart, true},
+               {"bus/resize", on_resize, true},        {"bus/tap", on_tap, true}};
+
+int abk_take_method(abk_client *client, const abk_message *message)
+{
+    const abk_value *method = &message->method;
+    const bool auth = abk_value_is(method, ABK_TEXT("bus/auth"));
+    if (client->needs_auth && !auth) {
+        turn_away(client, message);
+        return 1;
+    }
+    const bool ours = auth && client->token != NULL;
+    if (!ours && (!client->bus->config->reserved_methods || method->len < 4 ||
+                  memcmp(method->at, "bus/", 4) != 0))
+        return 0;
+    if (abk_value_is(method, ABK_TEXT("bus/credit")))
+        return 0; /* goes to the worker of the request that it names */
+    for (size_t i = 0; i < sizeof methods / sizeof *methods; i++) {
+        const abk_text name = {methods[i].name, (uint32_t)strlen(methods[i].name)};
+        if (!abk_value_is(method, name) || (methods[i].admin && !client->admin))
+            continue;
+        methods[i].run(client, message);
+        return 1;
+    }
+    if (message->id.kind != ABK_ABSENT)
+        fail(client, raw_of(&message->id), ABK_CODE_METHOD_NOT_FOUND, NULL, "method not found");
+    return 1;
+}
+
+/* --- bus/event ------------------------------------------------------------------------------- */
+
+static abk_buf *begin_event(abk_bus *bus, const char *name)
+{
+    abk_buf *out = &bus->report;
+    abk_buf_clear(out);
+    abk_out(out, "{\"jsonrpc\":\"2.0\",\"method\":\"bus/event\",\"params\":{");
+    abk_out_member(out, "event", name);
+    return out;
+}
+
+static void end_event(abk_bus *bus, abk_buf *out, uint32_t bit)
+{
+    abk_out(out, "}}\n");
+    ABK_EACH(link, &bus->clients)
+    {
+        abk_client *client = ABK_OF(link, abk_client, link);
+        if ((client->watched & bit) == 0)
+            continue;
+        if (abk_client_full(client))
+            bus->counts.dropped_notifications++;
+        else
+            abk_client_put(client, out);
+    }
+}
+
+static bool watched(const abk_bus *bus, uint32_t bit)
+{
+    ABK_EACH(link, &bus->clients)
+    {
+        if ((ABK_OF(link, abk_client, link)->watched & bit) != 0)
+            return true;
+    }
+    return false;
+}
+
+void abk_watchers_worker(abk_slot *slot)
+{
+    abk_bus *bus = slot->bus;
+    if (!watched(bus, ABK_WATCH_WORKER))
+        return;
+    abk_buf *out = begin_event(bus, "worker_changed");
+    abk_out_member(out, "pool", slot->pool->config->id);
+    abk_out_number(out, "worker", slot->worker);
+    abk_out_number(out, "generation", slot->generation);
+    abk_out_member(out, "state", abk_state_name(slot->life.state));
+    if (slot->process != NULL)
+        abk_out_number(out, "pid", slot->process->child.pid);
+    if (slot->failure != NULL) {
+        abk_out(out, ",\"failure\":");
+        abk_failure_write(out, slot->failure, false, NULL);
+    }
+    end_event(bus, out, ABK_WATCH_WORKER);
+}
+
+void abk_watchers_client(abk_client *client, bool came, const char *why)
+{
+    abk_bus *bus = client->bus;
+    if (!watched(bus, ABK_WATCH_CLIENT))
+        return;
+    abk_buf *out = begin_event(bus, "client");
+    abk_out_number(out, "client", client->number);
+    abk_out_member(out, "state", came ? "connected" : "gone");
+    abk_out_member(out, came ? "peer" : "reason", why);
+    end_event(bus, out, ABK_WATCH_CLIENT);
+}
+
+void abk_watchers_bad_line(abk_slot *slot, const char *at, size_t len, const char *reason,
+                           uint64_t size)
+{
+    abk_bus *bus = slot->bus;
+    if (!watched(bus, ABK_WATCH_LINE_BAD))
+        return;
+    abk_buf *out = begin_event(bus, "line_bad");
+    abk_out_member(out, "pool", slot->pool->config->id);
+    abk_out_number(out, "worker", slot->worker);
+    abk_out(out, ",\"prefix\":");
+    abk_out_string(out, at, len);
+    abk_out_member(out, "reason", reason);
+    abk_out_number(out, "size", (int64_t)size);
+    end_event(bus, out, ABK_WATCH_LINE_BAD);
+}

@@ -1,0 +1,351 @@
+/* What a client on a wire, or the host, asks for: its lines on their way to workers. */
+#include "bus.h"
+
+#include <stdio.h>
+
+static const abk_path token_path = {2, {{"_meta", 5}, {"progressToken", 13}}};
+static const abk_path related_path = {2, {{"_meta", 5}, {"requestId", 9}}};
+
+/* --- cancelling ------------------------------------------------------------------------------ */
+
+static const struct {
+    const char *method;
+    const char *param;
+} cancels[] = {[ABK_CANCEL_LSP] = {"$/cancelRequest", "id"},
+               [ABK_CANCEL_MCP] = {"notifications/cancelled", "requestId"},
+               [ABK_CANCEL_ACP] = {"$/cancel_request", "requestId"}};
+
+static abk_text text_of(const char *text) { return (abk_text){text, (uint32_t)strlen(text)}; }
+
+/* Whether a notification cancels a request, in the way of any profile; and which. */
+int abk_cancel_profile(const abk_message *message, abk_value *id)
+{
+    if (message->params.kind != ABK_OBJECT || message->id.kind != ABK_ABSENT)
+        return 0;
+    for (size_t i = 0; i < sizeof cancels / sizeof *cancels; i++) {
+        if (!abk_value_is(&message->method, text_of(cancels[i].method)))
+            continue;
+        const abk_path path = {1, {text_of(cancels[i].param)}};
+        return abk_scan_path(&message->params, &path, id) &&
+               (id->kind == ABK_NUMBER || id->kind == ABK_STRING);
+    }
+    return 0;
+}
+
+/* The frame that tells a worker, or a client, that a request is cancelled; none for "none". */
+void abk_cancel_frame(abk_buf *out, abk_cancel profile, abk_text id, abk_text reason)
+{
+    if (profile == ABK_CANCEL_NONE)
+        return;
+    abk_out(out, "{\"jsonrpc\":\"2.0\"");
+    abk_out_member(out, "method", cancels[profile].method);
+    abk_out_format(out, ",\"params\":{\"%s\":", cancels[profile].param);
+    abk_buf_append(out, id.at, id.len);
+    if (profile == ABK_CANCEL_MCP && reason.len > 0) {
+        abk_out(out, ",\"reason\":");
+        abk_out_string(out, reason.at, reason.len);
+    }
+    abk_out(out, "}}\n");
+}
+
+/* A client cancels one of its requests: true where that was live. Under MCP no answer follows; else
+ * there is one: its worker's, or ours. */
+static bool cancel(abk_client *client, const abk_message *message)
+{
+    abk_bus *bus = client->bus;
+    abk_value id;
+    abk_entry *entry;
+    if (!abk_cancel_profile(message, &id) || (entry = abk_router_find(bus, client, &id)) == NULL ||
+        entry->stage == ABK_TOMBSTONE)
+        return false;
+    const bool silent = entry->pool->config->cancel == ABK_CANCEL_MCP;
+    bus->counts.withdrawn++;
+    if (silent) {
+        abk_router_withdraw(bus, entry, ABK_TEXT("cancelled by the client"));
+    } else if (abk_entry_sent(entry)) {
+        abk_router_cancel(bus, entry);
+    } else {
+        abk_failure failure;
+        abk_failure_init(&failure, ABK_CODE_CANCELLED, "cancelled", "cancelled before it was sent");
+        failure.pool = entry->pool->config->id;
+        abk_client_fail(client, abk_id_raw(&entry->id), &failure, false);
+        abk_router_withdraw(bus, entry, (abk_text){0});
+    }
+    return true;
+}
+
+/* --- refusing -------------------------------------------------------------------------------- */
+
+static abk_text raw_of(const abk_value *value)
+{
+    const bool string = value->kind == ABK_STRING;
+    return (abk_text){value->at - string, value->len + (string ? 2U : 0U)};
+}
+
+/* Answer a line that is not even a message; id: as far as it is known. */
+static void refuse_line(abk_client *client, abk_text id, int code, const char *text)
+{
+    abk_failure failure;
+    abk_failure_init(&failure, code, NULL, "%s", text);
+    client->bus->counts.routing_errors++;
+    abk_client_fail(client, id, &failure, false);
+}
+
+void abk_take_bad_line(abk_client *client, const abk_line *line)
+{
+    bool none = false;
+    const abk_value id =
+        abk_salvage_id((abk_text){line->at, (uint32_t)line->len}, line->suffix, &none);
+    abk_failure failure;
+    const uint32_t most = client->bus->config->limits.max_frame_bytes;
+    abk_failure_init(&failure, ABK_CODE_FRAME_TOO_LARGE, "max_frame_bytes",
+                     "a frame of %llu bytes is over max_frame_bytes=%u",
+                     (unsigned long long)line->size, most);
+    failure.limit_bytes = most;
+    client->bus->counts.routing_errors++;
+    const bool known = id.kind != ABK_ABSENT && !none;
+    abk_client_fail(client, known ? raw_of(&id) : ABK_TEXT("null"), &failure, false);
+}
+
+/* --- routing --------------------------------------------------------------------------------- */
+
+static bool decode(abk_bus *bus, const abk_value *value, abk_text *out)
+{
+    *out = (abk_text){0};
+    if (value->kind != ABK_STRING || value->len == 0)
+        return true;
+    if (!value->escaped) { /* as nearly always: no copy */
+        *out = (abk_text){value->at, value->len};
+        return true;
+    }
+    abk_buf_clear(&bus->scratch);
+    if (abk_buf_reserve(&bus->scratch, value->len) < 0)
+        return false;
+    *out = (abk_text){bus->scratch.data, (uint32_t)abk_decode(value, bus->scratch.data)};
+    return true;
+}
+
+abk_pool *abk_pool_find(abk_bus *bus, abk_text id)
+{
+    for (uint32_t i = 0; i < bus->pool_count; i++) {
+        if (abk_same(text_of(bus->pools[i].config->id), id))
+            return &bus->pools[i];
+    }
+    return NULL;
+}
+
+/* The pool that a line names; else the only one, else that of its session. */
+static abk_pool *choose_pool(abk_bus *bus, const abk_message *message)
+{
+    abk_text name;
+    if (message->pool.kind == ABK_STRING && message->pool.len > 0)
+        return decode(bus, &message->pool, &name) ? abk_pool_find(bus, name) : NULL;
+    if (bus->pool_count == 1)
+        return &bus->pools[0];
+    if (!decode(bus, &message->session, &name) || name.len == 0)
+        return NULL;
+    const abk_session *session = abk_session_find(bus, name);
+    return session == NULL ? NULL : session->pool;
+}
+
+/* Fill in what a frame itself says of its session, at the path of its pool. */
+static bool read_session(abk_bus *bus, const abk_message *message, abk_way *way)
+{
+    const abk_pool_config *config = way->pool->config;
+    abk_value name = message->session;
+    if (config->session.count > 1) {
+        abk_path below = {.count = config->session.count - 1};
+        memcpy(below.names, config->session.names + 1, below.count * sizeof *below.names);
+        abk_value deeper;
+        const bool found = message->params.kind == ABK_OBJECT &&
+                           abk_scan_path(&message->params, &below, &deeper) &&
+                           deeper.kind == ABK_STRING && deeper.len > 0;
+        if (found)
+            name = deeper;
+        if (config->session_acp) {
+            way->learns = abk_value_is(&message->method, ABK_TEXT("session/new"));
+            way->rebind = found && abk_value_is(&message->method, ABK_TEXT("session/load"));
+        }
+    }
+    return decode(bus, &name, &way->session);
+}
+
+/* Replace what workers are to know by another name: ids, tokens; leave out what they must not see. */
+static void patch(abk_bus *bus, const abk_way *way, const abk_message *message, abk_frame *frame,
+                  abk_value *token)
+{
+    token->kind = ABK_ABSENT;
+    if (way->pool->config->strip) {
+        const abk_value *const both[] = {&message->session, &message->pool};
+        for (size_t i = 0; i < 2; i++) {
+            if (both[i]->kind != ABK_ABSENT)
+                abk_frame_patch(frame, abk_cut(frame->line.at, frame->line.len, both[i]),
+                                (abk_text){0}, false);
+        }
+    }
+    if (!bus->rewrite || message->method.kind != ABK_STRING)
+        return;
+    if (message->id.kind != ABK_ABSENT)
+        abk_frame_patch(frame, raw_of(&message->id), (abk_text){0}, true);
+    if (message->params.kind != ABK_OBJECT)
+        return;
+    if (message->id.kind != ABK_ABSENT && abk_scan_path(&message->params, &token_path, token) &&
+        (token->kind == ABK_NUMBER || token->kind == ABK_STRING))
+        abk_frame_patch(frame, raw_of(token), (abk_text){0}, true);
+    else
+        token->kind = ABK_ABSENT;
+}
+
+/* A notification that names one of the client's requests goes to the worker that has it: credit, or
+ * what says of itself that it is about that request. */
+static void aim_notification(abk_client *client, const abk_message *message, abk_way *way,
+                             abk_frame *frame, char *digits)
+{
+    static const abk_path id_path = {1, {{"id", 2}}};
+    abk_value id;
+    const bool credit = abk_value_is(&message->method, ABK_TEXT("bus/credit"));
+    if (message->params.kind != ABK_OBJECT ||
+        !abk_scan_path(&message->params, credit ? &id_path : &related_path, &id) ||
+        (id.kind != ABK_NUMBER && id.kind != ABK_STRING))
+        return;
+    const abk_entry *entry = abk_router_find(client->bus, client, &id);
+    if (entry == NULL || entry->stage != ABK_TAKEN)
+        return;
+    way->worker = entry->lane->slot->worker;
+    way->pool = entry->pool;
+    if (client->bus->rewrite) {
+        const int64_t key = abk_router_key(entry);
+        const int len = snprintf(digits, 24, "%lld", (long long)key);
+        abk_frame_patch(frame, raw_of(&id), (abk_text){digits, (uint32_t)len}, false);
+    }
+}
+
+/* The answer to a worker's request finds the worker by the id that the client was shown. */
+static void take_response(abk_client *client, const abk_message *message, abk_text line)
+{
+    abk_bus *bus = client->bus;
+    abk_ask *ask = abk_ask_find(client, &message->id);
+    if (ask == NULL) {
+        bus->counts.stray_answers++;
+        return;
+    }
+    abk_way way = {.client = client, .pool = ask->lane->pool, .worker = ask->lane->slot->worker};
+    abk_frame frame = {.line = line};
+    abk_value token;
+    patch(bus, &way, message, &frame, &token);
+    if (!abk_id_same(&ask->id, &ask->seen))
+        abk_frame_patch(&frame, raw_of(&message->id), abk_id_raw(&ask->id), false);
+    abk_router_take(bus, &way, NULL, &frame, NULL);
+    abk_ask_end(bus, ask);
+}
+
+static void take_call(abk_client *client, const abk_message *message, abk_text line)
+{
+    abk_bus *bus = client->bus;
+    const bool request = message->id.kind != ABK_ABSENT;
+    abk_way way = {.client = client, .pool = choose_pool(bus, message), .worker = -1};
+    abk_frame frame = {.line = line};
+    abk_value token = {0};
+    char digits[24];
+    if (!request)
+        aim_notification(client, message, &way, &frame, digits);
+    int64_t key = ABK_EREFUSED;
+    if (way.pool == NULL) {
+        bus->counts.routing_errors++;
+        const bool named = message->pool.kind == ABK_STRING && message->pool.len > 0;
+        abk_refuse(bus, NULL, ABK_CODE_UNKNOWN_POOL, "unknown_pool",
+                   named ? "there is no pool '%.*s'" : "name a pool: there are several%.*s",
+                   named ? (int)message->pool.len : 0, named ? message->pool.at : "");
+    } else if (!read_session(bus, message, &way)) {
+        abk_refuse(bus, &way, ABK_CODE_OVERLOADED, "memory", "out of memory");
+    } else {
+        if (way.worker >= 0)
+            way.session = (abk_text){0};
+        patch(bus, &way, message, &frame, &token);
+        key = abk_router_take(bus, &way, request ? &message->id : NULL, &frame,
+                              token.kind == ABK_ABSENT ? NULL : &token);
+    }
+    if (key < 0 && request)
+        abk_client_fail(client, raw_of(&message->id), &bus->refusal, false);
+}
+
+/* --- the host -------------------------------------------------------------------------------- */
+
+/* A line of the host: its route says what a wire would say in the line. */
+int64_t abk_host_submit(abk_bus *bus, const abk_route *route, const abk_message *message,
+                        abk_text line)
+{
+    abk_client *host = bus->host;
+    const abk_role role = abk_role_of(message);
+    abk_way way = {.client = host,
+                   .worker = route->worker,
+                   .session = {route->session, (uint32_t)route->session_len},
+                   .rebind = (route->flags & ABK_ROUTE_REBIND) != 0,
+                   .probe = (route->flags & ABK_ROUTE_PROBE) != 0};
+    abk_frame frame = {.line = line};
+    abk_value token = {0};
+    abk_ask *ask = role == ABK_RESPONSE && bus->client_count > 1 ? abk_ask_find(host, &message->id) : NULL;
+    if (ask != NULL) {
+        take_response(host, message, line);
+        return 0;
+    }
+    way.pool = route->pool != NULL ? abk_pool_find(bus, text_of(route->pool)) : choose_pool(bus, message);
+    if (way.pool == NULL) {
+        const bool named = route->pool != NULL;
+        abk_refuse(bus, NULL, ABK_CODE_UNKNOWN_POOL, "unknown_pool", named ? "there is no pool '%s'" : "name a pool: there are several%s",
+                   named ? route->pool : "");
+        bus->counts.routing_errors++;
+        return ABK_EREFUSED;
+    }
+    if (route->session == NULL && route->worker < 0 && way.pool->config->session.count > 1 &&
+        !read_session(bus, message, &way))
+        return ABK_ENOMEM;
+    const bool request = role == ABK_REQUEST && (route->flags & ABK_ROUTE_ORPHAN) == 0;
+    patch(bus, &way, message, &frame, &token);
+    return abk_router_take(bus, &way, request ? &message->id : NULL, &frame,
+                           token.kind == ABK_ABSENT ? NULL : &token);
+}
+
+/* --- lines ----------------------------------------------------------------------------------- */
+
+static void take(abk_client *client, const abk_message *message, abk_text line)
+{
+    const abk_role role = abk_role_of(message);
+    if (role == ABK_NOTHING) {
+        const bool known = message->id.kind != ABK_ABSENT;
+        refuse_line(client, known ? raw_of(&message->id) : ABK_TEXT("null"),
+                    ABK_CODE_INVALID_REQUEST, "Invalid request: neither method nor result");
+    } else if (role == ABK_RESPONSE) {
+        take_response(client, message, line);
+    } else if (!abk_take_method(client, message) && !cancel(client, message)) {
+        take_call(client, message, line);
+    }
+}
+
+void abk_take_line(abk_client *client, const char *line, size_t len)
+{
+    abk_message message;
+    const int scanned = abk_scan(line, len, &message);
+    if (scanned == ABK_AGAIN)
+        return;
+    if (scanned < 0) {
+        char text[256];
+        snprintf(text, sizeof text, "Parse error: %s", message.reason);
+        refuse_line(client, ABK_TEXT("null"), ABK_CODE_PARSE_ERROR, text);
+        return;
+    }
+    if (!message.repeated) {
+        take(client, &message, (abk_text){line, (uint32_t)len});
+        return;
+    }
+    /* Which of two ids a worker would read is not known: the last one stays. */
+    char *once = abk_realloc(NULL, len);
+    if (once == NULL) {
+        refuse_line(client, ABK_TEXT("null"), ABK_CODE_OVERLOADED, "out of memory");
+        return;
+    }
+    const size_t left = abk_unrepeat(line, len, once);
+    if (abk_scan(once, left, &message) == ABK_OK)
+        take(client, &message, (abk_text){once, (uint32_t)left});
+    abk_free(once);
+}

@@ -1,0 +1,167 @@
+/* The wire tap: every line of every pipe, as params of bus/frame. Costs nothing while it is off but
+ * one test for each line. */
+#include "bus.h"
+
+#include <stdio.h>
+
+static const char base64[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+static void write_base64(abk_buf *out, const char *at, size_t len)
+{
+    const unsigned char *bytes = (const unsigned char *)at;
+    for (size_t i = 0; i < len; i += 3) {
+        const size_t left = len - i;
+        const uint32_t three = (uint32_t)bytes[i] << 16 |
+                               (left > 1 ? (uint32_t)bytes[i + 1] << 8 : 0) |
+                               (left > 2 ? (uint32_t)bytes[i + 2] : 0);
+        const char four[4] = {base64[three >> 18], base64[three >> 12 & 63],
+                              left > 1 ? base64[three >> 6 & 63] : '=',
+                              left > 2 ? base64[three & 63] : '='};
+        if (!out->failed)
+            abk_buf_append(out, four, sizeof four);
+    }
+}
+
+/* The request that a frame belongs to, as its client knows it; NULL where it is of none. */
+static const abk_entry *request_of(abk_lane *lane, const abk_message *message, bool from_worker)
+{
+    static const abk_path related = {2, {{"_meta", 5}, {"requestId", 9}}};
+    static const abk_path credit = {1, {{"id", 2}}};
+    abk_bus *bus = lane->pool->bus;
+    abk_value id = message->id;
+    const bool call = message->method.kind == ABK_STRING;
+    const bool own = from_worker ? !call : call && message->id.kind != ABK_ABSENT;
+    if (!own) {
+        const bool found =
+            call && message->params.kind == ABK_OBJECT &&
+            (abk_cancel_profile(message, &id) ||
+             (abk_value_is(&message->method, ABK_TEXT("bus/credit"))
+                  ? abk_scan_path(&message->params, &credit, &id)
+                  : abk_scan_path(&message->params, &related, &id)));
+        if (!found)
+            return from_worker && call ? abk_lane_sole(lane) : NULL;
+    }
+    if (bus->rewrite)
+        return abk_router_by_key(bus, abk_id_number(&id));
+    return abk_router_find(bus, bus->host != NULL ? bus->host : bus->served, &id);
+}
+
+static void write_message(abk_buf *out, abk_lane *lane, const abk_message *message, bool from_worker)
+{
+    static const char *const kinds[] = {"bad", "request", "notification", "response"};
+    const abk_role role = message == NULL ? ABK_NOTHING : abk_role_of(message);
+    abk_out_member(out, "kind", kinds[role]);
+    if (role == ABK_NOTHING)
+        return;
+    if (message->id.kind != ABK_ABSENT) {
+        const bool string = message->id.kind == ABK_STRING;
+        abk_out(out, ",\"id\":");
+        abk_buf_append(out, message->id.at - string, message->id.len + (string ? 2U : 0U));
+    }
+    if (message->method.kind == ABK_STRING) {
+        abk_out(out, ",\"method\":\"");
+        abk_buf_append(out, message->method.at, message->method.len);
+        abk_out(out, "\"");
+    }
+    const abk_entry *entry = request_of(lane, message, from_worker);
+    if (entry != NULL) {
+        const abk_text id = abk_id_raw(&entry->id);
+        abk_out(out, ",\"request\":");
+        abk_buf_append(out, id.at, id.len);
+    }
+}
+
+static void write_line(abk_buf *out, const char *line, size_t len, bool message)
+{
+    size_t end = len;
+    while (end > 0 && (line[end - 1] == '\n' || line[end - 1] == '\r'))
+        end--;
+    if (message && end > 1 && line[0] == '{' && line[end - 1] == '}' && abk_is_utf8(line, end)) {
+        abk_out(out, ",\"message\":");
+        if (!out->failed)
+            abk_buf_append(out, line, end);
+        return;
+    }
+    abk_out(out, ",\"line\":\"");
+    write_base64(out, line, len);
+    abk_out(out, "\"");
+}
+
+/* Show one line to all who look. */
+static void show(abk_lane *lane, bool from_worker, const char *line, size_t len, uint64_t size,
+                 const abk_message *message)
+{
+    static const char head[] = "{\"jsonrpc\":\"2.0\",\"method\":\"bus/frame\",\"params\":";
+    abk_bus *bus = lane->pool->bus;
+    const abk_slot *slot = lane->slot;
+    abk_buf *out = &bus->report;
+    abk_buf_clear(out);
+    abk_out(out, head);
+    abk_out_format(out, "{\"time\":%.6f,\"at\":%.6f", (double)abk_wall() / 1e9, (double)bus->now / 1e9);
+    abk_out_member(out, "direction", from_worker ? "from_worker" : "to_worker");
+    abk_out_member(out, "pool", lane->pool->config->id);
+    abk_out_number(out, "worker", slot->worker);
+    abk_out_number(out, "generation", slot->generation);
+    write_message(out, lane, message, from_worker);
+    abk_out_number(out, "size", (int64_t)size);
+    write_line(out, line, len, message != NULL);
+    abk_out(out, "}");
+    if (out->failed)
+        return;
+    if (bus->host_taps && abk_tell(bus, ABK_EV_FRAME, slot) != NULL)
+        abk_tell_text(bus, abk_buf_at(out) + sizeof head - 1, abk_buf_len(out) - (sizeof head - 1));
+    abk_out(out, "}\n");
+    ABK_EACH(link, &bus->clients)
+    {
+        abk_client *client = ABK_OF(link, abk_client, link);
+        if (!client->taps || (client->tap_pool != NULL && client->tap_pool != lane->pool) ||
+            (client->tap_worker >= 0 && client->tap_worker != slot->worker))
+            continue;
+        if (abk_client_full(client))
+            bus->counts.dropped_notifications++;
+        else
+            abk_client_put(client, out);
+    }
+}
+
+void abk_tap_from(abk_process *process, const char *line, size_t len, uint64_t size,
+                  const abk_message *message)
+{
+    show(process->lane, true, line, len, size, message);
+}
+
+/* Bytes were written: show each frame of which the last one is among them. */
+void abk_tap_to(abk_lane *lane, const char *at, size_t len)
+{
+    abk_buf *open = &lane->tapped;
+    if (abk_buf_append(open, at, len) < 0) {
+        abk_buf_clear(open);
+        return;
+    }
+    for (;;) {
+        const char *line = abk_buf_at(open);
+        const char *end = abk_buf_len(open) > 0 ? memchr(line, '\n', abk_buf_len(open)) : NULL;
+        if (end == NULL)
+            return;
+        const size_t size = (size_t)(end - line) + 1;
+        abk_message message;
+        const bool good = abk_scan(line, size, &message) == ABK_OK;
+        show(lane, false, line, size, size, good ? &message : NULL);
+        abk_buf_drop(open, size);
+    }
+}
+
+void abk_tap_on(abk_bus *bus)
+{
+    bus->tapped = bus->host_taps || bus->tap_clients > 0;
+    if (bus->tapped)
+        return;
+    for (uint32_t i = 0; i < bus->pool_count; i++) {
+        ABK_EACH(link, &bus->pools[i].slots)
+        {
+            abk_lane *lane = ABK_OF(link, abk_slot, of_pool)->lane;
+            if (lane != NULL)
+                abk_buf_free(&lane->tapped);
+        }
+    }
+}
