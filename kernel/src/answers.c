@@ -151,6 +151,11 @@ static void oversize(run *self, const abk_line *line)
 
 /* --- answers --------------------------------------------------------------------------------- */
 
+static void patch_value(abk_frame *frame, const abk_value *value, abk_text with)
+{
+    abk_frame_patch(frame, abk_value_raw(value), with, false);
+}
+
 static void learn(abk_lane *lane, const abk_entry *entry, const abk_value *result)
 {
     const abk_path *path = &lane->pool->config->session;
@@ -186,10 +191,8 @@ static void take_answer(run *self, const abk_message *message, abk_text line)
     if (entry->learns && message->result.kind == ABK_OBJECT)
         learn(lane, entry, &message->result);
     abk_frame frame = {.line = line};
-    if (bus->rewrite) {
-        const abk_value *id = &message->id;
-        abk_frame_patch(&frame, (abk_text){id->at, id->len}, abk_id_raw(&entry->id), false);
-    }
+    if (bus->rewrite)
+        patch_value(&frame, &message->id, abk_id_raw(&entry->id));
     if (entry->client == bus->host)
         to_host(self, &frame, true);
     else
@@ -235,13 +238,6 @@ static abk_entry *named(abk_lane *lane, const abk_message *message, const abk_pa
         return NULL;
     abk_entry *entry = entry_of(lane, found);
     return entry != NULL && entry->stage == ABK_TAKEN ? entry : NULL;
-}
-
-static void patch_value(abk_frame *frame, const abk_value *value, abk_text with)
-{
-    const bool string = value->kind == ABK_STRING; /* its quotes stand around it */
-    const abk_text what = {value->at - string, value->len + (string ? 2U : 0U)};
-    abk_frame_patch(frame, what, with, false);
 }
 
 static abk_client *only_client_at_work(const abk_lane *lane)
@@ -322,8 +318,7 @@ static void overflow(abk_lane *lane, const aim *to)
 static bool ask(abk_lane *lane, const abk_message *message, aim *to)
 {
     const abk_value *id = &message->id;
-    const bool string = id->kind == ABK_STRING;
-    const abk_text raw = {id->at - string, id->len + (string ? 2U : 0U)};
+    const abk_text raw = abk_value_raw(id);
     if (to->client == NULL) {
         abk_ask_refuse(lane, raw, ABK_CODE_METHOD_NOT_FOUND, "no client to ask");
         return false;

@@ -214,6 +214,7 @@ typedef struct abk_process { /* one incarnation */
     int open_outputs;
     int exit_code, killed_by;
     bool spoke, has_read, up, exited, closing, paused, in_full;
+    bool polled; /* no fd tells of its end */
     const char *closed; /* "closed its stdout": static */
     char hung_up[256];  /* why it is to be ended; empty: it is not */
     char shake_error[256];
@@ -467,6 +468,7 @@ void abk_pool_resize(abk_pool *pool, uint32_t instances, double drain_s);
 /* process.c */
 int abk_process_start(abk_slot *slot, abk_spawn_error *error);
 void abk_process_free(abk_process *process);
+void abk_process_poll(abk_process *process);
 void abk_process_flush(abk_process *process);
 void abk_process_read(abk_process *process);
 void abk_process_read_stderr(abk_process *process);

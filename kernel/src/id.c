@@ -190,8 +190,29 @@ static uint32_t write_canonical(const abk_value *value, const decimal *d, char *
     return value->kind == ABK_STRING ? (uint32_t)abk_decode(value, out) : write_number(d, out);
 }
 
+/* A plain integer, as nearly every id is: nothing is to be worked out. */
+static bool is_plain(const abk_value *value)
+{
+    if (value->kind != ABK_NUMBER || value->len > PLAIN_DIGITS || (value->at[0] == '0' && value->len > 1))
+        return false;
+    for (uint32_t i = 0; i < value->len; i++) {
+        if (value->at[i] < '0' || value->at[i] > '9')
+            return false;
+    }
+    return true;
+}
+
 int abk_id_make(abk_id_key *id, const abk_value *value)
 {
+    if (is_plain(value)) {
+        id->kind = ABK_NUMBER;
+        id->raw_len = id->canon_len = value->len;
+        id->shared = true;
+        id->heap = NULL;
+        memcpy(id->small, value->at, value->len);
+        id->hash = hash_of(id->kind, (abk_text){id->small, id->canon_len});
+        return ABK_OK;
+    }
     memset(id, 0, sizeof *id);
     if (value->kind != ABK_NUMBER && value->kind != ABK_STRING && value->kind != ABK_NULL)
         return ABK_EINVAL;

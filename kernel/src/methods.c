@@ -27,12 +27,6 @@ static double seconds(const abk_value *value, double otherwise)
     return strtod(text, NULL);
 }
 
-static abk_text raw_of(const abk_value *value)
-{
-    const bool string = value->kind == ABK_STRING;
-    return (abk_text){value->at - string, value->len + (string ? 2U : 0U)};
-}
-
 static abk_buf *begin_result(abk_client *client, abk_text id)
 {
     abk_buf *out = &client->bus->report;
@@ -53,7 +47,7 @@ static void answer_empty(abk_client *client, const abk_message *message)
 {
     if (message->id.kind == ABK_ABSENT)
         return;
-    abk_buf *out = begin_result(client, raw_of(&message->id));
+    abk_buf *out = begin_result(client, abk_value_raw(&message->id));
     abk_out(out, "{}");
     end_result(client, out);
 }
@@ -69,7 +63,7 @@ static void fail(abk_client *client, abk_text id, int code, const char *reason, 
 static void invalid(abk_client *client, const abk_message *message, const char *text)
 {
     if (message->id.kind != ABK_ABSENT)
-        fail(client, raw_of(&message->id), ABK_CODE_INVALID_PARAMS, NULL, text);
+        fail(client, abk_value_raw(&message->id), ABK_CODE_INVALID_PARAMS, NULL, text);
 }
 
 /* The pool that params name; the only one where they name none. NULL, and answered, if there is none. */
@@ -82,7 +76,7 @@ static abk_pool *pool_of(abk_client *client, const abk_message *message)
     abk_pool *pool =
         name.kind == ABK_STRING ? abk_pool_find(bus, (abk_text){name.at, name.len}) : NULL;
     if (pool == NULL && message->id.kind != ABK_ABSENT)
-        fail(client, raw_of(&message->id), ABK_CODE_UNKNOWN_POOL, "unknown_pool",
+        fail(client, abk_value_raw(&message->id), ABK_CODE_UNKNOWN_POOL, "unknown_pool",
              "params.pool: there is no such pool");
     return pool;
 }
@@ -93,7 +87,7 @@ static void on_status(abk_client *client, const abk_message *message)
 {
     if (message->id.kind == ABK_ABSENT)
         return;
-    abk_buf *out = begin_result(client, raw_of(&message->id));
+    abk_buf *out = begin_result(client, abk_value_raw(&message->id));
     abk_report_status(client->bus, out, ABK_ERROR_TAIL_BYTES);
     end_result(client, out);
 }
@@ -178,7 +172,7 @@ static void on_session(abk_client *client, const abk_message *message)
     const bool rebind = is_true(&value);
     member(message, "wait_s", &value);
     if (exclusive) {
-        abk_wish_make(client, pool, raw_of(&message->id), (abk_text){name, len}, rebind,
+        abk_wish_make(client, pool, abk_value_raw(&message->id), (abk_text){name, len}, rebind,
                       seconds(&value, 60.0));
         return;
     }
@@ -186,13 +180,13 @@ static void on_session(abk_client *client, const abk_message *message)
         .client = client, .pool = pool, .session = {name, len}, .worker = -1, .rebind = rebind};
     abk_session *session = abk_session_begin(bus, &way);
     if (session == NULL) {
-        abk_client_fail(client, raw_of(&message->id), &bus->refusal, false);
+        abk_client_fail(client, abk_value_raw(&message->id), &bus->refusal, false);
         return;
     }
     abk_lane *lane = session->lane == NULL ? abk_router_choose(pool) : NULL;
     if (lane != NULL)
         abk_session_bind(session, lane);
-    abk_answer_session(client, raw_of(&message->id), way.session, session->lane);
+    abk_answer_session(client, abk_value_raw(&message->id), way.session, session->lane);
 }
 
 static void on_session_end(abk_client *client, const abk_message *message)
@@ -275,7 +269,7 @@ static void on_auth(abk_client *client, const abk_message *message)
         const size_t len = there ? abk_decode(&value, token) : 0;
         if (!there || !same_secret(client->token, token, len)) {
             if (message->id.kind != ABK_ABSENT)
-                fail(client, raw_of(&message->id), ABK_CODE_INVALID_REQUEST, "unauthorized",
+                fail(client, abk_value_raw(&message->id), ABK_CODE_INVALID_REQUEST, "unauthorized",
                      "the token is wrong");
             abk_client_flush(client);
             abk_client_gone(client, "unauthorized");
@@ -289,7 +283,7 @@ static void on_auth(abk_client *client, const abk_message *message)
 static void turn_away(abk_client *client, const abk_message *message)
 {
     const bool known = message->id.kind != ABK_ABSENT;
-    fail(client, known ? raw_of(&message->id) : ABK_TEXT("null"), ABK_CODE_INVALID_REQUEST,
+    fail(client, known ? abk_value_raw(&message->id) : ABK_TEXT("null"), ABK_CODE_INVALID_REQUEST,
          "unauthorized", "the first message must be bus/auth with the token");
     abk_client_flush(client);
     abk_client_gone(client, "unauthorized");
@@ -328,7 +322,7 @@ int abk_take_method(abk_client *client, const abk_message *message)
         return 1;
     }
     if (message->id.kind != ABK_ABSENT)
-        fail(client, raw_of(&message->id), ABK_CODE_METHOD_NOT_FOUND, NULL, "method not found");
+        fail(client, abk_value_raw(&message->id), ABK_CODE_METHOD_NOT_FOUND, NULL, "method not found");
     return 1;
 }
 

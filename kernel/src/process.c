@@ -2,7 +2,9 @@
 #include "bus.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 enum { STDERR_BYTES = 16 * 1024, READ_BYTES = 64 * 1024, PARTS = 16, WRITES = 16 };
@@ -28,7 +30,17 @@ static bool watch(abk_process *process)
             return false;
     }
     process->exit = (abk_watch){.fd = process->child.pidfd, .kind = ABK_ON_EXIT, .owner = process};
-    return abk_loop_watch_exit(loop, &process->exit, process->child.pid) == ABK_OK;
+    process->polled = abk_loop_watch_exit(loop, &process->exit, process->child.pid) < 0;
+    return true;
+}
+
+/* Where no fd tells of its end: ask. It stays to be reaped, so its group can still be killed. */
+void abk_process_poll(abk_process *process)
+{
+    siginfo_t info = {0};
+    const int asked = waitid(P_PID, (id_t)process->child.pid, &info, WEXITED | WNOHANG | WNOWAIT);
+    if ((asked == 0 && info.si_pid == process->child.pid) || (asked < 0 && errno == ECHILD))
+        process->exited = true;
 }
 
 static int spawn(abk_slot *slot, abk_child *child, abk_spawn_error *error)

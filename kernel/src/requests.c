@@ -76,12 +76,6 @@ static bool cancel(abk_client *client, const abk_message *message)
 
 /* --- refusing -------------------------------------------------------------------------------- */
 
-static abk_text raw_of(const abk_value *value)
-{
-    const bool string = value->kind == ABK_STRING;
-    return (abk_text){value->at - string, value->len + (string ? 2U : 0U)};
-}
-
 /* Answer a line that is not even a message; id: as far as it is known. */
 static void refuse_line(abk_client *client, abk_text id, int code, const char *text)
 {
@@ -104,7 +98,7 @@ void abk_take_bad_line(abk_client *client, const abk_line *line)
     failure.limit_bytes = most;
     client->bus->counts.routing_errors++;
     const bool known = id.kind != ABK_ABSENT && !none;
-    abk_client_fail(client, known ? raw_of(&id) : ABK_TEXT("null"), &failure, false);
+    abk_client_fail(client, known ? abk_value_raw(&id) : ABK_TEXT("null"), &failure, false);
 }
 
 /* --- routing --------------------------------------------------------------------------------- */
@@ -175,23 +169,23 @@ static void patch(abk_bus *bus, const abk_way *way, const abk_message *message, 
                   abk_value *token)
 {
     token->kind = ABK_ABSENT;
-    if (way->pool->config->strip) {
-        const abk_value *const both[] = {&message->session, &message->pool};
-        for (size_t i = 0; i < 2; i++) {
-            if (both[i]->kind != ABK_ABSENT)
-                abk_frame_patch(frame, abk_cut(frame->line.at, frame->line.len, both[i]),
-                                (abk_text){0}, false);
-        }
+    const bool enveloped = message->session.kind != ABK_ABSENT || message->pool.kind != ABK_ABSENT;
+    if (enveloped && way->pool->config->strip) {
+        abk_text cuts[2];
+        const uint32_t count = abk_cut_both(frame->line.at, frame->line.len, &message->session,
+                                            &message->pool, cuts);
+        for (uint32_t i = 0; i < count; i++)
+            abk_frame_patch(frame, cuts[i], (abk_text){0}, false);
     }
     if (!bus->rewrite || message->method.kind != ABK_STRING)
         return;
     if (message->id.kind != ABK_ABSENT)
-        abk_frame_patch(frame, raw_of(&message->id), (abk_text){0}, true);
+        abk_frame_patch(frame, abk_value_raw(&message->id), (abk_text){0}, true);
     if (message->params.kind != ABK_OBJECT)
         return;
     if (message->id.kind != ABK_ABSENT && abk_scan_path(&message->params, &token_path, token) &&
         (token->kind == ABK_NUMBER || token->kind == ABK_STRING))
-        abk_frame_patch(frame, raw_of(token), (abk_text){0}, true);
+        abk_frame_patch(frame, abk_value_raw(token), (abk_text){0}, true);
     else
         token->kind = ABK_ABSENT;
 }
@@ -216,7 +210,7 @@ static void aim_notification(abk_client *client, const abk_message *message, abk
     if (client->bus->rewrite) {
         const int64_t key = abk_router_key(entry);
         const int len = snprintf(digits, 24, "%lld", (long long)key);
-        abk_frame_patch(frame, raw_of(&id), (abk_text){digits, (uint32_t)len}, false);
+        abk_frame_patch(frame, abk_value_raw(&id), (abk_text){digits, (uint32_t)len}, false);
     }
 }
 
@@ -234,7 +228,7 @@ static void take_response(abk_client *client, const abk_message *message, abk_te
     abk_value token;
     patch(bus, &way, message, &frame, &token);
     if (!abk_id_same(&ask->id, &ask->seen))
-        abk_frame_patch(&frame, raw_of(&message->id), abk_id_raw(&ask->id), false);
+        abk_frame_patch(&frame, abk_value_raw(&message->id), abk_id_raw(&ask->id), false);
     abk_router_take(bus, &way, NULL, &frame, NULL);
     abk_ask_end(bus, ask);
 }
@@ -266,7 +260,7 @@ static void take_call(abk_client *client, const abk_message *message, abk_text l
                               token.kind == ABK_ABSENT ? NULL : &token);
     }
     if (key < 0 && request)
-        abk_client_fail(client, raw_of(&message->id), &bus->refusal, false);
+        abk_client_fail(client, abk_value_raw(&message->id), &bus->refusal, false);
 }
 
 /* --- the host -------------------------------------------------------------------------------- */
@@ -313,7 +307,7 @@ static void take(abk_client *client, const abk_message *message, abk_text line)
     const abk_role role = abk_role_of(message);
     if (role == ABK_NOTHING) {
         const bool known = message->id.kind != ABK_ABSENT;
-        refuse_line(client, known ? raw_of(&message->id) : ABK_TEXT("null"),
+        refuse_line(client, known ? abk_value_raw(&message->id) : ABK_TEXT("null"),
                     ABK_CODE_INVALID_REQUEST, "Invalid request: neither method nor result");
     } else if (role == ABK_RESPONSE) {
         take_response(client, message, line);

@@ -334,6 +334,11 @@ static int check_way(abk_bus *bus, const abk_way *way, bool request, const abk_f
     const uint32_t most = bus->config->limits.max_frame_bytes;
     if (request && bus->phase >= ABK_DRAINING_ALL) {
         abk_refuse(bus, way, ABK_CODE_SHUTTING_DOWN, "shutting down", "the bus is shutting down");
+    } else if (request && way->client->kind != ABK_HOST &&
+               way->client->live >= bus->config->limits.max_pending) {
+        abk_refuse(bus, way, ABK_CODE_OVERLOADED, "max_pending",
+                   "max_pending=%u requests of this client have no answer yet",
+                   bus->config->limits.max_pending);
     } else if (way->pool->unavailable != NULL) {
         refuse_with(bus, way->pool->unavailable);
     } else if (frame->line.len > most) {

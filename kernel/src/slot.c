@@ -10,6 +10,7 @@
 #define HANG_UP_NS (ABK_S / 4)      /* between the end of a pipe and the exit of a dying process */
 #define HANG_UP_GRACE_NS (ABK_S / 2) /* a worker that closed a pipe has no answer to give */
 #define DRAIN_GRACE_NS (5 * ABK_S)
+#define POLL_NS (ABK_S / 50) /* between two looks where no fd tells of an exit */
 #define REAP_NS (ABK_S / 2)        /* that SIGKILL may take */
 #define LAST_OUTPUT_NS (ABK_S / 4) /* for outputs that outlive the group: whoever holds them escaped */
 
@@ -308,12 +309,14 @@ static uint64_t look_once(abk_slot *slot)
         abk_slot_bury(slot, NULL);
         return 0;
     }
+    if (slot->process->polled && !slot->process->exited)
+        abk_process_poll(slot->process);
     if (slot->process->exited)
         return finish(slot);
-    if (slot->life.state != ABK_S_STOPPING)
-        return look_running(slot);
-    const uint64_t next = climb(slot);
-    return slot->process->exited ? 0 : next;
+    uint64_t next = slot->life.state == ABK_S_STOPPING ? climb(slot) : look_running(slot);
+    if (slot->process != NULL && slot->process->polled && next > slot->bus->now + POLL_NS)
+        next = slot->bus->now + POLL_NS;
+    return slot->process != NULL && slot->process->exited ? 0 : next;
 }
 
 void abk_slot_look(abk_slot *slot)

@@ -54,9 +54,9 @@ static void write_message(abk_buf *out, abk_lane *lane, const abk_message *messa
     if (role == ABK_NOTHING)
         return;
     if (message->id.kind != ABK_ABSENT) {
-        const bool string = message->id.kind == ABK_STRING;
+        const abk_text id = abk_value_raw(&message->id);
         abk_out(out, ",\"id\":");
-        abk_buf_append(out, message->id.at - string, message->id.len + (string ? 2U : 0U));
+        abk_buf_append(out, id.at, id.len);
     }
     if (message->method.kind == ABK_STRING) {
         abk_out(out, ",\"method\":\"");

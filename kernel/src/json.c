@@ -1,0 +1,338 @@
+/* JSON documents: see json.h. */
+#include "json.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+typedef struct parser {
+    abk_arena *arena;
+    const char *begin, *at, *end;
+    abk_error *error;
+    int depth;
+} parser;
+
+static bool fail(parser *self, const char *what)
+{
+    unsigned line = 1;
+    const char *start = self->begin;
+    for (const char *p = self->begin; p < self->at; p++) {
+        if (*p == '\n') {
+            line++;
+            start = p + 1;
+        }
+    }
+    abk_fail(self->error, ABK_EINVAL, 0, "not valid JSON: %s (line %u, column %u)", what, line,
+             (unsigned)(self->at - start) + 1);
+    return false;
+}
+
+static bool no_memory(parser *self)
+{
+    abk_fail(self->error, ABK_ENOMEM, 0, "out of memory");
+    return false;
+}
+
+static void blanks(parser *self)
+{
+    while (self->at < self->end &&
+           (*self->at == ' ' || *self->at == '\t' || *self->at == '\n' || *self->at == '\r'))
+        self->at++;
+}
+
+static bool next_is(const parser *self, char c) { return self->at < self->end && *self->at == c; }
+
+static int hex4(const char *at, const char *end)
+{
+    int value = 0;
+    if (end - at < 4)
+        return -1;
+    for (int i = 0; i < 4; i++) {
+        const char c = at[i];
+        const int digit = c >= '0' && c <= '9'   ? c - '0'
+                          : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                          : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                                 : -1;
+        if (digit < 0)
+            return -1;
+        value = value * 16 + digit;
+    }
+    return value;
+}
+
+static char *put_utf8(char *to, int code)
+{
+    if (code < 0x80) {
+        *to++ = (char)code;
+    } else if (code < 0x800) {
+        *to++ = (char)(0xC0 | code >> 6);
+        *to++ = (char)(0x80 | (code & 0x3F));
+    } else if (code < 0x10000) {
+        *to++ = (char)(0xE0 | code >> 12);
+        *to++ = (char)(0x80 | (code >> 6 & 0x3F));
+        *to++ = (char)(0x80 | (code & 0x3F));
+    } else {
+        *to++ = (char)(0xF0 | code >> 18);
+        *to++ = (char)(0x80 | (code >> 12 & 0x3F));
+        *to++ = (char)(0x80 | (code >> 6 & 0x3F));
+        *to++ = (char)(0x80 | (code & 0x3F));
+    }
+    return to;
+}
+
+/* The character of a \u escape; self->at is behind the u. -1: refused. */
+static int escaped(parser *self)
+{
+    int code = hex4(self->at, self->end);
+    if (code < 0) {
+        fail(self, "\\u needs four hexadecimal digits");
+        return -1;
+    }
+    self->at += 4;
+    if (code >= 0xD800 && code < 0xDC00 && self->end - self->at >= 6 && self->at[0] == '\\' &&
+        self->at[1] == 'u') {
+        const int low = hex4(self->at + 2, self->end);
+        if (low >= 0xDC00 && low < 0xE000) {
+            self->at += 6;
+            return 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
+        }
+    }
+    if (code >= 0xD800 && code < 0xE000) {
+        fail(self, "half of a surrogate pair");
+        return -1;
+    }
+    return code;
+}
+
+static bool read_string(parser *self, const char **text, uint32_t *len)
+{
+    static const char plain[] = "\"\\/bfnrt";
+    static const char meant[] = "\"\\/\b\f\n\r\t";
+    const char *close = ++self->at;
+    while (close < self->end && *close != '"')
+        close += *close == '\\' ? 2 : 1;
+    char *to = close < self->end ? abk_arena_take(self->arena, (size_t)(close - self->at) + 1) : NULL;
+    if (close >= self->end)
+        return fail(self, "a string without its end");
+    if (to == NULL)
+        return no_memory(self);
+    *text = to;
+    while (*self->at != '"') {
+        const char c = *self->at++;
+        if ((unsigned char)c < 0x20)
+            return fail(self, "a control character in a string");
+        if (c != '\\') {
+            *to++ = c;
+            continue;
+        }
+        const char kind = *self->at++;
+        const char *found = kind == '\0' ? NULL : strchr(plain, kind);
+        if (found != NULL) {
+            *to++ = meant[found - plain];
+        } else if (kind == 'u') {
+            const int code = escaped(self);
+            if (code < 0)
+                return false;
+            to = put_utf8(to, code);
+        } else {
+            return fail(self, "an escape that is none");
+        }
+    }
+    self->at++;
+    *to = '\0';
+    *len = (uint32_t)(to - *text);
+    if (!abk_is_utf8(*text, *len))
+        return fail(self, "a string that is not UTF-8");
+    return true;
+}
+
+static const char *digits(const char *at, const char *end)
+{
+    while (at < end && *at >= '0' && *at <= '9')
+        at++;
+    return at;
+}
+
+static bool read_number(parser *self, abk_json *value)
+{
+    char text[64];
+    const char *from = self->at;
+    const char *at = from + (*from == '-');
+    const char *whole = digits(at, self->end);
+    if (whole == at || (*at == '0' && whole - at > 1))
+        return fail(self, "a number that is none");
+    at = whole;
+    if (at < self->end && *at == '.') {
+        const char *part = digits(at + 1, self->end);
+        if (part == at + 1)
+            return fail(self, "a number that is none");
+        at = part;
+    }
+    if (at < self->end && (*at == 'e' || *at == 'E')) {
+        const char *sign = at + 1 + (at + 1 < self->end && (at[1] == '+' || at[1] == '-'));
+        const char *part = digits(sign, self->end);
+        if (part == sign)
+            return fail(self, "a number that is none");
+        at = part;
+    }
+    if ((size_t)(at - from) >= sizeof text)
+        return fail(self, "a number with too many digits");
+    memcpy(text, from, (size_t)(at - from));
+    text[at - from] = '\0';
+    self->at = at;
+    value->kind = ABK_NUMBER;
+    value->number = strtod(text, NULL);
+    if (value->number >= -9e15 && value->number <= 9e15) {
+        value->integer = (int64_t)value->number;
+        value->integral = (double)value->integer == value->number;
+    }
+    value->text = abk_arena_copy(self->arena, from, (size_t)(at - from));
+    value->len = (uint32_t)(at - from);
+    return value->text != NULL || no_memory(self);
+}
+
+static bool read_value(parser *self, abk_json *value);
+
+static bool is_repeated(const abk_json *object, const abk_json *member)
+{
+    for (const abk_json *other = object->first; other != NULL && other != member; other = other->next) {
+        if (other->name_len == member->name_len && memcmp(other->name, member->name, other->name_len) == 0)
+            return true;
+    }
+    return false;
+}
+
+static bool read_items(parser *self, abk_json *value, char close)
+{
+    abk_json **last = &value->first;
+    self->at++;
+    blanks(self);
+    if (next_is(self, close)) {
+        self->at++;
+        return true;
+    }
+    for (;;) {
+        abk_json *item = abk_arena_take(self->arena, sizeof *item);
+        if (item == NULL)
+            return no_memory(self);
+        blanks(self);
+        if (close == '}') {
+            if (!next_is(self, '"'))
+                return fail(self, "expected a name in quotes");
+            if (!read_string(self, &item->name, &item->name_len))
+                return false;
+            blanks(self);
+            if (!next_is(self, ':'))
+                return fail(self, "expected ':'");
+            self->at++;
+        }
+        *last = item;
+        if (close == '}' && is_repeated(value, item)) {
+            char text[128];
+            snprintf(text, sizeof text, "the member '%.80s' stands there twice", item->name);
+            return fail(self, text);
+        }
+        if (!read_value(self, item))
+            return false;
+        last = &item->next;
+        value->len++;
+        blanks(self);
+        if (next_is(self, close)) {
+            self->at++;
+            return true;
+        }
+        if (!next_is(self, ','))
+            return fail(self, close == '}' ? "expected ',' or '}'" : "expected ',' or ']'");
+        self->at++;
+    }
+}
+
+static bool read_word(parser *self, const char *word)
+{
+    const size_t len = strlen(word);
+    if ((size_t)(self->end - self->at) < len || memcmp(self->at, word, len) != 0)
+        return fail(self, "expected a value");
+    self->at += len;
+    return true;
+}
+
+static bool read_value(parser *self, abk_json *value)
+{
+    blanks(self);
+    if (self->at == self->end)
+        return fail(self, "expected a value");
+    const char c = *self->at;
+    if (c == '{' || c == '[') {
+        if (++self->depth > ABK_JSON_DEPTH)
+            return fail(self, "too deeply nested");
+        value->kind = c == '{' ? ABK_OBJECT : ABK_ARRAY;
+        const bool done = read_items(self, value, c == '{' ? '}' : ']');
+        self->depth--;
+        return done;
+    }
+    if (c == '"') {
+        value->kind = ABK_STRING;
+        return read_string(self, &value->text, &value->len);
+    }
+    if (c == '-' || (c >= '0' && c <= '9'))
+        return read_number(self, value);
+    value->kind = c == 'n' ? ABK_NULL : ABK_BOOL;
+    value->truth = c == 't';
+    return read_word(self, c == 'n' ? "null" : c == 't' ? "true" : "false");
+}
+
+abk_json *abk_json_read(abk_arena *arena, const char *at, size_t len, abk_error *error)
+{
+    parser self = {.arena = arena, .begin = at, .at = at, .end = at + len, .error = error};
+    abk_json *value = abk_arena_take(arena, sizeof *value);
+    if (value == NULL) {
+        no_memory(&self);
+        return NULL;
+    }
+    if (!read_value(&self, value))
+        return NULL;
+    blanks(&self);
+    if (self.at < self.end) {
+        fail(&self, "something follows the document");
+        return NULL;
+    }
+    return value;
+}
+
+const abk_json *abk_json_member(const abk_json *object, const char *name)
+{
+    const size_t len = strlen(name);
+    if (object == NULL || object->kind != ABK_OBJECT)
+        return NULL;
+    for (const abk_json *item = object->first; item != NULL; item = item->next) {
+        if (item->name_len == len && memcmp(item->name, name, len) == 0)
+            return item;
+    }
+    return NULL;
+}
+
+void abk_json_write(abk_buf *out, const abk_json *value)
+{
+    switch (value->kind) {
+    case ABK_NULL: abk_out(out, "null"); break;
+    case ABK_BOOL: abk_out(out, value->truth ? "true" : "false"); break;
+    case ABK_NUMBER:
+        if (!out->failed)
+            abk_buf_append(out, value->text, value->len);
+        break;
+    case ABK_STRING: abk_out_string(out, value->text, value->len); break;
+    default: {
+        const bool object = value->kind == ABK_OBJECT;
+        abk_out(out, object ? "{" : "[");
+        for (const abk_json *item = value->first; item != NULL; item = item->next) {
+            abk_out(out, item == value->first ? "" : ",");
+            if (object) {
+                abk_out_string(out, item->name, item->name_len);
+                abk_out(out, ":");
+            }
+            abk_json_write(out, item);
+        }
+        abk_out(out, object ? "}" : "]");
+        break;
+    }
+    }
+}
