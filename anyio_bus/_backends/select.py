@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from anyio_bus._backends.memory import Memory, open_memory
+from anyio_bus._backends.native import open_native
 from anyio_bus._backends.python import open_python
 from anyio_bus._errors import InvalidArgumentError
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ("BackendOption", "open_backend")
 
-BackendOption: TypeAlias = Literal["auto", "python"] | Memory
+BackendOption: TypeAlias = Literal["auto", "native", "python"] | Memory
 
 
 def open_backend(option: BackendOption, config: BusConfig, deliver: Deliver) -> Backend:
@@ -26,10 +27,12 @@ def open_backend(option: BackendOption, config: BusConfig, deliver: Deliver) -> 
     """
     if isinstance(option, Memory):
         return open_memory(config, deliver, option)
+    if option == "native":
+        return open_native(config, deliver)
     if option in ("auto", "python"):
         return open_python(config, deliver)
     if str(option) == "memory":
         msg = "backend='memory' needs workers: Memory(workers={'pool': worker})"
     else:
-        msg = f"backend={option!r}: there are 'auto', 'python' and Memory(...)"
+        msg = f"backend={option!r}: there are 'auto', 'native', 'python' and Memory(...)"
     raise InvalidArgumentError(msg, field="backend")

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.to_thread
 
+from anyio_bus._io.guarding import Guard
 from anyio_bus._io.launch import launch_options
 from anyio_bus._io.process import Exit, SpawnError
 
@@ -240,19 +241,19 @@ class PosixSpawner:
     name = "posix"
 
     def __init__(self) -> None:
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._guard = Guard()
 
     async def spawn(self, pool: Pool) -> PosixChild:
         with ExitStack() as ours_on_failure, ExitStack() as theirs:
             try:
-                if pool.guard and self._guard is None:
-                    self._guard = _open_guard()
+                if pool.guard:
+                    self._guard.open()
                 fds, process = self._popen(pool, ours_on_failure, theirs)
             except OSError as exc:
                 raise SpawnError(exc, permanent=exc.errno in _PERMANENT, cwd=pool.cwd) from exc
             ours_on_failure.pop_all()
         if pool.guard:
-            self._tell_guard(b"+", process.pid)
+            self._guard.add(process.pid)
         pidfd = _open_pidfd(process.pid)
         if pidfd is not None:
             fds["pidfd"] = pidfd
@@ -303,35 +304,12 @@ class PosixSpawner:
         )
         return fds, process
 
-    def _tell_guard(self, sign: bytes, pid: int) -> None:
-        if self._guard is not None and self._guard.stdin is not None:
-            with suppress(OSError):
-                self._guard.stdin.write(b"%b%d\n" % (sign, pid))
-
     def unguard(self, pid: int) -> None:
         """Take a group that is gone from the watchdog's list."""
-        self._tell_guard(b"-", pid)
+        self._guard.discard(pid)
 
     def close(self) -> None:
-        guard, self._guard = self._guard, None
-        if guard is not None and guard.stdin is not None:
-            guard.stdin.close()
-            guard.kill()
-            guard.wait()
+        self._guard.close()
 
     def abandon(self) -> None:
-        guard, self._guard = self._guard, None
-        if guard is not None and guard.stdin is not None:
-            guard.stdin.close()
-            guard.returncode = 0  # it is the parent's child, not ours
-
-
-def _open_guard() -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-I", "-S", os.path.join(_HERE, "_guard.py")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        bufsize=0,
-        start_new_session=True,
-    )
+        self._guard.abandon()

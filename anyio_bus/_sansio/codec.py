@@ -28,6 +28,7 @@ __all__ = (
     "decode_envelope",
     "decode_error",
     "decode_items",
+    "decode_lines",
     "decode_plain",
     "decode_value",
     "decoder_of",
@@ -38,6 +39,7 @@ __all__ = (
     "encode_result",
     "encode_value",
     "read_frame",
+    "read_scalar",
     "salvage_id",
 )
 
@@ -142,6 +144,12 @@ def salvage_id(prefix: bytes, suffix: bytes) -> RequestId | UnsetType:
         at = match.end()
     trailing = _TRAILING.search(suffix) if found is UNSET else None
     return _scalar(trailing[1]) if trailing else found
+
+
+def read_scalar(raw: bytes) -> RequestId:
+    """Decode a request's id."""
+    found = _scalar(raw)
+    return None if found is UNSET else found  # type: ignore[return-value]
 
 
 def _scalar(raw: bytes) -> RequestId | UnsetType:
@@ -314,6 +322,9 @@ def decoder_of(kind: Any) -> msgspec.json.Decoder[Any]:
         msg = f"reply is not a type that can be decoded: {exc}"
         raise InvalidArgumentError(msg, field="reply") from exc
 
+
+decode_lines = _messages.decode_lines
+"""Decode a block of whole lines that are known to be messages."""
 
 decode_plain = _plain.decode
 """Decode a raw value into plain objects."""

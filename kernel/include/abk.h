@@ -187,14 +187,16 @@ typedef struct abk_route {
  * abk_step(). */
 ABK_API int64_t abk_submit(abk_bus *bus, const abk_route *route, const char *line, size_t len);
 
-/* Take many whole lines, all with the same route. Returns how many were taken from the front; where
- * that is fewer than there are, abk_refusal() says why the next one was not. */
+/* Take many whole lines, all with the same route. Returns how many there were, or 0 and takes none
+ * where the queue of the pool has not room for all; then each is to be submitted for its own fate. One that is
+ * refused nevertheless (an id that is in use) ends it: the number of those before it is returned. */
 ABK_API int64_t abk_submit_many(abk_bus *bus, const abk_route *route, const char *lines, size_t len);
 
 /* The failure behind the last ABK_EREFUSED, as JSON: {"code":..., "message":..., ...}. */
 ABK_API const char *abk_refusal(abk_bus *bus, size_t *len);
 
-/* Write what was submitted, as far as the pipes take it now. */
+/* Write what was submitted, as far as the pipes take it now. Returns the number of events that wait
+ * for abk_next_event(). */
 ABK_API int abk_flush(abk_bus *bus);
 
 enum { ABK_REMOVED = 1, ABK_CANCELLED = 2 };

@@ -374,23 +374,27 @@ static void take(run *self, const abk_line *line)
     abk_message message;
     if (line->oversize) {
         if (bus->tapped)
-            abk_tap_from(process, line->at, line->len, line->size, NULL);
+            abk_tap_from(process, line->at, line->len, line->size, NULL, "over max_frame_bytes");
         bus->counts.messages_in++;
         oversize(self, line);
         return;
     }
     const int scanned = abk_scan(line->at, line->len, &message);
+    const bool good = scanned == ABK_OK && abk_scan_worker_ok(&message);
+    const char *reason = good                    ? NULL
+                         : scanned == ABK_AGAIN  ? "empty line"
+                         : scanned == ABK_EPROTO ? message.reason
+                                                 : "neither request, notification nor response";
     if (bus->tapped) {
         flush(self);
-        abk_tap_from(process, line->at, line->len, line->size, scanned == ABK_OK ? &message : NULL);
+        abk_tap_from(process, line->at, line->len, line->size, good ? &message : NULL, reason);
     }
     if (scanned == ABK_AGAIN) {
         flush(self);
         return;
     }
     bus->counts.messages_in++;
-    if (scanned < 0 || !abk_scan_worker_ok(&message)) {
-        const char *reason = scanned < 0 ? message.reason : "neither request, notification nor response";
+    if (!good) {
         bad(self, line->at, line->len, line->size, reason);
         return;
     }

@@ -539,7 +539,7 @@ void abk_report_worker(const abk_slot *slot, abk_buf *out, size_t tail_bytes);
 void abk_report_session(const abk_session *session, abk_buf *out);
 void abk_report_stats(const abk_bus *bus, abk_stats *stats);
 void abk_tap_from(abk_process *process, const char *line, size_t len, uint64_t size,
-                  const abk_message *message);
+                  const abk_message *message, const char *reason);
 void abk_tap_to(abk_lane *lane, const char *at, size_t len);
 void abk_tap_on(abk_bus *bus); /* whether anybody looks at taps */
 

@@ -1,6 +1,11 @@
 /* The public calls about frames, workers and sessions, and the reports: see abk.h. */
 #include "bus.h"
 
+static abk_pool *pool_of(abk_bus *bus, const char *id)
+{
+    return id == NULL ? NULL : abk_pool_find(bus, (abk_text){id, (uint32_t)strlen(id)});
+}
+
 /* --- frames ---------------------------------------------------------------------------------- */
 
 static int64_t refuse(abk_bus *bus, const abk_way *way, int code, const char *reason, const char *text)
@@ -43,18 +48,36 @@ int64_t abk_submit(abk_bus *bus, const abk_route *route, const char *line, size_
     return result < 0 ? result : submit_line(bus, route, line, len);
 }
 
+/* Whether the queue of the pool would take so many lines, should no worker take any. */
+static bool has_room(abk_bus *bus, const abk_route *route, const char *lines, size_t len)
+{
+    const abk_limits *limits = &bus->config->limits;
+    const abk_pool *pool = bus->pool_count == 1 && route->pool == NULL ? &bus->pools[0]
+                                                                      : pool_of(bus, route->pool);
+    uint64_t count = 0;
+    for (const char *at = lines; (at = memchr(at, '\n', len - (size_t)(at - lines))) != NULL; at++)
+        count++;
+    return pool != NULL && pool->unavailable == NULL && bus->phase == ABK_RUNNING &&
+           pool->queued + count <= limits->max_queued &&
+           pool->queued_bytes + len <= limits->max_output_bytes && len <= limits->max_frame_bytes;
+}
+
 int64_t abk_submit_many(abk_bus *bus, const abk_route *route, const char *lines, size_t len)
 {
     const int result = can_submit(bus, route);
+    if (result < 0)
+        return result;
+    if (len == 0 || lines[len - 1] != '\n' || !has_room(bus, route, lines, len))
+        return 0;
     int64_t taken = 0;
-    for (size_t at = 0; result == ABK_OK && at < len; taken++) {
+    for (size_t at = 0; at < len; taken++) {
         const char *end = memchr(lines + at, '\n', len - at);
-        const size_t size = end == NULL ? len - at : (size_t)(end - lines) - at + 1;
+        const size_t size = (size_t)(end - lines) - at + 1;
         if (submit_line(bus, route, lines + at, size) < 0)
             return taken;
         at += size;
     }
-    return result < 0 ? result : taken;
+    return taken;
 }
 
 const char *abk_refusal(abk_bus *bus, size_t *len)
@@ -70,9 +93,10 @@ const char *abk_refusal(abk_bus *bus, size_t *len)
 int abk_flush(abk_bus *bus)
 {
     const int result = abk_enter(bus);
-    if (result == ABK_OK)
-        abk_flush_all(bus);
-    return result;
+    if (result < 0)
+        return result;
+    abk_flush_all(bus);
+    return (int)(bus->event_count - bus->event_at);
 }
 
 static abk_entry *live(const abk_bus *bus, int64_t key)
@@ -121,11 +145,6 @@ static abk_slot *slot_of(abk_bus *bus, int32_t worker, int *result)
     if (slot == NULL && *result == ABK_OK)
         *result = ABK_ENOENT;
     return slot;
-}
-
-static abk_pool *pool_of(abk_bus *bus, const char *id)
-{
-    return id == NULL ? NULL : abk_pool_find(bus, (abk_text){id, (uint32_t)strlen(id)});
 }
 
 int abk_pause(abk_bus *bus, int32_t worker)

@@ -257,7 +257,7 @@ static void stdout_ended(abk_process *process)
         const size_t shown = rest.len < ABK_PREFIX_BYTES ? rest.len : ABK_PREFIX_BYTES;
         if (slot->bus->tapped)
             abk_tap_from(process, rest.at, rest.len < ABK_EDGE_BYTES ? rest.len : ABK_EDGE_BYTES, size,
-                         NULL);
+                         NULL, reason);
         slot->bus->counts.bad_lines++;
         slot->bus->counts.messages_in++;
         abk_event *event = abk_tell(slot->bus, ABK_EV_LINE_BAD, slot);

@@ -89,7 +89,7 @@ static void write_line(abk_buf *out, const char *line, size_t len, bool message)
 
 /* Show one line to all who look. */
 static void show(abk_lane *lane, bool from_worker, const char *line, size_t len, uint64_t size,
-                 const abk_message *message)
+                 const abk_message *message, const char *reason)
 {
     static const char head[] = "{\"jsonrpc\":\"2.0\",\"method\":\"bus/frame\",\"params\":";
     abk_bus *bus = lane->pool->bus;
@@ -104,6 +104,8 @@ static void show(abk_lane *lane, bool from_worker, const char *line, size_t len,
     abk_out_number(out, "generation", slot->generation);
     write_message(out, lane, message, from_worker);
     abk_out_number(out, "size", (int64_t)size);
+    if (reason != NULL)
+        abk_out_member(out, "reason", reason);
     write_line(out, line, len, message != NULL);
     abk_out(out, "}");
     if (out->failed)
@@ -125,9 +127,9 @@ static void show(abk_lane *lane, bool from_worker, const char *line, size_t len,
 }
 
 void abk_tap_from(abk_process *process, const char *line, size_t len, uint64_t size,
-                  const abk_message *message)
+                  const abk_message *message, const char *reason)
 {
-    show(process->lane, true, line, len, size, message);
+    show(process->lane, true, line, len, size, message, reason);
 }
 
 /* Bytes were written: show each frame of which the last one is among them. */
@@ -146,7 +148,7 @@ void abk_tap_to(abk_lane *lane, const char *at, size_t len)
         const size_t size = (size_t)(end - line) + 1;
         abk_message message;
         const bool good = abk_scan(line, size, &message) == ABK_OK;
-        show(lane, false, line, size, size, good ? &message : NULL);
+        show(lane, false, line, size, size, good ? &message : NULL, NULL);
         abk_buf_drop(open, size);
     }
 }

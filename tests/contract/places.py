@@ -44,6 +44,7 @@ class Setting(NamedTuple):
 # One line for each.
 PLACES: dict[str, Setting] = {
     "python": Setting(lambda _kinds: "python"),
+    "native": Setting(lambda _kinds: "native"),
     "python-portable": Setting(lambda _kinds: "python", {"ANYIO_BUS_SPAWNER": "portable"}),
     "python-no-pidfd": Setting(lambda _kinds: "python", {"ANYIO_BUS_NO_PIDFD": "1"}),
     "memory": Setting(lambda kinds: Memory({name: k.function for name, k in kinds.items()})),

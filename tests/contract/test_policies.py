@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 from anyio_bus import Bus, Limits, WorkerInfo, WorkerLostError
@@ -38,7 +39,9 @@ async def test_workers_are_replaced_after_so_many_requests(place: Place) -> None
 
 
 async def test_a_spare_serves_when_a_worker_dies(place: Place) -> None:
-    async with place.bus(pool={"spares": 1}, limits=FAST) as bus:
+    # A kernel that is back within a millisecond would need no spare.
+    slow = msgspec.structs.replace(FAST, restart_delay_s=2, restart_delay_max_s=2)
+    async with place.bus(pool={"spares": 1}, limits=slow) as bus:
         await until(lambda: len(ready(bus, held=True)) == 1)
         (spare,) = ready(bus, held=True)
         await bus.request(

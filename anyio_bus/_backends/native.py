@@ -1,0 +1,615 @@
+"""Own the ``"native"`` backend: the C kernel inside this process, pulled through cffi.
+
+One call steps the kernel; then its events are taken and delivered as one batch. What a worker wrote
+comes as runs of whole lines, each decoded by one call. Everything runs in the loop's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.abc
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from anyio_bus._config import BusConfig, Limits
+from anyio_bus._errors import (
+    BusInternalError,
+    Failure,
+    InvalidArgumentError,
+    KernelCode,
+    NotSupportedError,
+)
+from anyio_bus._io.guarding import Guard
+from anyio_bus._io.launch import check_launch
+from anyio_bus._io.loop import Bell, current_loop
+from anyio_bus._io.process import StderrRing, resident_bytes
+from anyio_bus._sansio.codec import decode_block, decode_lines, read_scalar
+from anyio_bus._sansio.events import (
+    Deliver,
+    Failed,
+    KernelEvent,
+    KernelStatistics,
+    LineBad,
+    Lines,
+    SessionInfo,
+    WorkerChanged,
+    WorkerInfo,
+)
+from anyio_bus._sansio.lifecycle import State
+from anyio_bus._sansio.messages import BadLine, RequestId
+from anyio_bus._sansio.routing import Refused, Route, Withdrawal
+from anyio_bus._sansio.tapping import Tap, TapFrame
+from anyio_bus._sansio.throttle import LOG_WINDOW_S, Throttle
+
+if TYPE_CHECKING:
+    from anyio_bus._config import Pool
+
+try:
+    from anyio_bus._native import ffi, lib
+except ImportError:  # a pure install
+    ffi = lib = None
+
+__all__ = ("is_native_there", "open_native", "why_not_native")
+
+logger = logging.getLogger("anyio_bus.kernel")
+stderr_log = logging.getLogger("anyio_bus.stderr")
+
+STDERR_LOG_BURST = 1000  # lines in LOG_WINDOW_S, as for the Python kernel
+STDERR_OPEN_BYTES = 8192
+_LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
+_EVENTS = {logging.WARNING: "worker_died", logging.ERROR: "worker_parked"}
+_ONLY: dict[int, Any] = {1: "answers", 2: "calls"}
+_STATES = tuple(State)  # in the order of the kernel's own
+_GONE = Failure(code=KernelCode.SHUTTING_DOWN, message="bus is stopped", reason="shutting down", sent=False)
+
+_failures = msgspec.json.Decoder(Failure)
+
+
+class _PoolStatus(msgspec.Struct):
+    workers: list[WorkerInfo]
+
+
+class _Status(msgspec.Struct):
+    pools: list[_PoolStatus]
+
+
+class _Frame(msgspec.Struct):
+    time: float
+    at: float
+    direction: Any
+    pool: str
+    worker: int
+    generation: int
+    kind: Any
+    size: int
+    id: RequestId = None
+    method: str | None = None
+    request: RequestId = None
+    reason: str = ""
+    message: msgspec.Raw | UnsetType = UNSET
+    line: bytes = b""  # base64 on the wire
+
+
+_FRAME_FIELDS = tuple(name for name in _Frame.__struct_fields__ if name not in ("message", "line"))
+_statuses = msgspec.json.Decoder(_Status)
+_sessions = msgspec.json.Decoder(SessionInfo)
+_frames = msgspec.json.Decoder(_Frame)
+
+
+def is_native_there() -> bool:
+    """Tell whether the extension can be imported."""
+    return lib is not None
+
+
+def why_not_native(config: BusConfig) -> str | None:
+    """Say why the C kernel cannot serve these pools here; None where it can."""
+    if lib is None:
+        return "this install of anyio_bus has no parts in C"
+    if not hasattr(os, "register_at_fork"):
+        return "this system has no fork"
+    spawner = os.environ.get("ANYIO_BUS_SPAWNER") or "posix"
+    for pool in config.pools:
+        name = spawner if pool.spawn == "auto" else pool.spawn
+        if name != "posix":
+            return f"Pool({pool.id!r}) asks for the {name} spawner"
+    return None
+
+
+def open_native(config: BusConfig, deliver: Deliver) -> Native:
+    """Make the backend; nothing is spawned before it runs.
+
+    Raises:
+        NotSupportedError: The extension is not there, or a pool asks for what it cannot do.
+        InvalidArgumentError: An option of a pool is wrong on this system.
+    """
+    why = why_not_native(config)
+    if why is not None:
+        msg = f"backend='native': {why}"
+        raise NotSupportedError(msg)
+    for pool in config.pools:
+        check_launch(pool, "posix")
+    return Native(config, deliver)
+
+
+def _as_json(config: BusConfig) -> bytes:
+    """Encode a configuration for the C kernel; what is the client's own is left out."""
+    pools = []
+    for pool in config.pools:
+        fields = {name: getattr(pool, name) for name in pool.__struct_fields__}
+        for name in ("args", "chunks", "collect", "serial", "guard", "spawn", "spares"):
+            del fields[name]
+        fields["ready"] = pool.ready if pool.ready == "spawn" else msgspec.to_builtins(pool.ready)
+        fields["groups"] = None if pool.groups is None else list(pool.groups)
+        fields["command"] = [os.fsencode(part).decode("utf-8", "strict") for part in pool.argv]
+        pools.append(fields)
+    limits = msgspec.to_builtins(config.limits)
+    limits["max_input_buffer"] = min(limits["max_input_buffer"], 1024 * 1024 * 1024)
+    return msgspec.json.encode({"pools": pools, "limits": limits})
+
+
+class Native:
+    """The C kernel, as a backend.
+
+    Owns:
+        The kernel, with all its processes and fds; the watchdog of pools with ``guard=True``.
+
+    Args:
+        config: Pools and limits.
+        deliver: Takes each batch of events, at once.
+    """
+
+    name = "native"
+
+    def __init__(self, config: BusConfig, deliver: Deliver) -> None:
+        self._config = config
+        self._limits: Limits = config.limits
+        self._deliver = deliver
+        self._bus: Any = None
+        self._over = Bell()
+        self._done = False
+        self._event = ffi.new("abk_event *")
+        self._route = ffi.new("abk_route *")
+        self._route.size = ffi.sizeof("abk_route")
+        self._size = ffi.new("size_t *")
+        self._last_route: Route | None = None
+        self._kept: tuple[Any, ...] = ()  # what the route's pointers point to
+        self._pools = {pool.id: ffi.new("char[]", pool.id.encode()) for pool in config.pools}
+        self._pool_of: dict[int, str] = {}
+        self._batch = 0  # lines in the last event: few of them means that latency counts
+        self._draining = False
+        self._flusher: Any = None
+        self._loop = current_loop()
+        self._tap: Tap | None = None
+        self._stderr: dict[int, tuple[StderrRing, Throttle]] = {}
+        self._guard = Guard()
+        self._guarded = {pool.id for pool in config.pools if pool.guard}
+        self._last_statistics: KernelStatistics | None = None
+        self._last_workers: list[WorkerInfo] = []
+        self._takers: dict[int, Callable[[Any, list[KernelEvent]], None]] = {
+            lib.ABK_EV_LINES: self._take_lines,
+            lib.ABK_EV_FAILED: self._take_failed,
+            lib.ABK_EV_WORKER: self._take_worker,
+            lib.ABK_EV_LINE_BAD: self._take_bad_line,
+            lib.ABK_EV_STDERR: self._take_stderr,
+            lib.ABK_EV_LOG: self._take_log,
+            lib.ABK_EV_FRAME: self._take_frame,
+        }
+        self._create()
+
+    def _create(self) -> None:
+        text = _as_json(self._config)
+        options = ffi.new("abk_options *")
+        options.size = ffi.sizeof("abk_options")
+        options.host = True
+        error = ffi.new("abk_error *")
+        bus = lib.abk_create(text, len(text), options, error)
+        if bus == ffi.NULL:
+            raise InvalidArgumentError(_text(ffi.string(error.text)))
+        self._bus = bus
+
+    # -- running ------------------------------------------------------------------------------
+
+    async def run(
+        self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Run until stopped; started when every slot has spawned its first process."""
+        error = ffi.new("abk_error *")
+        try:
+            if self._guarded:
+                self._guard.open()
+            if lib.abk_start(self._bus, error) < 0:
+                raise BusInternalError(_text(ffi.string(error.text)))
+            self._drain()
+            task_status.started()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._flush_when_asked)
+                await self._serve()
+                tasks.cancel_scope.cancel("kernel stopped")
+        finally:
+            self._done = True
+            self._over.ring()
+
+    async def _serve(self) -> None:
+        bus = self._bus
+        fd = lib.abk_fd(bus)
+        step = lib.abk_step
+        while not lib.abk_stopped(bus):
+            await anyio.wait_readable(fd)
+            if step(bus, 0) > 0:
+                self._drain()
+                if not self._draining and lib.abk_flush(bus) > 0:
+                    self._drain()
+
+    async def _flush_when_asked(self) -> None:
+        while True:
+            self._flusher = self._loop.waiter()
+            await self._flusher
+            if lib.abk_flush(self._bus) > 0:
+                self._drain()
+
+    async def stop(self, grace_s: float) -> None:
+        """End every worker, all at once, and wait until none is left."""
+        if self._bus is not None:
+            lib.abk_stop(self._bus, 0.0, min(grace_s, 1e9))
+            self._drain()
+        while not self._done:
+            await self._over.wait()
+
+    def kill_now(self, reap_s: float) -> None:
+        """Without the loop: kill and reap what is left, close every fd."""
+        if self._bus is None:
+            return
+        lib.abk_kill_now(self._bus, reap_s)
+        self._last_statistics = self.statistics()
+        self._last_workers = self.workers()
+        bus, self._bus = self._bus, None
+        lib.abk_destroy(bus)
+        self._guard.close()
+
+    def abandon(self) -> None:
+        """In a forked process: close every fd, touch nothing else."""
+        bus, self._bus = self._bus, None
+        if bus is not None:
+            lib.abk_abandon(bus)
+        self._guard.abandon()
+
+    # -- events -------------------------------------------------------------------------------
+
+    def _drain(self) -> None:
+        """Take the kernel's events and deliver them, until there are none."""
+        if self._draining or self._bus is None:
+            return
+        self._draining = True
+        event, bus, takers = self._event, self._bus, self._takers
+        take = lib.abk_next_event
+        try:
+            while take(bus, event):
+                events: list[KernelEvent] = []
+                takers[event.type](event, events)
+                while take(bus, event):
+                    takers[event.type](event, events)
+                if events:
+                    self._deliver(events)
+                if self._bus is None:
+                    return
+        finally:
+            self._draining = False
+
+    def _where(self, event: Any) -> str:
+        pool = self._pool_of.get(event.worker)
+        if pool is None:
+            pool = self._pool_of[event.worker] = _text(ffi.string(event.pool))
+        return pool
+
+    def _take_lines(self, event: Any, events: list[KernelEvent]) -> None:
+        block = bytes(ffi.buffer(event.data, event.len))
+        sole = read_scalar(_copy(event.text, event.text_len)) if event.key else None
+        worker = event.worker
+        pool = self._where(event)
+        self._batch = event.count
+        try:
+            messages: list[Any] = decode_lines(block)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            self._take_odd_lines(pool, worker, sole, block, events)
+            return
+        events.append(Lines(pool, worker, messages, sole, _ONLY.get(event.a)))
+
+    @staticmethod
+    def _take_odd_lines(
+        pool: str, worker: int, sole: RequestId, block: bytes, events: list[KernelEvent]
+    ) -> None:
+        """Deliver a block of which the decoder here does not take every line."""
+        for item in decode_block(block):
+            if isinstance(item, BadLine):
+                events.append(LineBad(pool, worker, item))
+            else:
+                events.append(Lines(pool, worker, [item], sole))
+
+    def _take_failed(self, event: Any, events: list[KernelEvent]) -> None:
+        key = read_scalar(_copy(event.data, event.len))
+        events.append(Failed(key, _failures.decode(_copy(event.text, event.text_len))))
+
+    def _take_worker(self, event: Any, events: list[KernelEvent]) -> None:
+        failure = _failures.decode(_copy(event.text, event.text_len)) if event.text_len else None
+        pool, pid = self._where(event), event.b or None
+        if pool in self._guarded:
+            self._guard.follow(info.pid for info in self.workers() if info.pool in self._guarded and info.pid)
+        events.append(
+            WorkerChanged(pool, event.worker, event.generation, _STATES[event.a], pid, failure)
+        )
+
+    def _take_bad_line(self, event: Any, events: list[KernelEvent]) -> None:
+        reason = _text(_copy(event.text, event.text_len))
+        line = BadLine(_copy(event.data, event.len), reason, event.count)
+        events.append(LineBad(self._where(event), event.worker, line))
+
+    def _take_stderr(self, event: Any, _events: list[KernelEvent]) -> None:
+        if not stderr_log.isEnabledFor(logging.INFO):
+            return
+        worker, pool = event.worker, self._where(event)
+        if worker not in self._stderr:
+            self._stderr[worker] = StderrRing(STDERR_OPEN_BYTES), Throttle(STDERR_LOG_BURST, LOG_WINDOW_S)
+        ring, throttle = self._stderr[worker]
+        extra = {"event": "worker_stderr", "pool": pool, "worker": worker}
+        now = self._loop.now()
+        for line in ring.feed(_copy(event.data, event.len)):
+            note = throttle.note(now)
+            if note is not None:
+                stderr_log.info("%s/%s: %s%s", pool, worker, line, note, extra=extra)
+
+    def _take_log(self, event: Any, _events: list[KernelEvent]) -> None:
+        level = _LEVELS[event.a]
+        extra: dict[str, Any] = {"event": _EVENTS.get(level, "kernel")}
+        if event.worker >= 0:
+            extra |= {"pool": self._where(event), "worker": event.worker}
+        logger.log(level, "%s", _text(_copy(event.text, event.text_len)), extra=extra)
+
+    def _take_frame(self, event: Any, _events: list[KernelEvent]) -> None:
+        if self._tap is None:
+            return
+        seen = _frames.decode(_copy(event.text, event.text_len))
+        fields = {name: getattr(seen, name) for name in _FRAME_FIELDS}
+        frame = seen.line if seen.message is UNSET else bytes(seen.message) + b"\n"
+        self._tap([TapFrame(frame=frame, **fields)])
+
+    # -- frames towards workers ---------------------------------------------------------------
+
+    def _refused(self) -> Refused:
+        if self._bus is None:
+            return Refused(_GONE)
+        text = lib.abk_refusal(self._bus, self._size)
+        return Refused(_failures.decode(_copy(text, self._size[0])))
+
+    def _aim(self, route: Route) -> Any:
+        """Return the route for the kernel; the last one is kept, since calls come in rows."""
+        aim = self._route
+        if route is self._last_route:
+            return aim
+        pool = self._pools.get(route.pool)
+        if pool is None:
+            pool = ffi.new("char[]", route.pool.encode())
+        aim.pool = pool
+        session = None
+        if route.session is not None:
+            session = ffi.from_buffer(route.session.encode("utf-8", "surrogatepass"))
+            aim.session, aim.session_len = session, len(session)
+        else:
+            aim.session, aim.session_len = ffi.NULL, 0
+        aim.worker = -1 if route.worker is None else route.worker
+        aim.flags = (lib.ABK_ROUTE_REBIND if route.rebind else 0) | (
+            lib.ABK_ROUTE_PROBE if route.probe else 0
+        )
+        self._last_route, self._kept = route, (pool, session)
+        return aim
+
+    def submit(self, frame: bytes, route: Route, key: RequestId) -> None:
+        """Take a frame to a worker. ``key`` is its id if it is a request, else None.
+
+        Raises:
+            Refused: It cannot be taken; nothing of it was sent.
+        """
+        if self._bus is None:
+            raise Refused(_GONE)
+        aim = self._aim(route)
+        if key is None:
+            aim.flags |= lib.ABK_ROUTE_ORPHAN
+            self._last_route = None
+        if lib.abk_submit(self._bus, aim, frame, len(frame)) < 0:
+            raise self._refused()
+        self._flush()
+
+    def submit_many(self, frames: list[bytes], route: Route, keys: list[RequestId]) -> bool:
+        """Take several requests at once; False if none was, and each is to be submitted."""
+        if self._bus is None or route.session is not None or route.worker is not None:
+            return False
+        block = b"".join(frames)
+        taken = lib.abk_submit_many(self._bus, self._aim(route), block, len(block))
+        if taken <= 0:
+            return False
+        self._flush()
+        return True
+
+    def _flush(self) -> None:
+        """Have what was submitted written: at once if frames come one by one, else together."""
+        if self._draining:
+            return  # it is written after what is delivered now
+        if self._batch <= 1 or self._flusher is None:
+            if lib.abk_flush(self._bus) > 0:
+                self._drain()
+        else:
+            waiter, self._flusher = self._flusher, None
+            self._loop.wake(waiter, None)
+
+    def withdraw(self, key: RequestId, reason: str = "") -> Withdrawal:
+        """Give up a request: it never runs, or its worker is told."""
+        if self._bus is None:
+            return Withdrawal.UNKNOWN
+        name = msgspec.json.encode(key)
+        found = lib.abk_find(self._bus, name, len(name))
+        if found < 0:
+            return Withdrawal.UNKNOWN
+        why = reason.encode("utf-8", "replace")
+        outcome = lib.abk_withdraw(self._bus, found, why, len(why))
+        self._flush()
+        return Withdrawal.REMOVED if outcome == lib.ABK_REMOVED else Withdrawal.CANCELLED
+
+    # -- primitives ---------------------------------------------------------------------------
+
+    def _done_with(self, result: int, what: str) -> int:
+        """Turn a result into an exception, or tell what it has brought about."""
+        if result == lib.ABK_EREFUSED:
+            raise self._refused()
+        if result < 0:
+            raise Refused(
+                Failure(code=KernelCode.NO_WORKER, message=what, reason="worker_gone", sent=False)
+            )
+        self._flush()
+        self._drain()
+        return result
+
+    def _call(self, function: Callable[..., int], worker: int, *args: Any) -> int:
+        if self._bus is None:
+            raise Refused(_GONE)
+        return self._done_with(function(self._bus, worker, *args), f"there is no worker {worker}")
+
+    def pause(self, worker: int) -> None:
+        """Leave a worker's stdout unread until :meth:`resume`."""
+        self._call(lib.abk_pause, worker)
+
+    def resume(self, worker: int) -> None:
+        """Read a worker's stdout again."""
+        self._call(lib.abk_resume, worker)
+
+    def spawn(
+        self,
+        pool_id: str,
+        *,
+        session: str | None = None,
+        rebind: bool = False,
+        env: Mapping[str, str | None] | None = None,
+        cwd: str | None = None,
+    ) -> int:
+        """Add a slot to a pool and start it; return its number.
+
+        Raises:
+            InvalidArgumentError: ``env`` or ``cwd`` is not what a process can have.
+        """
+        pool = next(pool for pool in self._config.pools if pool.id == pool_id)
+        if env or cwd is not None:  # the same checks as for the pool's own
+            msgspec.structs.replace(pool, env=env or {}, cwd=pool.cwd if cwd is None else cwd)
+        extra = ffi.new("abk_extra *")
+        extra.size = ffi.sizeof("abk_extra")
+        kept: list[Any] = []
+        if session is not None:
+            name = session.encode("utf-8", "surrogatepass")
+            kept.append(ffi.from_buffer(name))
+            extra.session, extra.session_len, extra.rebind = kept[-1], len(name), rebind
+        if env:
+            pairs = [os.fsencode(k if v is None else f"{k}={v}") for k, v in env.items()]
+            strings = [ffi.new("char[]", pair) for pair in pairs]
+            kept += [strings, ffi.new("const char *[]", [*strings, ffi.NULL])]
+            extra.env = kept[-1]
+        if cwd is not None:
+            kept.append(ffi.new("char[]", os.fsencode(cwd)))
+            extra.cwd = kept[-1]
+        worker = lib.abk_spawn(self._bus, self._pools[pool_id], extra)
+        if worker >= 0:
+            self._pool_of[worker] = pool_id
+        return self._done_with(worker, f"there is no pool {pool_id!r}")
+
+    def resize(self, pool_id: str, instances: int, drain_s: float) -> None:
+        """Add slots to a pool, or drain and retire the last of them."""
+        result = lib.abk_resize(self._bus, self._pools[pool_id], instances, drain_s)
+        self._done_with(result, f"there is no pool {pool_id!r}")
+
+    def check_pool(self, pool_id: str) -> None:
+        """Refuse, with the stored reason, if every slot of the pool is parked."""
+        if self._bus is not None and lib.abk_check_pool(self._bus, self._pools[pool_id]) < 0:
+            raise self._refused()
+
+    def drain(self, worker: int, drain_s: float, *, retire: bool = False) -> None:
+        """Let a worker finish what it has, then end it; its successor starts unless ``retire``."""
+        self._call(lib.abk_drain, worker, drain_s, retire)
+
+    def rest(self, worker: int) -> bool:
+        """End a worker that is idle, until a request finds every other one busy."""
+        return self._call(lib.abk_rest, worker) > 0
+
+    def kill(self, worker: int, fault: str = "") -> None:
+        """Kill a worker now; its successor starts. What it did wrong stands in its failure."""
+        self._call(lib.abk_kill, worker, fault.encode("utf-8", "replace"))
+
+    def hold(self, worker: int) -> None:
+        """Give a worker no work but what names it."""
+        self._call(lib.abk_hold, worker)
+
+    def release(self, worker: int) -> None:
+        """End a hold or a lease."""
+        self._call(lib.abk_release, worker)
+
+    def lease(self, worker: int, session: str, *, rebind: bool = False) -> None:
+        """Keep a worker for one session: a hold, with the session bound to it."""
+        name = session.encode("utf-8", "surrogatepass")
+        self._call(lib.abk_lease, worker, name, len(name), rebind)
+
+    def end_session(self, session: str) -> None:
+        """Forget a session; end its lease."""
+        if self._bus is not None:
+            name = session.encode("utf-8", "surrogatepass")
+            lib.abk_end_session(self._bus, name, len(name))
+            self._flush()
+            self._drain()
+
+    def find_session(self, session: str) -> SessionInfo | None:
+        """Report a session; None where it is not known."""
+        if self._bus is None:
+            return None
+        name = session.encode("utf-8", "surrogatepass")
+        found = lib.abk_find_session(self._bus, name, len(name), self._size)
+        return None if found == ffi.NULL else _sessions.decode(_copy(found, self._size[0]))
+
+    def tap(self, callback: Tap | None) -> None:
+        """Show every line of every pipe to ``callback``; None ends it."""
+        self._tap = callback
+        if self._bus is not None:
+            lib.abk_tap(self._bus, callback is not None)
+
+    # -- reports ------------------------------------------------------------------------------
+
+    def workers(self) -> list[WorkerInfo]:
+        """Report every slot."""
+        if self._bus is None:
+            return self._last_workers
+        text = lib.abk_status(self._bus, self._size)
+        status = _statuses.decode(_copy(text, self._size[0]))
+        return [self._with_memory(info) for pool in status.pools for info in pool.workers]
+
+    def _with_memory(self, info: WorkerInfo) -> WorkerInfo:
+        asked = any(pool.id == info.pool and pool.max_rss_bytes for pool in self._config.pools)
+        if not asked or info.pid is None:
+            return info
+        return msgspec.structs.replace(info, rss_bytes=resident_bytes(info.pid))
+
+    def statistics(self) -> KernelStatistics:
+        """Report the counters."""
+        if self._bus is None:
+            assert self._last_statistics is not None  # it is made when the bus ends
+            return self._last_statistics
+        stats = ffi.new("abk_stats *")
+        lib.abk_statistics(self._bus, stats)
+        names = KernelStatistics.__struct_fields__
+        return KernelStatistics(**{name: getattr(stats, name) for name in names})
+
+
+def _copy(at: Any, size: int) -> bytes:
+    return bytes(ffi.buffer(at, size)) if size else b""
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "backslashreplace")
