@@ -6,6 +6,7 @@ comes as runs of whole lines, each decoded by one call. Everything runs in the l
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -146,11 +147,12 @@ def _as_json(config: BusConfig) -> bytes:
             del fields[name]
         fields["ready"] = pool.ready if pool.ready == "spawn" else msgspec.to_builtins(pool.ready)
         fields["groups"] = None if pool.groups is None else list(pool.groups)
-        fields["command"] = [os.fsencode(part).decode("utf-8", "strict") for part in pool.argv]
+        fields["command"] = list(pool.argv)
         pools.append(fields)
     limits = msgspec.to_builtins(config.limits)
     limits["max_input_buffer"] = min(limits["max_input_buffer"], 1024 * 1024 * 1024)
-    return msgspec.json.encode({"pools": pools, "limits": limits})
+    # Not msgspec's: bytes of paths that are no text are surrogates, and go as escapes.
+    return json.dumps({"pools": pools, "limits": limits}, default=msgspec.to_builtins).encode()
 
 
 class Native:
@@ -338,6 +340,8 @@ class Native:
     def _take_worker(self, event: Any, events: list[KernelEvent]) -> None:
         failure = _failures.decode(_copy(event.text, event.text_len)) if event.text_len else None
         pool, pid = self._where(event), event.b or None
+        if pid is None and event.worker in self._stderr:
+            self._log_stderr(pool, event.worker, self._stderr[event.worker][0].close())
         if pool in self._guarded:
             self._guard.follow(info.pid for info in self.workers() if info.pool in self._guarded and info.pid)
         events.append(
@@ -355,10 +359,14 @@ class Native:
         worker, pool = event.worker, self._where(event)
         if worker not in self._stderr:
             self._stderr[worker] = StderrRing(STDERR_OPEN_BYTES), Throttle(STDERR_LOG_BURST, LOG_WINDOW_S)
-        ring, throttle = self._stderr[worker]
+        ring, _ = self._stderr[worker]
+        self._log_stderr(pool, worker, ring.feed(_copy(event.data, event.len)))
+
+    def _log_stderr(self, pool: str, worker: int, lines: list[str]) -> None:
+        throttle = self._stderr[worker][1]
         extra = {"event": "worker_stderr", "pool": pool, "worker": worker}
         now = self._loop.now()
-        for line in ring.feed(_copy(event.data, event.len)):
+        for line in lines:
             note = throttle.note(now)
             if note is not None:
                 stderr_log.info("%s/%s: %s%s", pool, worker, line, note, extra=extra)
@@ -439,10 +447,10 @@ class Native:
         """Have what was submitted written: at once if frames come one by one, else together."""
         if self._draining:
             return  # it is written after what is delivered now
-        if self._batch <= 1 or self._flusher is None:
+        if self._batch <= 1:
             if lib.abk_flush(self._bus) > 0:
                 self._drain()
-        else:
+        elif self._flusher is not None:  # else it is on its way
             waiter, self._flusher = self._flusher, None
             self._loop.wake(waiter, None)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from anyio_bus._backends.memory import Memory, open_memory
-from anyio_bus._backends.native import open_native
+from anyio_bus._backends.native import open_native, why_not_native
 from anyio_bus._backends.python import open_python
 from anyio_bus._errors import InvalidArgumentError
 
@@ -28,6 +28,8 @@ def open_backend(option: BackendOption, config: BusConfig, deliver: Deliver) -> 
     if isinstance(option, Memory):
         return open_memory(config, deliver, option)
     if option == "native":
+        return open_native(config, deliver)
+    if option == "auto" and why_not_native(config) is None:
         return open_native(config, deliver)
     if option in ("auto", "python"):
         return open_python(config, deliver)

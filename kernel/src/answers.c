@@ -1,6 +1,8 @@
 /* What workers write: whose answer a line is, and which client gets the rest. */
 #include "bus.h"
 
+#include <stdio.h>
+
 static const abk_path request_id_path = {2, {{"_meta", 5}, {"requestId", 9}}};
 static const abk_path progress_path = {1, {{"progressToken", 13}}};
 static const abk_path session_path = {1, {{"sessionId", 9}}};
@@ -93,6 +95,8 @@ static void bad(run *self, const char *at, size_t len, uint64_t size, const char
     abk_slot *slot = self->process->slot;
     flush(self);
     slot->bus->counts.bad_lines++;
+    if (len > 0 && at[len - 1] == '\n')
+        len--;
     const size_t shown = len < ABK_PREFIX_BYTES ? len : ABK_PREFIX_BYTES;
     abk_event *event = abk_tell(slot->bus, ABK_EV_LINE_BAD, slot);
     if (event != NULL) {
@@ -367,6 +371,12 @@ static void take_call(run *self, const abk_message *message, abk_text line)
 
 /* --- lines ----------------------------------------------------------------------------------- */
 
+static const char *malformed(const abk_message *message, char *out, size_t len)
+{
+    snprintf(out, len, "malformed: %s", message->reason);
+    return out;
+}
+
 static void take(run *self, const abk_line *line)
 {
     abk_process *process = self->process;
@@ -381,9 +391,10 @@ static void take(run *self, const abk_line *line)
     }
     const int scanned = abk_scan(line->at, line->len, &message);
     const bool good = scanned == ABK_OK && abk_scan_worker_ok(&message);
+    char text[160];
     const char *reason = good                    ? NULL
                          : scanned == ABK_AGAIN  ? "empty line"
-                         : scanned == ABK_EPROTO ? message.reason
+                         : scanned == ABK_EPROTO ? malformed(&message, text, sizeof text)
                                                  : "neither request, notification nor response";
     if (bus->tapped) {
         flush(self);
@@ -398,16 +409,16 @@ static void take(run *self, const abk_line *line)
         bad(self, line->at, line->len, line->size, reason);
         return;
     }
-    const abk_text text = {line->at, (uint32_t)line->len};
+    const abk_text whole = {line->at, (uint32_t)line->len};
     if (process->shaken_by != 0 && abk_process_shaken(process, &message)) {
         flush(self);
         return;
     }
     process->spoke = true;
     if (abk_role_of(&message) == ABK_RESPONSE)
-        take_answer(self, &message, text);
+        take_answer(self, &message, whole);
     else
-        take_call(self, &message, text);
+        take_call(self, &message, whole);
 }
 
 void abk_take_lines(abk_process *process)

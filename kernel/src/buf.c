@@ -166,7 +166,7 @@ void abk_out_string(abk_buf *buf, const char *at, size_t len)
         }
         abk_buf_append(buf, at + plain, i - plain);
         if (step == 0)
-            abk_out(buf, "\xEF\xBF\xBD");
+            abk_out_format(buf, "\\\\x%02x", (unsigned)byte);
         else if (byte == '"' || byte == '\\')
             abk_out_format(buf, "\\%c", byte);
         else if (byte == '\n' || byte == '\t')

@@ -36,7 +36,7 @@ void abk_buf_settle(abk_buf *buf, size_t keep);
 /* JSON text. They do nothing once the buffer has failed; the caller looks at that in the end. */
 void abk_out(abk_buf *buf, const char *text);
 void abk_out_format(abk_buf *buf, const char *format, ...) __attribute__((format(printf, 2, 3)));
-/* A string with its quotes; bytes that are no UTF-8 become U+FFFD. */
+/* A string with its quotes; a byte that is no UTF-8 is shown as the text \xe9. */
 void abk_out_string(abk_buf *buf, const char *at, size_t len);
 bool abk_is_utf8(const char *at, size_t len);
 /* ,"name":"text" or ,"name":number; the first member of an object leaves its comma out. */

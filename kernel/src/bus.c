@@ -50,13 +50,13 @@ static void keep_house(abk_bus *bus)
     ABK_EACH(link, &bus->processes)
     {
         abk_process *process = ABK_OF(link, abk_process, link);
-        abk_buf_settle(&process->reader.buf, (size_t)64 * 1024);
+        abk_reader_settle(&process->reader, (size_t)64 * 1024);
         abk_buf_settle(&process->lane->out.buf, (size_t)16 * 1024);
     }
     ABK_EACH(link, &bus->clients)
     {
         abk_client *client = ABK_OF(link, abk_client, link);
-        abk_buf_settle(&client->reader.buf, 0);
+        abk_reader_settle(&client->reader, 0);
         abk_buf_settle(&client->buf, 0);
     }
     abk_buf_settle(&bus->event_text, (size_t)4096);

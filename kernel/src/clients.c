@@ -6,7 +6,7 @@
 #include <poll.h>
 #include <unistd.h>
 
-enum { CLIENT_READ_BYTES = 4096, CLIENT_READ_MOST = 256 * 1024, WRITES = 16 };
+enum { CLIENT_READ_BYTES = 16 * 1024, CLIENT_READ_MOST = 256 * 1024, WRITES = 16 };
 
 abk_client *abk_client_add(abk_bus *bus, abk_client_kind kind)
 {

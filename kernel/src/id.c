@@ -70,8 +70,16 @@ static const char too_large[] =
     "342711559699508093042880177904174497792";
 enum { LARGE_DIGITS = sizeof too_large - 1 };
 
+/* A plain integer, as nearly every id is: nothing is to be worked out. */
+static bool is_plain(const abk_value *value)
+{
+    return value->kind == ABK_NUMBER && !value->escaped && value->len < PLAIN_DIGITS;
+}
+
 bool abk_id_fits(const abk_value *number)
 {
+    if (is_plain(number))
+        return true;
     const decimal d = read_number(number);
     if (d.integer)
         return number->len <= INTEGER_BYTES;
@@ -156,8 +164,28 @@ static uint64_t mix(uint64_t hash, uint64_t word)
     return hash ^ hash >> 29;
 }
 
+/* Of digits alone, at most 19 of them: the same for every way to spell that number. */
+static uint64_t hash_digits(abk_text text)
+{
+    uint64_t number = 0;
+    for (uint32_t i = 0; i < text.len; i++)
+        number = number * 10 + (uint64_t)(text.at[i] - '0');
+    return mix(mix(ABK_NUMBER, number), number >> 32);
+}
+
+static bool are_digits(abk_text text)
+{
+    for (uint32_t i = 0; i < text.len; i++) {
+        if (text.at[i] < '0' || text.at[i] > '9')
+            return false;
+    }
+    return text.len > 0 && text.len < PLAIN_DIGITS;
+}
+
 static uint64_t hash_of(uint8_t kind, abk_text text)
 {
+    if (kind == ABK_NUMBER && are_digits(text))
+        return hash_digits(text);
     uint64_t hash = mix(kind, text.len);
     uint64_t word = 0;
     uint32_t i = 0;
@@ -166,8 +194,8 @@ static uint64_t hash_of(uint8_t kind, abk_text text)
         hash = mix(hash, word);
     }
     word = 0;
-    if (i < text.len)
-        memcpy(&word, text.at + i, text.len - i);
+    for (; i < text.len; i++) /* a copy of a length that is not known costs more */
+        word = word << 8 | (unsigned char)text.at[i];
     hash = mix(mix(hash, word), hash >> 32);
     return hash ^ hash >> 32;
 }
@@ -190,18 +218,6 @@ static uint32_t write_canonical(const abk_value *value, const decimal *d, char *
     return value->kind == ABK_STRING ? (uint32_t)abk_decode(value, out) : write_number(d, out);
 }
 
-/* A plain integer, as nearly every id is: nothing is to be worked out. */
-static bool is_plain(const abk_value *value)
-{
-    if (value->kind != ABK_NUMBER || value->len > PLAIN_DIGITS || (value->at[0] == '0' && value->len > 1))
-        return false;
-    for (uint32_t i = 0; i < value->len; i++) {
-        if (value->at[i] < '0' || value->at[i] > '9')
-            return false;
-    }
-    return true;
-}
-
 int abk_id_make(abk_id_key *id, const abk_value *value)
 {
     if (is_plain(value)) {
@@ -210,7 +226,7 @@ int abk_id_make(abk_id_key *id, const abk_value *value)
         id->shared = true;
         id->heap = NULL;
         memcpy(id->small, value->at, value->len);
-        id->hash = hash_of(id->kind, (abk_text){id->small, id->canon_len});
+        id->hash = hash_digits((abk_text){id->small, id->canon_len});
         return ABK_OK;
     }
     memset(id, 0, sizeof *id);

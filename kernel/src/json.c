@@ -79,6 +79,12 @@ static char *put_utf8(char *to, int code)
     return to;
 }
 
+static char *put_byte(char *to, int code)
+{
+    *to++ = (char)(code & 0xFF);
+    return to;
+}
+
 /* The character of a \u escape; self->at is behind the u. -1: refused. */
 static int escaped(parser *self)
 {
@@ -96,6 +102,8 @@ static int escaped(parser *self)
             return 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
         }
     }
+    if (code >= 0xDC80 && code < 0xDD00)
+        return code; /* a byte that is no text, as Python writes those of paths */
     if (code >= 0xD800 && code < 0xE000) {
         fail(self, "half of a surrogate pair");
         return -1;
@@ -116,6 +124,7 @@ static bool read_string(parser *self, const char **text, uint32_t *len)
     if (to == NULL)
         return no_memory(self);
     *text = to;
+    bool bytes = false;
     while (*self->at != '"') {
         const char c = *self->at++;
         if ((unsigned char)c < 0x20)
@@ -132,7 +141,9 @@ static bool read_string(parser *self, const char **text, uint32_t *len)
             const int code = escaped(self);
             if (code < 0)
                 return false;
-            to = put_utf8(to, code);
+            const bool raw = code >= 0xDC80 && code < 0xDD00;
+            bytes = bytes || raw;
+            to = raw ? put_byte(to, code) : put_utf8(to, code);
         } else {
             return fail(self, "an escape that is none");
         }
@@ -140,7 +151,7 @@ static bool read_string(parser *self, const char **text, uint32_t *len)
     self->at++;
     *to = '\0';
     *len = (uint32_t)(to - *text);
-    if (!abk_is_utf8(*text, *len))
+    if (!bytes && !abk_is_utf8(*text, *len))
         return fail(self, "a string that is not UTF-8");
     return true;
 }

@@ -21,8 +21,6 @@ ssize_t abk_reader_fill(abk_reader *reader, int fd, size_t least, size_t most)
     abk_buf_filled(buf, (size_t)got);
     if ((size_t)got == room && reader->want < most)
         reader->want = reader->want * 2 < most ? reader->want * 2 : most;
-    else if ((size_t)got < reader->want / 4 && reader->want / 2 >= least)
-        reader->want /= 2;
     return got;
 }
 
@@ -111,4 +109,11 @@ void abk_reader_free(abk_reader *reader)
     abk_buf_free(&reader->buf);
     abk_free(reader->edges);
     *reader = (abk_reader){0};
+}
+
+void abk_reader_settle(abk_reader *reader, size_t keep)
+{
+    if (reader->buf.peak < reader->want / 4)
+        reader->want = 0; /* as in the beginning */
+    abk_buf_settle(&reader->buf, keep);
 }

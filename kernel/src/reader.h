@@ -37,6 +37,9 @@ bool abk_reader_next(abk_reader *reader, size_t max, abk_line *line);
 /* What is left of a line without an end; its whole length is in *size. */
 abk_text abk_reader_rest(const abk_reader *reader, uint64_t *size);
 
+/* Give back memory that was not needed since the last call, down to keep bytes. */
+void abk_reader_settle(abk_reader *reader, size_t keep);
+
 void abk_reader_free(abk_reader *reader);
 
 #endif

@@ -210,8 +210,10 @@ static inline const char *digits(const char *p, const char *end)
     return p;
 }
 
-static inline const char *skip_number(const char *p, const char *end)
+/* more: whether it is more than a run of digits. */
+static inline const char *skip_number(const char *p, const char *end, bool *more)
 {
+    *more = *p == '-';
     if (*p == '-')
         p++;
     const char *next = p < end && *p == '0' ? p + 1 : digits(p, end);
@@ -219,12 +221,14 @@ static inline const char *skip_number(const char *p, const char *end)
         return NULL;
     p = next;
     if (p < end && *p == '.') {
+        *more = true;
         next = digits(p + 1, end);
         if (next == p + 1)
             return NULL;
         p = next;
     }
     if (p < end && (*p | 0x20) == 'e') {
+        *more = true;
         p++;
         if (p < end && (*p == '+' || *p == '-'))
             p++;
@@ -262,7 +266,7 @@ static INLINE const char *skip_scalar(scan *s, const char *p, abk_value *value)
         break;
     default:
         value->kind = ABK_NUMBER;
-        next = skip_number(p, s->end);
+        next = skip_number(p, s->end, &value->escaped);
         break;
     }
     if (next == NULL)
@@ -468,6 +472,7 @@ static inline void clear(abk_message *m)
 
 int abk_scan(const char *line, size_t len, abk_message *message)
 {
+    static const char version[] = "\"jsonrpc\":\"2.0\",";
     clear(message);
     if (len > UINT32_MAX)
         return refuse(message, "the line is too long");
@@ -480,7 +485,10 @@ int abk_scan(const char *line, size_t len, abk_message *message)
     if (s.end[-1] != '}')
         return refuse(message, "the object does not end, or something is behind it");
     p = blanks(p + 1);
-    p = *p == '}' ? p + 1 : scan_members(&s, p, message);
+    const bool first = *p != '}';
+    if (s.end - p > (ptrdiff_t)sizeof version && memcmp(p, version, sizeof version - 1) == 0)
+        p = blanks(p + sizeof version - 1); /* how most lines begin; a name must follow */
+    p = first ? scan_members(&s, p, message) : p + 1;
     if (p == NULL)
         return refuse(message, s.reason);
     if (p != s.end)

@@ -35,7 +35,7 @@ typedef struct abk_value {
     const char *at;
     uint32_t len;
     uint8_t kind;       /* abk_kind; ABK_ABSENT: the member is not there */
-    bool escaped;       /* a string with a backslash in it */
+    bool escaped;       /* a string with a backslash in it; a number that is more than digits */
     const char *member; /* where its member begins: the quote of its name */
     uint32_t member_len; /* up to the end of the value, without the comma */
 } abk_value;

@@ -20,24 +20,26 @@ typedef struct abk_order {
     const abk_env *const *env; /* layers on top of this process's environment, later ones win */
     const uint32_t *env_counts;
     uint32_t env_layers;
-    const char *cwd; /* NULL: ours */
-    const abk_launch *launch;
+    const char *cwd;          /* NULL: ours */
+    const abk_launch *launch; /* NULL: nothing of it */
 } abk_order;
 
 typedef struct abk_spawn_error {
     int number;       /* errno */
-    const char *step; /* "exec", "cwd", "user", "groups", "rlimits", "nice", "fork", "pipe": static */
+    const char *step; /* "exec", "cwd", "user", "groups", "rlimits", "nice", "session", "fork", "pipe",
+                       * "memory": static */
     bool permanent;   /* starting it again cannot help: missing, or not executable */
 } abk_spawn_error;
 
 /* ABK_OK and *child, or ABK_ESYS and *error; nothing is left behind then. Returns after exec. */
 int abk_spawn_child(const abk_order *order, abk_child *child, abk_spawn_error *error);
 
-/* Send a signal to its group, then SIGCONT. What is gone is no error. */
+/* Send a signal to its group, then SIGCONT. What is gone is no error. Not after it was reaped: its
+ * number may be somebody else's then. */
 void abk_child_signal(const abk_child *child, int number);
 
 /* Reap it without waiting: 1 when it is gone (exit_code >= 0, or killed_by > 0; both -1 where
- * somebody else has reaped it), 0 while it runs. Closes pidfd when it is gone. */
+ * somebody else has reaped it), 0 while it runs. Closes pidfd when it is gone: no longer watch it. */
 int abk_child_reap(abk_child *child, int *exit_code, int *killed_by);
 
 /* Bytes of its stdin that it has not read; -1 where the system does not tell. */

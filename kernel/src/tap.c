@@ -73,9 +73,7 @@ static void write_message(abk_buf *out, abk_lane *lane, const abk_message *messa
 
 static void write_line(abk_buf *out, const char *line, size_t len, bool message)
 {
-    size_t end = len;
-    while (end > 0 && (line[end - 1] == '\n' || line[end - 1] == '\r'))
-        end--;
+    const size_t end = len > 0 && line[len - 1] == '\n' ? len - 1 : len;
     if (message && end > 1 && line[0] == '{' && line[end - 1] == '}' && abk_is_utf8(line, end)) {
         abk_out(out, ",\"message\":");
         if (!out->failed)

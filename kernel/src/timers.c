@@ -1,12 +1,95 @@
+/* A heap of deadlines: see timers.h. Places count from 1: the children of n are 2n and 2n + 1. */
 #include "timers.h"
-static void put(abk_timers *t, int32_t i, abk_timer *x){ t->heap[i-1] = x; x->at = i; }
-static void up(abk_timers *t, int32_t i){ abk_timer *x = t->heap[i-1]; while (i > 1 && t->heap[i/2-1]->due > x->due) { put(t, i, t->heap[i/2-1]); i /= 2; } put(t, i, x); }
-static void down(abk_timers *t, int32_t i){ abk_timer *x = t->heap[i-1]; for (;;) { int32_t c = i*2; if (c > t->count) break; if (c < t->count && t->heap[c]->due < t->heap[c-1]->due) c++; if (t->heap[c-1]->due >= x->due) break; put(t, i, t->heap[c-1]); i = c; } put(t, i, x); }
-void abk_timers_drop(abk_timers *t, abk_timer *x){ if (!x->at) return; int32_t i = x->at; x->at = 0; abk_timer *l = t->heap[--t->count]; if (l != x) { put(t, i, l); up(t, i); down(t, l->at); } }
-int abk_timers_set(abk_timers *t, abk_timer *x, uint64_t due)
-{ if (due == ABK_NEVER) { abk_timers_drop(t, x); return 0; }
-  if (!x->at) { if (t->count == t->cap) { int32_t c = t->cap ? t->cap*2 : 16; abk_timer **h = abk_realloc(t->heap, (size_t)c * sizeof *h); if (!h) return ABK_ENOMEM; t->heap = h; t->cap = c; } x->due = due; t->count++; put(t, t->count, x); up(t, x->at); return 0; }
-  x->due = due; up(t, x->at); down(t, x->at); return 0; }
-uint64_t abk_timers_next(const abk_timers *t){ return t->count ? t->heap[0]->due : ABK_NEVER; }
-abk_timer *abk_timers_pop(abk_timers *t, uint64_t now){ if (!t->count || t->heap[0]->due > now) return NULL; abk_timer *x = t->heap[0]; abk_timers_drop(t, x); return x; }
-void abk_timers_free(abk_timers *t){ abk_free(t->heap); *t = (abk_timers){0}; }
+
+enum { FIRST_CAP = 16 };
+
+static void place(abk_timers *timers, int32_t at, abk_timer *timer)
+{
+    timers->heap[at - 1] = timer;
+    timer->at = at;
+}
+
+static uint64_t due_at(const abk_timers *timers, int32_t at) { return timers->heap[at - 1]->due; }
+
+/* Find a place for this one, beginning with one that is free; first up, and if it stays, down. */
+static void settle(abk_timers *timers, int32_t at, abk_timer *timer)
+{
+    while (at > 1 && due_at(timers, at / 2) > timer->due) {
+        place(timers, at, timers->heap[at / 2 - 1]);
+        at /= 2;
+    }
+    while (at <= timers->count / 2) {
+        int32_t child = at * 2;
+        if (child < timers->count && due_at(timers, child + 1) < due_at(timers, child))
+            child++;
+        if (due_at(timers, child) >= timer->due)
+            break;
+        place(timers, at, timers->heap[child - 1]);
+        at = child;
+    }
+    place(timers, at, timer);
+}
+
+int abk_timers_reserve(abk_timers *timers, int32_t count)
+{
+    if (count <= timers->cap)
+        return ABK_OK;
+    int32_t cap = timers->cap == 0 ? FIRST_CAP : timers->cap;
+    while (cap < count && cap <= INT32_MAX / 4)
+        cap *= 2;
+    abk_timer **heap = cap < count ? NULL : abk_realloc(timers->heap, (size_t)cap * sizeof *heap);
+    if (heap == NULL)
+        return ABK_ENOMEM;
+    timers->heap = heap;
+    timers->cap = cap;
+    return ABK_OK;
+}
+
+int abk_timers_set(abk_timers *timers, abk_timer *timer, uint64_t due)
+{
+    if (due == ABK_NEVER) {
+        abk_timers_drop(timers, timer);
+        return ABK_OK;
+    }
+    int32_t at = timer->at;
+    if (at == 0) {
+        if (abk_timers_reserve(timers, timers->count + 1) < 0)
+            return ABK_ENOMEM;
+        at = ++timers->count;
+        timers->heap[at - 1] = timer; /* so that no place is without one */
+    }
+    timer->due = due;
+    settle(timers, at, timer);
+    return ABK_OK;
+}
+
+void abk_timers_drop(abk_timers *timers, abk_timer *timer)
+{
+    const int32_t at = timer->at;
+    if (at == 0)
+        return;
+    timer->at = 0;
+    abk_timer *last = timers->heap[--timers->count];
+    if (last != timer)
+        settle(timers, at, last);
+}
+
+uint64_t abk_timers_next(const abk_timers *timers)
+{
+    return timers->count == 0 ? ABK_NEVER : timers->heap[0]->due;
+}
+
+abk_timer *abk_timers_pop(abk_timers *timers, uint64_t now)
+{
+    if (timers->count == 0 || timers->heap[0]->due > now)
+        return NULL;
+    abk_timer *first = timers->heap[0];
+    abk_timers_drop(timers, first);
+    return first;
+}
+
+void abk_timers_free(abk_timers *timers)
+{
+    abk_free(timers->heap);
+    *timers = (abk_timers){0};
+}

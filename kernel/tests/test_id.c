@@ -66,7 +66,8 @@ static void test_parse(void)
 
 static bool fits(const char *text)
 {
-    const abk_value number = {.at = text, .len = (uint32_t)strlen(text), .kind = ABK_NUMBER};
+    const abk_value number = {
+        .at = text, .len = (uint32_t)strlen(text), .kind = ABK_NUMBER, .escaped = true};
     return abk_id_fits(&number);
 }
 

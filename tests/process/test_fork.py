@@ -106,7 +106,7 @@ def fds_of(bus: Bus) -> list[int]:
     """Return every descriptor of this bus that is open in this process."""
     backend: Any = bus._backend
     fds = [fd for slot in backend.slots.values() for fd in slot.incarnation.child._fds.values()]
-    guard = backend.spawner._guard
+    guard = _guard(bus)
     return [*fds, guard.stdin.fileno()] if guard is not None else fds
 
 
@@ -117,7 +117,7 @@ def closed(fds: list[int]) -> None:
 
 
 async def test_a_forked_child_may_use_nothing_and_keeps_no_descriptor(tmp_path: Path) -> None:
-    async with open_bus(puppets(instances=2, guard=True)) as bus:
+    async with open_bus(puppets(instances=2, guard=True), backend="python") as bus:
         await bus.wait_ready()
         recording: Any = bus.record_tap(tmp_path / "tap.ndjson")
         fds = [*fds_of(bus), recording._file.fileno()]
@@ -131,6 +131,28 @@ async def test_a_forked_child_may_use_nothing_and_keeps_no_descriptor(tmp_path: 
             assert await fork.verdict() == "fine"
             assert await bus.request("echo", {"a": 1}) == {"a": 1}
             assert bus.state is BusState.RUNNING
+
+
+def open_fds() -> set[int]:
+    """Return the descriptors of this process, without the one that the look itself takes."""
+    return {int(fd) for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")}
+
+
+async def test_a_forked_child_of_a_native_bus_keeps_no_descriptor() -> None:
+    """Those of the loop are the loop's; epoll, pipes and pidfds of the kernel are closed."""
+    before = open_fds()
+    async with open_bus(puppets(instances=2, guard=True), backend="native") as bus:
+        await bus.wait_ready()
+        fds = [*open_fds() - before]
+        assert len(fds) >= 2 * 4 + 3
+
+        def check() -> None:
+            refuses_every_use(bus)
+            closed(fds)
+
+        with forked(check) as fork:
+            assert await fork.verdict() == "fine"
+            assert await bus.request("echo", {"a": 1}) == {"a": 1}
 
 
 async def test_a_worker_still_sees_eof_while_a_forked_child_lives() -> None:
@@ -190,7 +212,7 @@ def _cut(fd: int) -> None:
 
 def _guard(bus: Bus) -> Any:
     backend: Any = bus._backend
-    return backend.spawner._guard
+    return (backend._guard if bus.backend == "native" else backend.spawner._guard)._process
 
 
 async def test_a_fork_while_the_bus_stops_is_abandoned_too() -> None:

@@ -136,7 +136,7 @@ async def test_a_bug_in_the_kernel_comes_out_as_one_and_leaves_nothing(
         raise ZeroDivisionError
 
     with pytest.raises(BusInternalError, match="report") as caught:
-        async with open_bus(puppets()) as bus:
+        async with open_bus(puppets(), backend="python") as bus:
             await bus.request("echo")
             router: Any = bus._backend.router  # type: ignore[attr-defined]
             monkeypatch.setattr(router, "settle", broken)

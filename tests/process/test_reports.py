@@ -122,7 +122,7 @@ async def test_a_stopped_bus_still_reports() -> None:
     info = only(bus)
     assert (info.state, info.pid, info.in_flight) == ("stopped", None, 0)
     statistics = bus.statistics()
-    assert (statistics.state, statistics.backend) == ("stopped", "python")
+    assert (statistics.state, statistics.backend) == ("stopped", bus.backend)
     assert (statistics.kernel.workers, statistics.kernel.messages_in) == (0, 1)
 
 

@@ -207,7 +207,7 @@ async def test_no_descriptors_left_is_no_reason_to_give_up_at_once(
 
     limits = Limits(restart_delay_s=0.001, restart_delay_max_s=0.002)
     monkeypatch.setattr(os, "pipe", exhausted)
-    async with open_bus(Pool("good", SED, instances=2), limits=limits) as bus:
+    async with open_bus(Pool("good", SED, instances=2), limits=limits, backend="python") as bus:
         await until(bus, lambda: all(info.state == "ready" for info in bus.workers()))
         assert bus.statistics().kernel.worker_restarts == 1
 

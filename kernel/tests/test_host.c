@@ -1,0 +1,390 @@
+/* The process as a client: what becomes of its requests, and what it is told. */
+#include "rig.h"
+
+#include <limits.h>
+
+#define ONE_AT_A_TIME ",\"max_in_flight\":1"
+
+/* --- answers --------------------------------------------------------------------------------- */
+
+static void a_request_is_answered_by_its_worker(void)
+{
+    rig r;
+    rig_open(&r, rig_config("", "", ""));
+    const int id = rig_ask(&r, "echo", "");
+    CHECK_HAS(rig_answer(&r, id), "\"result\":\"done\"");
+    const abk_stats stats = rig_stats(&r);
+    CHECK(stats.messages_out == 1 && stats.messages_in == 1 && stats.live_requests == 0);
+    CHECK(stats.workers == 1 && stats.bytes_out > 0 && stats.bytes_in > 0);
+    rig_close(&r);
+}
+
+static void answers_that_trickle_in_are_whole(void)
+{
+    rig r;
+    rig_open(&r, rig_config("", "", ""));
+    const int id = rig_ask(&r, "slow", "");
+    CHECK_HAS(rig_answer(&r, id), "\"slow\"}\n");
+    rig_close(&r);
+}
+
+static void a_line_may_be_as_long_as_the_limit_and_no_longer(void)
+{
+    rig r;
+    rig_open(&r, rig_config("", "", "\"max_input_buffer\":1000"));
+    const size_t around = strlen("{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":\"\"}\n");
+    char params[32];
+    snprintf(params, sizeof params, "\"n\":%zu", 1000 - around);
+    CHECK(strlen(rig_answer(&r, rig_ask(&r, "big", params))) == 1000);
+    snprintf(params, sizeof params, "\"n\":%zu", 1001 - around);
+    const int over = rig_ask(&r, "big", params);
+    CHECK_HAS(rig_answer(&r, over), "\"limit_bytes\":1000");
+    CHECK(r.ends[over].failures == 1 && r.ends[over].code == ABK_CODE_FRAME_TOO_LARGE);
+    CHECK(r.ends[over].sent);
+    const abk_event *bad = rig_last(&r, ABK_EV_LINE_BAD);
+    CHECK(bad != NULL && bad->count == 1001 && bad->len == 200);
+    snprintf(params, sizeof params, "\"n\":200000");
+    const int far = rig_ask(&r, "big", params);
+    rig_answer(&r, far);
+    CHECK(r.ends[far].code == ABK_CODE_FRAME_TOO_LARGE);
+    CHECK_HAS(rig_answer(&r, rig_ask(&r, "echo", "")), "done");
+    rig_close(&r);
+}
+
+static void a_bad_line_costs_itself(void)
+{
+    rig r;
+    rig_open(&r, rig_config("", "", ""));
+    CHECK_HAS(rig_answer(&r, rig_ask(&r, "garbage", "")), "good");
+    CHECK(rig_count(&r, ABK_EV_LINE_BAD, -1) == 4);
+    const abk_stats stats = rig_stats(&r);
+    CHECK(stats.bad_lines == 4 && stats.messages_in == 5); /* the empty one is neither */
+    rig_close(&r);
+}
+
+static void answers_that_fit_nothing_are_counted(void)
+{
+    rig r;
+    rig_open(&r, rig_config("", "", ""));
+    rig_answer(&r, rig_ask(&r, "stray", ""));
+    CHECK(rig_stats(&r).stray_answers == 2);
+    rig_close(&r);
+}
+
+static void requests_of_a_worker_reach_the_host_and_its_answer_the_worker(void)
+{
+    static const char line[] = "{\"jsonrpc\":\"2.0\",\"id\":\"w1\",\"result\":{}}\n";
+    const abk_route route = {.size = sizeof route};
+    rig r;
+    rig_open(&r, rig_config("", "", ""));
+    const int id = rig_ask(&r, "ask", "");
+    UNTIL(&r, r.notes == 1);
+    CHECK(abk_submit(r.bus, &route, line, sizeof line - 1) == 0);
+    CHECK_HAS(rig_answer(&r, id), "heard");
+    rig_close(&r);
+}
+
+/* --- the flags of a run of lines --------------------------------------------------------------- */
+
+static void the_only_request_in_flight_is_named(void)
+{
+    rig r;
+    rig_open(&r, rig_config("", "", ""));
+    const int first = rig_ask(&r, "flood", "\"n\":3");
+    UNTIL(&r, rig_ended(&r, first));
+    size_t named = 0;
+    for (size_t i = 0; i < r.event_count; i++) {
+        const abk_event *event = &r.events[i].event;
+        if (event->type == ABK_EV_LINES && event->a != ABK_ONLY_ANSWERS) {
+            named++;
+            CHECK(event->key == r.ends[first].key);
+            CHECK_TEXT(event->text, "1");
+        }
+    }
+    CHECK(named > 0 && r.notes == 3);
+    rig_forget(&r);
+    const int held = rig_ask(&r, "hold", "");
+    const int second = rig_ask(&r, "flood", "\"n\":1");
+    UNTIL(&r, rig_ended(&r, second));
+    for (size_t i = 0; i < r.event_count; i++) {
+        if (r.events[i].event.type == ABK_EV_LINES)
+            CHECK(r.events[i].event.key == 0);
+    }
+    rig_ask(&r, "go", "");
+    rig_answer(&r, held);
+    rig_close(&r);
+}
+
+static void a_probe_is_nobodys_work(void)
+{
+    const abk_route probe = {.size = sizeof probe, .worker = -1, .flags = ABK_ROUTE_PROBE};
+    rig r;
+    rig_open(&r, rig_config("", "", ""));
+    const int held = rig_ask_on(&r, &probe, "hold", "");
+    const int flood = rig_ask(&r, "flood", "\"n\":1");
+    UNTIL(&r, rig_ended(&r, flood));
+    CHECK_HAS(rig_status(&r), "\"in_flight\":0");
+    bool named = false;
+    for (size_t i = 0; i < r.event_count; i++)
+        named = named || r.events[i].event.key == r.ends[flood].key;
+    CHECK(named);
+    rig_ask(&r, "go", "");
+    rig_answer(&r, held);
+    rig_close(&r);
+}
+
+static void an_orphan_has_no_key_and_a_stray_answer(void)
+{
+    static const char line[] = "{\"jsonrpc\":\"2.0\",\"id\":\"o\",\"method\":\"echo\"}\n";
+    const abk_route route = {.size = sizeof route, .worker = -1, .flags = ABK_ROUTE_ORPHAN};
+    rig r;
+    rig_open(&r, rig_config("", "", ""));
+    CHECK(abk_submit(r.bus, &route, line, sizeof line - 1) == 0);
+    UNTIL(&r, rig_stats(&r).stray_answers == 1);
+    CHECK(r.notes == 0);
+    rig_close(&r);
+}
+
+static void events_that_are_not_taken_are_not_lost(void)
+{
+    rig r;
+    rig_open(&r, rig_config("", "", ""));
+    rig_answer(&r, rig_ask(&r, "echo", ""));
+    const int id = rig_ask(&r, "flood", "\"n\":50");
+    const uint64_t late = abk_now() + RIG_PATIENCE;
+    while (abk_step(r.bus, 20) == 0 && abk_now() < late)
+        ;
+    const int waiting = abk_step(r.bus, 0);
+    CHECK(waiting > 0 && abk_step(r.bus, -1) == waiting && abk_flush(r.bus) == waiting);
+    UNTIL(&r, rig_ended(&r, id));
+    CHECK(r.notes == 50);
+    rig_close(&r);
+}
+
+/* --- refusals -------------------------------------------------------------------------------- */
+
+static int64_t submit(rig *self, const char *pool, const char *line)
+{
+    const abk_route route = {.size = sizeof route, .worker = -1, .pool = pool};
+    return abk_submit(self->bus, &route, line, strlen(line));
+}
+
+static void what_is_no_frame_is_refused(void)
+{
+    static const char *const bad[] = {"", "\n", "{}", "{\"id\":1,\"method\":\"a\"}", "nonsense\n",
+                                      "[]\n", "{\"id\":1,\"method\":\"a\"}\n\n",
+                                      "{\"id\":1,\n\"method\":\"a\"}\n"};
+    rig r;
+    rig_open(&r, rig_config("", "", "\"max_input_buffer\":100"));
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        CHECK(submit(&r, NULL, bad[i]) == ABK_EREFUSED);
+    CHECK(submit(&r, "b", "{\"id\":1,\"method\":\"a\"}\n") == ABK_EREFUSED);
+    CHECK_HAS(rig_refusal(&r), "-32052");
+    char line[102];
+    memset(line, ' ', sizeof line);
+    memcpy(line, "{\"method\":\"a\"}", 14);
+    line[100] = '\n';
+    line[101] = '\0';
+    CHECK(submit(&r, "a", line) == ABK_EREFUSED);
+    CHECK_HAS(rig_refusal(&r), "-32054");
+    CHECK(submit(&r, "a", line + 1) == ABK_EREFUSED); /* no object */
+    line[99] = '\n';
+    line[100] = '\0';
+    CHECK(submit(&r, "a", line) == 0);
+    const abk_route nowhere = {.size = sizeof nowhere, .worker = 99};
+    CHECK(rig_ask_on(&r, &nowhere, "echo", "") == ABK_EREFUSED);
+    CHECK_HAS(rig_refusal(&r), "worker_gone");
+    CHECK(rig_stats(&r).routing_errors == sizeof bad / sizeof *bad + 4);
+    rig_close(&r);
+}
+
+static void an_id_in_use_is_refused_by_its_value(void)
+{
+    rig r;
+    rig_open(&r, rig_config("", "", ""));
+    const int held = rig_ask(&r, "hold", "");
+    CHECK(submit(&r, "a", "{\"id\":1,\"method\":\"echo\"}\n") == ABK_EREFUSED);
+    CHECK(submit(&r, "a", "{\"id\":1.0e0,\"method\":\"echo\"}\n") == ABK_EREFUSED);
+    CHECK_HAS(rig_refusal(&r), "duplicate_id");
+    CHECK(abk_find(r.bus, "10e-1", 5) == r.ends[held].key);
+    CHECK(abk_find(r.bus, "\"1\"", 3) == ABK_ENOENT);
+    size_t len = 0;
+    const char *id = abk_id(r.bus, r.ends[held].key, &len);
+    CHECK(id != NULL && len == 1 && id[0] == '1');
+    rig_ask(&r, "go", "");
+    rig_answer(&r, held);
+    CHECK(abk_find(r.bus, "1", 1) == ABK_ENOENT && abk_id(r.bus, r.ends[held].key, &len) == NULL);
+    CHECK(abk_withdraw(r.bus, r.ends[held].key, NULL, 0) == ABK_ENOENT);
+    CHECK(abk_withdraw(r.bus, -5, NULL, 0) == ABK_ENOENT && abk_withdraw(r.bus, 0, NULL, 0) < 0);
+    CHECK(abk_withdraw(r.bus, INT64_MAX, NULL, 0) == ABK_ENOENT);
+    rig_close(&r);
+}
+
+static void what_waits_is_bounded_and_in_order(void)
+{
+    rig r;
+    rig_open(&r, rig_config("", ONE_AT_A_TIME, "\"max_queued\":3"));
+    const int held = rig_ask(&r, "hold", "");
+    for (int i = 0; i < 3; i++)
+        CHECK(rig_ask(&r, "echo", "") > 0);
+    CHECK(rig_ask(&r, "echo", "") == ABK_EREFUSED);
+    CHECK_HAS(rig_refusal(&r), "max_queued");
+    CHECK(rig_stats(&r).queued_requests == 3);
+    CHECK_HAS(rig_status(&r), "\"in_flight\":1,\"queued\":3");
+    CHECK(submit(&r, "a", "{\"method\":\"go\"}\n") == 0); /* has a reserve, overtakes */
+    rig_answer(&r, held);
+    rig_answer(&r, held + 1);
+    rig_answer(&r, held + 3);
+    CHECK(rig_ended(&r, held + 2));
+    rig_close(&r);
+}
+
+static void many_are_taken_at_once_or_none(void)
+{
+    static const char three[] = "{\"id\":1,\"method\":\"echo\"}\n{\"id\":2,\"method\":\"echo\"}\n"
+                                "{\"id\":3,\"method\":\"echo\"}\n";
+    static const char more[] = "{\"id\":6,\"method\":\"echo\"}\n{\"id\":7,\"method\":\"echo\"}\n"
+                               "{\"id\":8,\"method\":\"echo\"}\n";
+    static const char twice[] = "{\"id\":5,\"method\":\"hold\"}\n{\"id\":5,\"method\":\"hold\"}\n";
+    const abk_route route = {.size = sizeof route, .worker = -1};
+    rig r;
+    rig_open(&r, rig_config("", ONE_AT_A_TIME, "\"max_queued\":3"));
+    r.asked = 8;
+    CHECK(abk_submit_many(r.bus, &route, three, sizeof three - 2) == 0);
+    CHECK(abk_submit_many(r.bus, &route, NULL, 0) == 0);
+    CHECK(abk_submit_many(r.bus, &route, three, sizeof three - 1) == 3);
+    UNTIL(&r, rig_stats(&r).live_requests == 0);
+    CHECK(abk_submit_many(r.bus, &route, twice, sizeof twice - 1) == 1);
+    CHECK(abk_submit_many(r.bus, &route, more, sizeof more - 1) == 3);
+    CHECK(abk_submit_many(r.bus, &route, three, sizeof three - 1) == 0);
+    CHECK(abk_withdraw(r.bus, abk_find(r.bus, "5", 1), NULL, 0) == ABK_REMOVED);
+    UNTIL(&r, rig_stats(&r).live_requests == 0);
+    r.ends[4].withdrawn = r.ends[5].withdrawn = true; /* never asked, and given up */
+    rig_close(&r);
+}
+
+/* --- withdrawal ------------------------------------------------------------------------------ */
+
+static void what_was_not_written_is_removed_and_never_runs(void)
+{
+    rig r;
+    rig_open(&r, rig_config("", ONE_AT_A_TIME, ""));
+    const int first = rig_ask(&r, "hold", "");
+    const int queued = rig_ask(&r, "exit", "\"n\":1");
+    rig_withdraw(&r, queued, ABK_REMOVED); /* in the queue of its pool */
+    rig_withdraw(&r, first, ABK_REMOVED);  /* in the out-queue of its worker */
+    rig_withdraw(&r, first, ABK_ENOENT);
+    r.ends[first].withdrawn = true;
+    rig_answer(&r, rig_ask(&r, "go", ""));
+    const abk_stats stats = rig_stats(&r);
+    CHECK(stats.withdrawn == 2 && stats.cancelled == 0 && stats.messages_in == 1);
+    rig_close(&r);
+}
+
+static void what_was_written_is_cancelled_and_its_late_answer_dropped(void)
+{
+    rig r;
+    rig_open(&r, rig_config("", ONE_AT_A_TIME, ""));
+    const int id = rig_ask(&r, "hold", "");
+    abk_flush(r.bus);
+    rig_withdraw(&r, id, ABK_CANCELLED);
+    rig_withdraw(&r, id, ABK_ENOENT);
+    r.ends[id].withdrawn = true;
+    CHECK(rig_stats(&r).live_requests == 0);
+    const int next = rig_ask(&r, "echo", ""); /* the tombstone holds the only place */
+    CHECK(rig_stats(&r).queued_requests == 1);
+    rig_answer(&r, next);
+    const abk_stats stats = rig_stats(&r);
+    CHECK(stats.late_answers == 1 && stats.cancelled == 1 && stats.stray_answers == 0);
+    rig_close(&r);
+}
+
+static void a_tombstone_that_nobody_answers_ends_with_its_grace(void)
+{
+    rig r;
+    rig_open(&r, rig_config("", ONE_AT_A_TIME, "\"cancel_grace_s\":0.1"));
+    const int id = rig_ask(&r, "stuck", "");
+    abk_flush(r.bus);
+    rig_withdraw(&r, id, ABK_CANCELLED);
+    rig_answer(&r, rig_ask(&r, "echo", ""));
+    CHECK(rig_stats(&r).late_answers == 0);
+    rig_close(&r);
+}
+
+static void a_tombstone_ends_with_its_worker(void)
+{
+    rig r;
+    rig_open(&r, rig_config("", ONE_AT_A_TIME, "\"restart_delay_s\":0.01"));
+    const int id = rig_ask(&r, "stuck", "");
+    abk_flush(r.bus);
+    rig_withdraw(&r, id, ABK_CANCELLED);
+    CHECK(abk_kill(r.bus, 0, NULL) == ABK_OK);
+    rig_answer(&r, rig_ask(&r, "echo", ""));
+    rig_close(&r);
+}
+
+static void each_profile_cancels_in_its_way(void)
+{
+    static const struct {
+        const char *pool;
+        const char *told;
+    } all[] = {{",\"cancel\":\"lsp\"", "\"method\":\"$/cancelRequest\",\"params\":{\"id\":1}"},
+               {",\"cancel\":\"mcp\"",
+                "\"method\":\"notifications/cancelled\",\"params\":{\"requestId\":1,\"reason\":\"why\"}"},
+               {",\"cancel\":\"acp\"", "\"method\":\"$/cancel_request\",\"params\":{\"requestId\":1}"},
+               {",\"cancel\":\"none\"", NULL}};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        rig r;
+        rig_open(&r, rig_config("", all[i].pool, "\"cancel_grace_s\":60"));
+        CHECK(abk_tap(r.bus, true) == ABK_OK);
+        const int id = rig_ask(&r, "stuck", "");
+        abk_flush(r.bus);
+        rig_withdraw(&r, id, ABK_CANCELLED);
+        rig_answer(&r, rig_ask(&r, "echo", ""));
+        bool told = false;
+        for (size_t k = 0; k < r.event_count; k++)
+            told = told || (r.events[k].event.type == ABK_EV_FRAME && all[i].told != NULL &&
+                            strstr(r.events[k].event.text, all[i].told) != NULL);
+        CHECK(told == (all[i].told != NULL));
+        rig_close(&r);
+    }
+}
+
+static void a_torn_frame_is_sent_and_a_waiting_one_is_not(void)
+{
+    static char line[300000];
+    const abk_route route = RIG_ROUTE;
+    rig r;
+    rig_open(&r, rig_config("", "", "\"restart_delay_s\":0.01"));
+    CHECK_HAS(rig_answer(&r, rig_ask(&r, "never_read", "")), "deaf");
+    memset(line, ' ', sizeof line - 1);
+    memcpy(line, "{\"id\":2,\"method\":\"echo\"}", 24);
+    line[sizeof line - 1] = '\n';
+    CHECK(abk_submit(r.bus, &route, line, sizeof line) > 0);
+    r.ends[2].key = abk_find(r.bus, "2", 1);
+    r.asked = 2;
+    abk_flush(r.bus); /* a pipe does not take all of it */
+    const int behind = rig_ask(&r, "echo", "");
+    abk_flush(r.bus);
+    CHECK(abk_kill(r.bus, 0, NULL) == ABK_OK);
+    rig_answer(&r, 2);
+    rig_answer(&r, behind);
+    CHECK(r.ends[2].failures == 1 && r.ends[2].sent && r.ends[2].code == ABK_CODE_WORKER_LOST);
+    CHECK(r.ends[behind].failures == 1 && !r.ends[behind].sent);
+    rig_close(&r);
+}
+
+TEST_MAIN(TEST(a_request_is_answered_by_its_worker), TEST(answers_that_trickle_in_are_whole),
+          TEST(a_line_may_be_as_long_as_the_limit_and_no_longer), TEST(a_bad_line_costs_itself),
+          TEST(answers_that_fit_nothing_are_counted),
+          TEST(requests_of_a_worker_reach_the_host_and_its_answer_the_worker),
+          TEST(the_only_request_in_flight_is_named), TEST(a_probe_is_nobodys_work),
+          TEST(an_orphan_has_no_key_and_a_stray_answer),
+          TEST(events_that_are_not_taken_are_not_lost), TEST(what_is_no_frame_is_refused),
+          TEST(an_id_in_use_is_refused_by_its_value), TEST(what_waits_is_bounded_and_in_order),
+          TEST(many_are_taken_at_once_or_none),
+          TEST(what_was_not_written_is_removed_and_never_runs),
+          TEST(what_was_written_is_cancelled_and_its_late_answer_dropped),
+          TEST(a_tombstone_that_nobody_answers_ends_with_its_grace),
+          TEST(a_tombstone_ends_with_its_worker), TEST(each_profile_cancels_in_its_way),
+          TEST(a_torn_frame_is_sent_and_a_waiting_one_is_not))
