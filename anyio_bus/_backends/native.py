@@ -231,22 +231,22 @@ class Native:
             task_status.started()
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._flush_when_asked)
-                await self._serve()
+                await self._loop.serve_readable(lib.abk_fd(self._bus), self._step)
                 tasks.cancel_scope.cancel("kernel stopped")
         finally:
             self._done = True
             self._over.ring()
 
-    async def _serve(self) -> None:
+    def _step(self) -> bool:
+        """Do what can be done now; False once nothing is left to do."""
         bus = self._bus
-        fd = lib.abk_fd(bus)
-        step = lib.abk_step
-        while not lib.abk_stopped(bus):
-            await anyio.wait_readable(fd)
-            if step(bus, 0) > 0:
+        if bus is None:
+            return False
+        if lib.abk_step(bus, 0) > 0:
+            self._drain()
+            if self._bus is not None and lib.abk_flush(bus) > 0:
                 self._drain()
-                if not self._draining and lib.abk_flush(bus) > 0:
-                    self._drain()
+        return self._bus is not None and not lib.abk_stopped(bus)
 
     async def _flush_when_asked(self) -> None:
         while True:

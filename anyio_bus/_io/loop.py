@@ -53,6 +53,12 @@ class Loop(Protocol):
             RuntimeError: The loop has ended.
         """
 
+    async def serve_readable(self, fd: int, function: Callable[[], bool]) -> None:
+        """Call a function each time that an fd is readable, until it returns False.
+
+        What it raises comes out here. The fd stays open until then.
+        """
+
 
 class _AsyncioLoop:
     """On asyncio a waiter is a future."""
@@ -68,10 +74,32 @@ class _AsyncioLoop:
             loop.call_soon_threadsafe, context=copy_context()
         )
 
+        self._loop = loop
+
     @staticmethod
     def wake(waiter: Any, value: object) -> None:
         if not waiter.done():
             waiter.set_result(value)
+
+    async def serve_readable(self, fd: int, function: Callable[[], bool]) -> None:
+        """Let the loop itself call it: a task that waits would cost two system calls and a hop."""
+        done = self._loop.create_future()
+
+        def look() -> None:
+            try:
+                if function() or done.done():
+                    return
+                done.set_result(None)
+            except BaseException as exc:  # it is the waiting task's  # noqa: BLE001
+                self._loop.remove_reader(fd)
+                if not done.done():
+                    done.set_exception(exc)
+
+        self._loop.add_reader(fd, look)
+        try:
+            await done
+        finally:
+            self._loop.remove_reader(fd)
 
 
 class _TrioWaiter(msgspec.Struct, eq=False):
@@ -107,6 +135,12 @@ class _TrioLoop:
             lowlevel.checkpoint_if_cancelled
         )
         self._value = sys.modules["outcome"].Value  # what trio itself hands to a task
+
+    async def serve_readable(self, fd: int, function: Callable[[], bool]) -> None:
+        while True:
+            await anyio.wait_readable(fd)
+            if not function():
+                return
 
     def wake(self, waiter: Any, value: object) -> None:
         if waiter.is_set:
