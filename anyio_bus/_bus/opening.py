@@ -76,7 +76,8 @@ async def open_bus(
             :func:`~anyio_bus.find_config` says.
         config: A :class:`BusConfig`, a mapping in the schema of a configuration file, or its path.
         limits: The bounds; default those of ``config``, else :class:`Limits`.
-        backend: Where the kernel runs: ``"auto"``, ``"python"`` or ``Memory(...)``.
+        backend: Where the kernel runs: ``"native"`` (the C kernel in this process), ``"python"``,
+            ``Memory(...)``, or ``"auto"``: native where it is there, else python.
         timeout: Default timeout of requests in seconds; None for no limit.
         handlers: What answers the requests of workers: pattern -> function, as for
             :meth:`Bus.add_handler`.
@@ -93,6 +94,7 @@ async def open_bus(
 
     Raises:
         InvalidArgumentError: The configuration is wrong; the message names the field.
+        NotSupportedError: The backend is not there, or cannot do what a pool asks for.
         BusInternalError: A bug of ours; please report it.
 
     The body's own exception comes out bare; so does a KeyboardInterrupt or SystemExit that a handler
