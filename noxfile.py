@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nox
 
@@ -242,6 +244,82 @@ def wheel(session: nox.Session) -> None:
         shutil.copy(name, place)
     with session.chdir(place):
         session.run(str(place / "bare" / "bin" / "pytest"), *session.posargs, external=True)
+
+
+COMPILERS = ("c++", "c89", "c99", "cc", "clang", "cpp", "g++", "gcc", "tcc", "zig")
+DAEMON = {"pools": [{"id": "echo", "command": "cat"}]}
+
+
+def _without_compilers(place: Path) -> str:
+    """Return a PATH on which everything is found that is found now, but no C compiler."""
+    folder = place / "no-compiler"
+    folder.mkdir()
+    known = re.compile(rf"(?:.+-)?(?:{'|'.join(map(re.escape, COMPILERS))})(?:-[0-9.]+)?$")
+    for directory in os.environ["PATH"].split(os.pathsep):
+        for program in Path(directory).glob("*"):
+            link = folder / program.name
+            if not known.match(program.name) and not link.is_symlink():
+                link.symlink_to(program)
+    return str(folder)
+
+
+def _install(
+    session: nox.Session, place: Path, name: str, *settings: str, **env: str
+) -> tuple[str, Path]:
+    """Build a wheel in this environment, install it; return its tag and the folder of its scripts."""
+    wheels, venv = place / f"{name}-wheels", place / name
+    # Without the pip cache: it does not know what the environment says.
+    options = ("--quiet", "--no-deps", "--no-cache-dir", "--wheel-dir", str(wheels), *settings)
+    session.run("python", "-m", "pip", "wheel", *options, ".", env=env)
+    (built,) = wheels.glob("*.whl")
+    session.run("python", "-m", "venv", str(venv))
+    python = str(venv / "bin" / "python")
+    session.run(python, "-m", "pip", "install", "--quiet", f"{built}[native]", external=True)
+    session.run(str(venv / "bin" / "anyio-bus"), "--version", external=True)
+    return "-".join(built.stem.split("-")[2:]), venv / "bin"
+
+
+def _judge_tag(session: nox.Session, name: str, tag: str, pattern: str) -> None:
+    if not re.fullmatch(pattern, tag):
+        session.error(f"{name}: the wheel is for {tag}, not for {pattern}")
+
+
+def _refused(session: nox.Session, *command: str, code: int, words: str, **options: Any) -> None:
+    """Run what has to fail with this exit code, and say these words."""
+    said = session.run(*command, silent=True, success_codes=[code], **options)
+    if words not in str(said):
+        session.error(f"{' '.join(command)} does not say {words!r}:\n{said}")
+
+
+@nox.session(python=OLDEST)
+def native(session: nox.Session) -> None:
+    """Install with all it takes, without Python's headers, without a compiler, and as asked."""
+    session.install("pip")
+    place = _elsewhere(session)
+    bare = {"PATH": _without_compilers(place), "CC": "", "ANYIO_BUS_NATIVE": ""}
+    config = place / "daemon.json"
+    config.write_text(json.dumps(DAEMON))
+
+    tag, scripts = _install(session, place, "native", ANYIO_BUS_NATIVE="1")
+    _judge_tag(session, "native", tag, r"cp3\d+-abi3-(linux|macosx)\w+")
+    session.run(str(scripts / "python"), "-I", "-c", "import anyio_bus._native", external=True)
+    session.run(str(scripts / "anyio-busd"), "--version", external=True)
+
+    hide_headers = f"--config-settings=cmake.define.Python_INCLUDE_DIR={place}"
+    tag, scripts = _install(session, place, "daemon", hide_headers, ANYIO_BUS_NATIVE="")
+    _judge_tag(session, "daemon", tag, r"py3-none-(linux|macosx)\w+")
+    check = "--config", str(config), "--check-config"
+    session.run(str(scripts / "anyio-busd"), *check, external=True)
+
+    for name, env in (("pure", bare), ("asked", {"ANYIO_BUS_NATIVE": "0"})):
+        tag, scripts = _install(session, place, name, **env)
+        _judge_tag(session, name, tag, "py3-none-any")
+        daemon = str(scripts / "anyio-busd")
+        _refused(session, daemon, code=1, words="is without it", external=True)
+
+    wheel = "python", "-m", "pip", "wheel", "--no-deps", "--no-cache-dir", "--wheel-dir", str(place)
+    asked = {**bare, "ANYIO_BUS_NATIVE": "1"}
+    _refused(session, *wheel, ".", code=1, words="apt-get install gcc", env=asked)
 
 
 @nox.session(python=OLDEST)

@@ -53,8 +53,13 @@ if TYPE_CHECKING:
 
 try:
     from anyio_bus._native import ffi, lib
-except ImportError:  # a pure install
+except ImportError as exc:
     ffi = lib = None
+    _WHY_NOT = (
+        "this install of anyio_bus has no parts in C"
+        if exc.name != "_cffi_backend"
+        else "cffi is not installed: pip install 'anyio-bus[native]'"
+    )
 
 __all__ = ("is_native_there", "open_native", "why_not_native")
 
@@ -111,7 +116,7 @@ def is_native_there() -> bool:
 def why_not_native(config: BusConfig) -> str | None:
     """Say why the C kernel cannot serve these pools here; None where it can."""
     if lib is None:
-        return "this install of anyio_bus has no parts in C"
+        return _WHY_NOT
     if not hasattr(os, "register_at_fork"):
         return "this system has no fork"
     spawner = os.environ.get("ANYIO_BUS_SPAWNER") or "posix"

@@ -1,6 +1,6 @@
 /* The worker that every figure is taken with: NDJSON JSON-RPC 2.0 on stdin and stdout.
  *
- *   echo_worker [--flush batch|each]
+ *   echo_worker [--flush batch|each] [--witness DIR]
  *
  * stream {"count": N}  N chunk notifications, then the answer
  * hold                 never answered
@@ -8,10 +8,13 @@
  *
  * Ids and params go back as they are spelled. Notifications and responses are ignored. All answers
  * to one read leave in one write (--flush each: one write an answer). At the end of stdin the
- * program exits 0; a last line without its newline is not a line.
+ * program exits 0; a last line without its newline is not a line. With --witness all bytes are
+ * appended to the file DIR/PID before any is answered: it says what came here, however this ends.
  */
+#define _GNU_SOURCE
 #include "common.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -126,20 +129,43 @@ static void serve(worker *self, size_t fresh)
     floor_drop(&self->in, begin);
 }
 
+static int open_witness(const char *dir)
+{
+    char path[4096];
+    if (snprintf(path, sizeof path, "%s/%ld", dir, (long)getpid()) >= (int)sizeof path)
+        floor_die(dir);
+    const int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    if (fd < 0)
+        floor_die(path);
+    return fd;
+}
+
 int main(int argc, char **argv)
 {
     worker self = {.flush_each = false};
-    if (argc == 3 && strcmp(argv[1], "--flush") == 0 && strcmp(argv[2], "each") == 0) {
-        self.flush_each = true;
-    } else if (argc != 1 &&
-               !(argc == 3 && strcmp(argv[1], "--flush") == 0 && strcmp(argv[2], "batch") == 0)) {
-        fputs("usage: echo_worker [--flush batch|each]\n", stderr);
+    int witness = -1;
+    int at = 1;
+    for (; at + 1 < argc; at += 2) {
+        if (strcmp(argv[at], "--flush") == 0 && strcmp(argv[at + 1], "each") == 0)
+            self.flush_each = true;
+        else if (strcmp(argv[at], "--flush") == 0 && strcmp(argv[at + 1], "batch") == 0)
+            self.flush_each = false;
+        else if (strcmp(argv[at], "--witness") == 0)
+            witness = open_witness(argv[at + 1]);
+        else
+            break;
+    }
+    if (at != argc) {
+        fputs("usage: echo_worker [--flush batch|each] [--witness DIR]\n", stderr);
         return 2;
     }
     for (;;) {
         const size_t fresh = self.in.len;
-        if (floor_read(STDIN_FILENO, &self.in) == 0)
+        const size_t got = floor_read(STDIN_FILENO, &self.in);
+        if (got == 0)
             return 0;
+        if (witness >= 0)
+            floor_write_all(witness, self.in.data + fresh, got);
         serve(&self, fresh);
         flush(&self);
     }

@@ -259,10 +259,9 @@ static int listen_at(abkd_daemon *daemon, const abkd_address *address)
         return 0;
     }
     abkd_log_flush(&daemon->log);
-    if (code == ABK_EINVAL && tcp && options->token_file == NULL && !options->insecure_tcp)
-        return fail(EXIT_USAGE, "%s; use --token-file, or --insecure-tcp (see anyio-busd --help)",
-                    error.text);
-    return fail(EXIT_FAILED, "%s", error.text);
+    /* What could be allowed by a flag is wrong use; the library names that flag. */
+    const bool usage = strstr(error.text, "--insecure-tcp") != NULL;
+    return fail(usage ? EXIT_USAGE : EXIT_FAILED, "%s", error.text);
 }
 
 /* Bind first, spawn later: a port that is taken costs no worker. */

@@ -145,54 +145,49 @@ static void take_bad_line(abkd_report *report, const abk_event *event)
                   ABK_LOG_WARNING, event, "bad_line", text, len);
 }
 
-/* The message of a failure in JSON, without its escapes; the whole of it where that is not found. */
-static size_t read_message(const abk_event *event, char *out, size_t size)
-{
-    static const char key[] = "\"message\":\"";
-    const char *at = event->text, *const end = at + event->text_len;
-    while (at < end && ((size_t)(end - at) < sizeof key || memcmp(at, key, sizeof key - 1) != 0))
-        at++;
-    const bool found = at < end;
-    size_t len = 0;
-    at = found ? at + sizeof key - 1 : event->text;
-    for (; at < end && len < size && !(found && *at == '"'); at++) {
-        if (found && *at == '\\' && at + 1 < end && *++at == 'n')
-            out[len++] = '\n';
-        else
-            out[len++] = *at;
-    }
-    return len;
-}
+static const char *const meanings[] = {
+    [ABK_WORKER_VACANT] = "without a process until there is work",
+    [ABK_WORKER_STARTING] = "its process starts",
+    [ABK_WORKER_READY] = "takes work",
+    [ABK_WORKER_DRAINING] = "finishes what it has",
+    [ABK_WORKER_STOPPING] = "is told to end",
+    [ABK_WORKER_BACKOFF] = "has ended, and starts again",
+    [ABK_WORKER_PARKED] = "is given up for now",
+    [ABK_WORKER_STOPPED] = "has ended for good",
+};
 
+/* A death and a parking are told by the bus as well, with their reasons: see take_log(). */
 static void take_state(abkd_report *report, const abk_event *event)
 {
     abkd_source *source = find_source(report, event->worker);
-    const bool same = source != NULL && source->state == event->a &&
-                      source->generation == event->generation;
-    if (source != NULL && source->len > 0 && source->generation != event->generation)
-        end_stderr_line(report, source, event); /* its process is gone */
+    bool told = event->text_len > 0 &&
+                (event->a == ABK_WORKER_BACKOFF || event->a == ABK_WORKER_PARKED);
     if (source != NULL) {
+        told = told || (source->state == event->a && source->generation == event->generation);
+        if (source->generation != event->generation) /* its process is gone */
+            end_stderr_line(report, source, event);
         source->state = event->a;
         source->generation = event->generation;
     }
-    const bool fault = event->text_len > 0;
-    const int level = event->a == ABK_WORKER_PARKED ? ABK_LOG_ERROR
-                      : same                        ? ABK_LOG_DEBUG
-                      : fault                       ? ABK_LOG_WARNING
-                                                    : ABK_LOG_INFO;
-    char name[64], text[2048];
+    char name[64], text[128];
+    const bool known = event->a >= 0 && event->a <= ABK_WORKER_STOPPED;
     snprintf(name, sizeof name, "worker_%s", abk_worker_state(event->a));
-    size_t len = read_message(event, text, sizeof text);
-    if (!fault) {
-        snprintf(text, sizeof text, event->b > 0 ? "pid %d" : "no process", event->b);
-        len = strlen(text);
-    }
-    write_line(report, level, name, event, text, len);
-    if (event->a == ABK_WORKER_STOPPED) {
-        if (source != NULL)
-            end_stderr_line(report, source, event);
+    snprintf(text, sizeof text, event->b > 0 ? "%s, pid %d" : "%s", known ? meanings[event->a] : "",
+             event->b);
+    write_line(report, told ? ABK_LOG_DEBUG : ABK_LOG_INFO, name, event, text, strlen(text));
+    if (event->a == ABK_WORKER_STOPPED && source != NULL) {
+        end_stderr_line(report, source, event);
         drop_source(report, event->worker);
     }
+}
+
+static void take_log(abkd_report *report, const abk_event *event)
+{
+    const char *name = event->worker < 0             ? "kernel"
+                       : event->a == ABK_LOG_ERROR   ? "worker_parked"
+                       : event->a == ABK_LOG_WARNING ? "worker_died"
+                                                     : "worker";
+    write_line(report, event->a, name, event, event->text, event->text_len);
 }
 
 static void take_client(abkd_report *report, const abk_event *event)
@@ -214,7 +209,7 @@ void abkd_report_event(abkd_report *report, const abk_event *event)
     case ABK_EV_STDERR: take_stderr(report, event); break;
     case ABK_EV_LINE_BAD: take_bad_line(report, event); break;
     case ABK_EV_CLIENT: take_client(report, event); break;
-    case ABK_EV_LOG: write_line(report, event->a, "bus", event, event->text, event->text_len); break;
+    case ABK_EV_LOG: take_log(report, event); break;
     default: break; /* what the host of a bus gets is nobody's here */
     }
 }

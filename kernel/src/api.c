@@ -153,18 +153,20 @@ int abk_serve(abk_bus *bus, int in, int out, abk_error *error)
     const int result = abk_usable(bus);
     if (result < 0 || bus->phase != ABK_NEW_BUS || bus->served != NULL)
         return abk_fail(error, result < 0 ? result : ABK_ESTATE, 0, "once, before the start");
+    const int in_flags = fcntl(in, F_GETFL);
+    const int out_flags = fcntl(out, F_GETFL);
+    if (in_flags < 0 || out_flags < 0)
+        return abk_fail(error, ABK_ESYS, errno, "stdio: %s", strerror(errno));
     abk_client *client = abk_client_add(bus, ABK_SERVED);
     if (client == NULL)
         return abk_fail(error, ABK_ENOMEM, 0, "out of memory");
     client->admin = true;
     client->in = (abk_watch){.fd = in, .kind = ABK_ON_CLIENT, .owner = client};
     client->out = (abk_watch){.fd = out, .kind = ABK_ON_CLIENT_OUT, .owner = client};
-    client->in_flags = fcntl(in, F_GETFL);
-    client->out_flags = fcntl(out, F_GETFL);
-    if (client->in_flags < 0 || client->out_flags < 0)
-        return abk_fail(error, ABK_ESYS, errno, "stdio: %s", strerror(errno));
-    fcntl(in, F_SETFL, client->in_flags | O_NONBLOCK);
-    fcntl(out, F_SETFL, client->out_flags | O_NONBLOCK);
+    client->in_flags = in_flags;
+    client->out_flags = out_flags;
+    fcntl(in, F_SETFL, in_flags | O_NONBLOCK);
+    fcntl(out, F_SETFL, out_flags | O_NONBLOCK);
     bus->served = client;
     bus->counts.client_connects++;
     return ABK_OK;
@@ -374,5 +376,7 @@ void abk_abandon(abk_bus *bus)
     }
     for (abk_link *link; (link = abk_list_first(&bus->doors)) != NULL;)
         abk_door_free(bus, ABK_OF(link, abk_door, link), true);
+    if (bus->served != NULL) /* O_NONBLOCK is the parent's as well */
+        bus->served->in_flags = bus->served->out_flags = -1;
     free_rest(bus);
 }

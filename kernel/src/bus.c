@@ -218,11 +218,13 @@ void abk_flush_all(abk_bus *bus)
             abk_client *client = ABK_OF(link, abk_client, dirty);
             if (!client->writable_wanted && !client->gone)
                 abk_client_flush(client);
+            else if (client->kind == ABK_SERVED) /* it takes nothing, and more is queued for it */
+                abk_choke(bus);
         }
     }
 }
 
-/* Free what has ended in this step. */
+/* Free what has ended in the last step, whose lines its events may have shown. */
 void abk_bury(abk_bus *bus)
 {
     for (abk_link *link; (link = abk_list_take(&bus->dead_processes)) != NULL;)
@@ -240,7 +242,8 @@ void abk_run_step(abk_bus *bus, int wait_ms)
     abk_ready ready[ABK_BATCH];
     bus->event_count = bus->event_at = 0;
     abk_buf_clear(&bus->event_text);
-    if (bus->house_due) { /* no event points into a buffer now */
+    abk_bury(bus); /* no event points into a buffer now */
+    if (bus->house_due) {
         bus->house_due = false;
         bus->now = abk_now();
         keep_house(bus);
@@ -264,5 +267,4 @@ void abk_run_step(abk_bus *bus, int wait_ms)
     const uint64_t next = abk_timers_next(&bus->timers);
     if (next != ABK_NEVER)
         abk_loop_arm(&bus->loop, next);
-    abk_bury(bus);
 }

@@ -12,8 +12,8 @@
  *   listen.c    listeners                         tap.c        frames, shown to whoever looks
  *   bus.c       one step of all this              api.c        the life of a bus; calls.c the rest
  *
- * Whatever ends in the middle of a step stays allocated until its end (bus->dead_...), since the
- * loop's batch may still name it.
+ * Whatever ends in a step stays allocated until the next (bus->dead_...), since the
+ * loop's batch may still name it, and events may show its bytes.
  */
 #ifndef ABK_BUS_H
 #define ABK_BUS_H

@@ -199,6 +199,8 @@ int32_t abk_spawn(abk_bus *bus, const char *pool_id, const abk_extra *extra)
     if (pool == NULL)
         return result < 0 ? result : ABK_ENOENT;
     const bool own = extra != NULL && extra->session != NULL;
+    if (own && extra->session_len == 0)
+        return ABK_EINVAL; /* an empty name is none */
     abk_slot *slot = abk_slot_add(pool, own);
     if (slot == NULL)
         return ABK_ENOMEM;
@@ -275,6 +277,8 @@ int abk_lease(abk_bus *bus, int32_t worker, const char *session, size_t session_
     abk_slot *slot = slot_of(bus, worker, &result);
     if (slot == NULL)
         return result;
+    if (session_len == 0)
+        return ABK_EINVAL;
     if (slot->lease != NULL) {
         abk_refuse(bus, NULL, ABK_CODE_NO_WORKER, "leased", "worker %d is leased already", worker);
         return ABK_EREFUSED;

@@ -235,6 +235,8 @@ void abk_slot_bury(abk_slot *slot, const abk_spawn_error *error)
         abk_lane *lane = process->lane;
         abk_process_end(process);
         abk_lane_drop(lane, &failure, slot->lease_rebinds ? NULL : slot->lease);
+    } else if (slot->lane != NULL && slot->lease == NULL) { /* else what waits for the lease waits on */
+        abk_lane_drop(slot->lane, &failure, NULL);
     }
     abk_slot_follow_lease(slot, process, &failure);
     abk_router_pump(slot->pool);

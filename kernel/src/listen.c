@@ -201,8 +201,10 @@ int abk_listen(abk_bus *bus, const abk_listener *wanted, char *bound, size_t bou
 {
     if (bus == NULL || wanted == NULL || wanted->size < sizeof *wanted)
         return abk_fail(error, ABK_EINVAL, 0, "listener: wrong size");
-    if (bus->phase != ABK_NEW_BUS)
-        return abk_fail(error, ABK_ESTATE, 0, "listeners are added before the start");
+    const int usable = abk_usable(bus);
+    if (usable < 0 || bus->phase != ABK_NEW_BUS)
+        return abk_fail(error, usable < 0 ? usable : ABK_ESTATE, 0,
+                        "listeners are added before the start");
     abk_door *door = ABK_NEW(abk_door);
     if (door == NULL)
         return abk_fail(error, ABK_ENOMEM, 0, "out of memory");

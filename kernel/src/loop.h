@@ -2,8 +2,8 @@
  * Level-triggered. The whole difference between systems is in loop_epoll.c and loop_kqueue.c.
  *
  * Owners embed an abk_watch. What is closed in the middle of a batch may still be named by a later
- * event of that batch: owners set fd to -1 and stay allocated until the batch is over. An fd is closed
- * after it is no longer watched: its number may be somebody else's then.
+ * event of that batch: owners set fd to -1 and stay allocated until the batch is over. An fd is
+ * closed after it is no longer watched: its number may be somebody else's then.
  */
 #ifndef ABK_LOOP_H
 #define ABK_LOOP_H
@@ -48,8 +48,8 @@ int abk_loop_watch(abk_loop *loop, abk_watch *watch, uint8_t interest);
  * all that Linux needs; kqueue sets it to the pid. ABK_ESYS: somebody has to ask for it instead. */
 int abk_loop_watch_exit(abk_loop *loop, abk_watch *watch, pid_t pid);
 
-/* Be ready at this time (abk_now()) at the latest; a later deadline than the armed one costs nothing,
- * and wakes up once too often. */
+/* Be ready at this time (abk_now()) at the latest; a later deadline than the armed one costs
+ * nothing, and wakes up once too often. */
 int abk_loop_arm(abk_loop *loop, uint64_t deadline);
 
 /* Wait at most wait_ms (-1: for ever); returns how many are ready, 0 for none or a deadline. Events

@@ -88,7 +88,7 @@ void abk_map_free(abk_map *map)
     *map = (abk_map){0};
 }
 
-/* --- the hash -------------------------------------------------------------------------------- */
+/* --- the hash --------------------------------------------------------------------------------- */
 
 #define KEY_1 UINT64_C(0x9E3779B97F4A7C15)
 #define KEY_2 UINT64_C(0xD6E8FEB86659FD93)
@@ -108,7 +108,7 @@ static uint64_t read_4(const char *at)
     return value;
 }
 
-/* Both halves of the product. The factors stay in it: a factor of 0 must not make all else vanish. */
+/* Both halves of the product. The factors stay in it: one that is 0 must not make all vanish. */
 static uint64_t mix(uint64_t a, uint64_t b)
 {
 #ifdef __SIZEOF_INT128__

@@ -46,15 +46,15 @@ int abk_map_add(abk_map *map, uint64_t hash, void *item);
 /* Whether this very item was there. */
 bool abk_map_remove(abk_map *map, uint64_t hash, const void *item);
 
-/* One item after the other, from *cursor = 0 on, in no order; NULL: that was the last. Nothing may be
- * added or removed meanwhile. */
+/* One item after the other, from *cursor = 0 on, in no order; NULL: that was the last. Nothing may
+ * be added or removed meanwhile. */
 void *abk_map_each(const abk_map *map, size_t *cursor);
 
 /* Forget all; the items are their owners'. */
 void abk_map_free(abk_map *map);
 
-/* A hash of bytes; who does not know the seed cannot find two with the same one. Not for storage: it
- * depends on the byte order. at may be NULL where len is 0. */
+/* A hash of bytes, whose seed is a secret, so that nobody can make names that collide. Not for
+ * storage: it depends on the byte order. at may be NULL where len is 0. */
 uint64_t abk_hash(const char *at, size_t len, uint64_t seed);
 
 #endif

@@ -92,16 +92,14 @@ int abk_process_start(abk_slot *slot, abk_spawn_error *error)
         if (lane != NULL && slot->lane == NULL)
             abk_free(lane);
         if (process != NULL)
-            abk_free(process);
+            abk_free(process->tail);
+        abk_free(process);
         return ABK_ENOMEM;
     }
     slot->lane = lane;
     process->child = (abk_child){.pidfd = -1, .in = -1, .out = -1, .err = -1};
     const int spawned = spawn(slot, &process->child, error);
-    if (spawned < 0) {
-        if (slot->lease == NULL) { /* else what waits for the lease waits on there */
-            abk_lane_drop(lane, NULL, NULL);
-        }
+    if (spawned < 0) { /* the lane falls with the slot's burial */
         abk_process_free(process);
         return spawned;
     }

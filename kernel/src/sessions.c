@@ -134,6 +134,7 @@ abk_session *abk_session_begin(abk_bus *bus, const abk_way *way)
 void abk_session_bind(abk_session *session, abk_lane *lane)
 {
     abk_bus *bus = lane->pool->bus;
+    abk_slot *before = session->lane == NULL ? NULL : session->lane->slot;
     if (session->lane == lane)
         return;
     if (session->lane != NULL)
@@ -152,6 +153,8 @@ void abk_session_bind(abk_session *session, abk_lane *lane)
     /* What waits for it goes along, from the queue of the pool to that of the lane. */
     for (abk_link *link; (link = abk_list_take(&session->waiting)) != NULL;)
         abk_router_rebind(ABK_OF(link, abk_entry, unbound), lane);
+    if (before != NULL && before != lane->slot && before->lease == session)
+        abk_slot_release(before); /* it has gone elsewhere */
 }
 
 void abk_session_lose(abk_session *session, const abk_failure *failure, bool leased)

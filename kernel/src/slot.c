@@ -321,8 +321,8 @@ static uint64_t look_once(abk_slot *slot)
 
 void abk_slot_look(abk_slot *slot)
 {
-    if (slot->in_look || slot->over)
-        return;
+    if (slot->in_look || slot->over || slot->bus->phase == ABK_OVER)
+        return; /* OVER: nothing begins after abk_kill_now() */
     slot->in_look = true;
     uint64_t next = 0;
     while (next == 0 && slot->life.state != ABK_S_STOPPED)

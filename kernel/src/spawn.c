@@ -13,7 +13,7 @@
 #ifdef __linux__
 #include <sys/prctl.h>
 #include <sys/syscall.h>
-#ifndef __alpha__ /* the same everywhere else; the headers may be older than the system that runs this */
+#ifndef __alpha__ /* the same everywhere else; the headers may be older than the system */
 #ifndef SYS_pidfd_open
 #define SYS_pidfd_open 434
 #endif
@@ -60,9 +60,10 @@ typedef struct birth {
     bad_news news;
 } birth;
 
-/* --- in the child: async-signal-safe calls only, and none that reaches other threads --------------
- * It shares the memory of a process whose threads go on, on a stack of its own: AddressSanitizer must
- * not take its frames for theirs.
+/* --- in the child ---
+ * Async-signal-safe calls only, and none that reaches other threads. It shares the memory of a
+ * process whose threads go on, on a stack of its own: AddressSanitizer must not take its frames for
+ * theirs.
  */
 
 #if defined(__GNUC__)
@@ -73,8 +74,9 @@ typedef struct birth {
 
 IN_CHILD static _Noreturn void give_up(birth *self, int number, int step)
 {
-    self->news = (bad_news){number, step};
-    const ssize_t put = write(self->report, &self->news, sizeof self->news);
+    const bad_news news = {number, step};
+    self->news = news;
+    const ssize_t put = write(self->report, &news, sizeof news);
     (void)put; /* whoever reads it is gone, then */
     _exit(127);
 }
@@ -210,7 +212,7 @@ IN_CHILD static int live(void *argument)
     execute(self);
 }
 
-/* --- before: the environment and the command ------------------------------------------------------ */
+/* --- before: the environment and the command -------------------------------------------------- */
 
 /* Whether a layer sets or removes this variable, at or behind this place. */
 static bool replaced(const abk_order *order, uint32_t layer, uint32_t at, const char *name,
@@ -287,8 +289,8 @@ static const char *find_path(char *const *env)
     return default_path;
 }
 
-/* The files that a command may mean, in one allocation; NULL: out of memory. An empty part of PATH is
- * the working directory. */
+/* The files that a command may mean, in one allocation; NULL: out of memory. An empty part of PATH
+ * is the working directory. */
 static char **make_candidates(const char *command, char *const *env)
 {
     const size_t command_len = strlen(command);
@@ -312,7 +314,7 @@ static char **make_candidates(const char *command, char *const *env)
     return all;
 }
 
-/* --- before: pipes -------------------------------------------------------------------------------- */
+/* --- before: pipes ---------------------------------------------------------------------------- */
 
 static void close_fd(int *fd)
 {
@@ -363,7 +365,7 @@ static int open_pidfd(pid_t pid)
 #endif
 }
 
-/* --- the parent ----------------------------------------------------------------------------------- */
+/* --- the parent ------------------------------------------------------------------------------- */
 
 /* The same as _PERMANENT in anyio_bus/_io/posix.py. */
 static bool is_permanent(int number)
@@ -458,7 +460,9 @@ static int spawn(birth *self, int fds[PIPES][2], char *stack, abk_child *child,
 int abk_spawn_child(const abk_order *order, abk_child *child, abk_spawn_error *error)
 {
     birth self = {.order = order};
-    int fds[PIPES][2] = {{-1, -1}, {-1, -1}, {-1, -1}, {-1, -1}}; /* in, out, err, the report */
+    int fds[PIPES][2]; /* in, out, err, the report */
+    for (int i = 0; i < PIPES; i++)
+        fds[i][0] = fds[i][1] = -1;
     char *stack = abk_realloc(NULL, STACK_BYTES);
     self.env = make_env(order);
     self.candidates = self.env == NULL ? NULL : make_candidates(order->argv[0], self.env);
@@ -479,7 +483,7 @@ int abk_spawn_child(const abk_order *order, abk_child *child, abk_spawn_error *e
     return result;
 }
 
-/* --- after ---------------------------------------------------------------------------------------- */
+/* --- after ------------------------------------------------------------------------------------ */
 
 void abk_child_signal(const abk_child *child, int number)
 {
@@ -497,7 +501,7 @@ static int ask(const abk_child *child, int *exit_code, int *killed_by)
     memset(&info, 0, sizeof info);
     int result = -1;
     errno = EINVAL;
-    if (child->pidfd >= 0) /* the pid may be another child's, if somebody else has reaped this one */
+    if (child->pidfd >= 0) /* the pid may be another's, if somebody else has reaped this child */
         result = waitid((idtype_t)BY_PIDFD, (id_t)child->pidfd, &info, WEXITED | WNOHANG);
     if (result < 0 && errno == EINVAL)
         result = waitid(P_PID, (id_t)child->pid, &info, WEXITED | WNOHANG);

@@ -26,8 +26,8 @@ typedef struct abk_order {
 
 typedef struct abk_spawn_error {
     int number;       /* errno */
-    const char *step; /* "exec", "cwd", "user", "groups", "rlimits", "nice", "session", "fork", "pipe",
-                       * "memory": static */
+    const char *step; /* "exec", "cwd", "user", "groups", "rlimits", "nice", "session", "fork",
+                       * "pipe", "memory": static */
     bool permanent;   /* starting it again cannot help: missing, or not executable */
 } abk_spawn_error;
 
@@ -39,7 +39,8 @@ int abk_spawn_child(const abk_order *order, abk_child *child, abk_spawn_error *e
 void abk_child_signal(const abk_child *child, int number);
 
 /* Reap it without waiting: 1 when it is gone (exit_code >= 0, or killed_by > 0; both -1 where
- * somebody else has reaped it), 0 while it runs. Closes pidfd when it is gone: no longer watch it. */
+ * somebody else has reaped it), 0 while it runs. Closes pidfd when it is gone: it is not to be
+ * watched any more by then. */
 int abk_child_reap(abk_child *child, int *exit_code, int *killed_by);
 
 /* Bytes of its stdin that it has not read; -1 where the system does not tell. */

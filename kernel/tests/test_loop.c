@@ -128,7 +128,7 @@ static void test_errors(void)
     abk_loop_close(&loop);
 }
 
-/* --- the deadline ---------------------------------------------------------------------------- */
+/* --- the deadline ----------------------------------------------------------------------------- */
 
 static void test_deadline(void)
 {
@@ -195,7 +195,7 @@ static void test_interrupted(void)
     abk_loop_close(&loop);
 }
 
-/* --- what cannot be polled ------------------------------------------------------------------- */
+/* --- what cannot be polled -------------------------------------------------------------------- */
 
 static int temporary_file(void)
 {
@@ -262,7 +262,7 @@ static void test_too_many_always(void)
         close(files[i].fd);
 }
 
-/* --- batches --------------------------------------------------------------------------------- */
+/* --- batches ---------------------------------------------------------------------------------- */
 
 /* More are ready than a batch holds: all have their turn. */
 static void test_fair(void)
@@ -326,13 +326,20 @@ static void test_exit(void)
     }
     abk_watch exit_watch = {.fd = pidfd_of(pid)};
     const int pidfd = exit_watch.fd;
-    CHECK(abk_loop_watch_exit(&loop, &exit_watch, pid) == ABK_OK);
+#ifdef __linux__
+    const bool watched = pidfd >= 0; /* valgrind's Linux has none */
+#else
+    const bool watched = true;
+#endif
+    CHECK((abk_loop_watch_exit(&loop, &exit_watch, pid) == ABK_OK) == watched);
     CHECK(abk_loop_wait(&loop, ready, ABK_BATCH, 0) == 0);
     put_byte(fds[1]);
-    CHECK(wakes(&loop, LIMIT_MS) && abk_loop_wait(&loop, ready, ABK_BATCH, -1) == 1);
-    CHECK(ready[0].watch == &exit_watch && ready[0].what == ABK_READ && exit_watch.fd >= 0);
+    if (watched) {
+        CHECK(wakes(&loop, LIMIT_MS) && abk_loop_wait(&loop, ready, ABK_BATCH, -1) == 1);
+        CHECK(ready[0].watch == &exit_watch && ready[0].what == ABK_READ && exit_watch.fd >= 0);
+    }
     CHECK(abk_loop_watch(&loop, &exit_watch, 0) == ABK_OK && !wakes(&loop, 0));
-    int status;
+    int status = 0;
     CHECK(waitpid(pid, &status, 0) == pid && WEXITSTATUS(status) == 3);
 #ifdef __linux__
     abk_watch none = {.fd = -1}; /* without a pidfd somebody has to ask */
@@ -344,7 +351,7 @@ static void test_exit(void)
     close_pair(fds);
 }
 
-/* --- no fds ------------------------------------------------------------------------------------ */
+/* --- no fds ----------------------------------------------------------------------------------- */
 
 static int first_free(void)
 {

@@ -1,0 +1,54 @@
+"""Find the daemon, a program in C, and become it: the console script ``anyio-busd``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+__all__ = ("find_daemon", "main")
+
+NAME = "anyio-busd"
+REMEDY = (
+    "this install of anyio-bus is without it. With a C compiler on this machine, "
+    "`ANYIO_BUS_NATIVE=1 pip install --force-reinstall --no-cache-dir --no-deps anyio-bus` builds "
+    "it; or name one with the environment variable ANYIO_BUSD"
+)
+
+
+def find_daemon() -> str:
+    """Return the path of the daemon.
+
+    The one that the environment variable ``ANYIO_BUSD`` names, else the one that was installed with
+    this package, else the first on ``PATH``.
+
+    Raises:
+        FileNotFoundError: There is none; the text says why, and how to get one.
+    """
+    named = os.environ.get("ANYIO_BUSD")
+    if named:
+        if found := shutil.which(named):
+            return found
+        raise FileNotFoundError(f"ANYIO_BUSD names {named}, which is no program")
+    if found := shutil.which(NAME, path=str(Path(__file__).with_name("_bin"))):
+        return found
+    for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
+        if (found := shutil.which(NAME, path=folder)) and not _is_launcher(found):
+            return found
+    raise FileNotFoundError(f"it is not there: {REMEDY}")
+
+
+def _is_launcher(program: str) -> bool:
+    """Tell the script that runs :func:`main` from the program that it is to find."""
+    with open(program, "rb") as file:
+        return b"anyio_bus._daemon" in file.read(4096)
+
+
+def main() -> None:
+    """Become the daemon, with the arguments of this process."""
+    try:
+        program = find_daemon()
+    except FileNotFoundError as error:
+        sys.exit(f"{NAME}: {error}")
+    os.execv(program, [NAME, *sys.argv[1:]])
