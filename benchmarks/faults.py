@@ -969,6 +969,7 @@ async def bad(
         with serving(make_config([echo], limits)) as daemon:
             alone = await steady(daemon, seconds)
         with serving(make_config([echo, *trouble.other()], limits)) as daemon:
+            watcher = await connect(daemon)  # a sole client would get what is nobody's
             async with trouble.run(daemon, found, limits.get("max_output_queue", limit)) as said:
                 await asyncio.sleep(0.3)
                 together = await steady(daemon, seconds)
@@ -976,6 +977,7 @@ async def bad(
             least, most_us = (trouble.least, 50_000) if timed else (0.0, float("inf"))
             report[name] = said | beside(found, alone, together, least, most_us)
             beside(found, alone, again, 0.0, float("inf"))  # it works still
+            watcher.close()
         for what, count in found.counts.items():
             verdicts.counts[f"{name}: {what}"] += count
         verdicts.examples += [f"{name}: {example}" for example in found.examples]

@@ -31,8 +31,9 @@ WANTED = os.environ.get("ANYIO_BUS_NATIVE", "")
 REMEDY = """
 anyio-bus: ANYIO_BUS_NATIVE=1 asks for the parts in C, and they cannot be built: {}.
 A C compiler and Python's headers are needed ("apt-get install gcc libc6-dev python3-dev" on Debian,
-"dnf install gcc python3-devel" on Fedora, "apk add gcc musl-dev python3-dev" on Alpine, "xcode-select --install" on macOS), and CMake where pip may not
-fetch it from PyPI. Without ANYIO_BUS_NATIVE the install is pure Python.
+"dnf install gcc python3-devel" on Fedora, "apk add gcc musl-dev python3-dev" on Alpine,
+"xcode-select --install" on macOS), and CMake where pip may not fetch it from PyPI. Without
+ANYIO_BUS_NATIVE the install has what can be built.
 """
 
 
@@ -74,7 +75,9 @@ def _make(build: Build, directory: str, config: Config | None) -> str:
             traceback.print_exc()
             reason = FAILED
             if parts and WANTED != "1":
-                print("anyio-bus: without the extension module, which the above is about", flush=True)
+                print(
+                    "anyio-bus: without the extension module, which the above is about", flush=True
+                )
     return build(directory, _pure(config, reason or FAILED), None)
 
 

@@ -280,6 +280,7 @@ static void reap_all(abk_bus *bus, uint64_t limit)
         ABK_EACH(link, &bus->processes)
         {
             abk_process *process = ABK_OF(link, abk_process, link);
+            abk_process_unwatch_exit(process);
             if (!process->exited &&
                 abk_child_reap(&process->child, &process->exit_code, &process->killed_by) > 0)
                 process->exited = true;

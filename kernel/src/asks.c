@@ -17,7 +17,10 @@ static bool same_ask(const void *item, const void *key)
 
 static uint64_t ask_hash(const abk_client *client, const abk_id_key *seen)
 {
-    return seen->hash ^ (client->number * UINT64_C(0xD6E8FEB86659FD93));
+    const uint64_t secret = client->bus->seed - client->number * UINT64_C(0xD6E8FEB86659FD93);
+    const abk_text canonical = abk_id_canonical(seen);
+    return seen->kind == ABK_NUMBER ? seen->hash ^ secret
+                                    : abk_hash(canonical.at, canonical.len, secret);
 }
 
 static abk_ask *find(abk_bus *bus, const abk_client *client, const abk_id_key *seen)

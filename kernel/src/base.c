@@ -20,8 +20,9 @@ abk_test_hooks abk_test;
 
 static bool no_memory(void)
 {
-    abk_test.allocations++;
-    return abk_test.fail_alloc_at != 0 && abk_test.allocations >= abk_test.fail_alloc_at;
+    const uint64_t call = ++abk_test.allocations;
+    return abk_test.fail_alloc_at != 0 && call >= abk_test.fail_alloc_at &&
+           (abk_test.fail_allocs == 0 || call - abk_test.fail_alloc_at < abk_test.fail_allocs);
 }
 
 /* How many bytes a call may move; -1 with errno set where it is to fail. */

@@ -60,7 +60,8 @@ uint64_t abk_random(void);
 /* The one piece of global state, in test builds alone. */
 typedef struct abk_test_hooks {
     uint64_t allocations;   /* calls of abk_alloc and abk_realloc so far */
-    uint64_t fail_alloc_at; /* the call with this number fails, and all after it; 0: none */
+    uint64_t fail_alloc_at; /* the call with this number fails, and those after it; 0: none */
+    uint64_t fail_allocs;   /* so many of them; 0: all */
     /* Asked before each system call; < 0: set errno to its negative and return -1. n >= 0 limits the
      * bytes of a read or write to n; INT_MAX: do it. name is "read" for abk_sys_read, and so on. */
     int (*before)(const char *name, int fd);

@@ -122,7 +122,8 @@ static void fail_all(abk_bus *bus)
             abk_router_fail(bus, entry, &failure);
         }
     }
-    abk_wishes_drop(bus, NULL);
+    failure.pool = NULL;
+    abk_wishes_fail(bus, &failure);
 }
 
 static void begin_ladder(abk_bus *bus)
@@ -216,12 +217,18 @@ void abk_flush_all(abk_bus *bus)
         }
         for (abk_link *link; (link = abk_list_take(&bus->dirty_clients)) != NULL;) {
             abk_client *client = ABK_OF(link, abk_client, dirty);
-            if (!client->writable_wanted && !client->gone)
+            if (client->lost != NULL)
+                abk_client_gone(client, client->lost);
+            else if (!client->writable_wanted && !client->gone)
                 abk_client_flush(client);
-            else if (client->kind == ABK_SERVED) /* it takes nothing, and more is queued for it */
+            else if (!client->gone) { /* it takes nothing, and more is queued for it */
+                abk_client_watch(client);
                 abk_choke(bus);
+            }
         }
     }
+    if (!abk_list_empty(&bus->dirty_lanes) || !abk_list_empty(&bus->dirty_clients))
+        abk_loop_arm(&bus->loop, bus->now); /* the next step goes on */
 }
 
 /* Free what has ended in the last step, whose lines its events may have shown. */

@@ -265,6 +265,7 @@ typedef struct abk_client {
     int32_t tap_worker;
     abk_pool *tap_pool;
     const char *token;
+    const char *lost; /* why it is to be given up when this step writes; NULL: it is not */
     abk_watch in, out; /* of a socket: in alone */
     int in_flags, out_flags; /* of abk_serve(), to be restored; -1: not changed */
     abk_reader reader;
@@ -469,6 +470,7 @@ void abk_pool_resize(abk_pool *pool, uint32_t instances, double drain_s);
 int abk_process_start(abk_slot *slot, abk_spawn_error *error);
 void abk_process_free(abk_process *process);
 void abk_process_poll(abk_process *process);
+void abk_process_unwatch_exit(abk_process *process);
 void abk_process_flush(abk_process *process);
 void abk_process_read(abk_process *process);
 void abk_process_read_stderr(abk_process *process);
@@ -504,6 +506,7 @@ int64_t abk_host_submit(abk_bus *bus, const abk_route *route, const abk_message 
 void abk_take_line(abk_client *client, const char *line, size_t len);
 void abk_take_bad_line(abk_client *client, const abk_line *line); /* over the limit */
 int abk_take_method(abk_client *client, const abk_message *message); /* 1: it was the kernel's */
+void abk_turn_away(abk_client *client, const abk_message *message); /* NULL: it was none */
 void abk_watchers_worker(abk_slot *slot);
 void abk_watchers_client(abk_client *client, bool came, const char *why);
 void abk_watchers_bad_line(abk_slot *slot, const char *at, size_t len, const char *reason,
@@ -531,6 +534,8 @@ void abk_wish_make(abk_client *client, abk_pool *pool, abk_text id, abk_text nam
                    double wait_s);
 void abk_wishes_look(abk_bus *bus);
 void abk_wishes_drop(abk_bus *bus, const abk_client *client); /* NULL: all */
+void abk_wishes_fail(abk_bus *bus, const abk_failure *failure);
+bool abk_wish_cancel(abk_client *client, const abk_value *id); /* true: it was one */
 void abk_answer_session(abk_client *client, abk_text id, abk_text name, const abk_lane *lane);
 
 /* report.c, tap.c */

@@ -190,15 +190,17 @@ void abk_client_mark(abk_client *client)
         abk_list_append(&client->bus->dirty_clients, &client->dirty);
 }
 
-/* Answers have a reserve; a client that uses that up as well is given up. */
+/* Answers have a reserve; a client that uses that up as well is given up: not here, since whoever
+ * writes to it is at work on what would go with it. */
 static bool room(abk_client *client, size_t more)
 {
     const abk_limits *limits = &client->bus->config->limits;
-    if (client->gone || client->kind == ABK_HOST)
+    if (client->gone || client->lost != NULL || client->kind == ABK_HOST)
         return false;
     const bool over = abk_buf_len(&client->buf) > 2 * limits->max_output_bytes;
     if ((over && client->bus->client_count > 1) || abk_buf_reserve(&client->buf, more) < 0) {
-        abk_client_gone(client, over ? "slow_client" : "out of memory");
+        client->lost = over ? "slow_client" : "out of memory";
+        abk_client_mark(client);
         return false;
     }
     return true;
@@ -312,7 +314,8 @@ void abk_client_read(abk_client *client)
         input_ended(client);
         return;
     }
-    for (abk_line line; !client->gone && abk_reader_next(&client->reader, most, &line);) {
+    abk_line line;
+    while (!client->gone && client->lost == NULL && abk_reader_next(&client->reader, most, &line)) {
         if (line.oversize)
             abk_take_bad_line(client, &line);
         else

@@ -44,11 +44,9 @@ void abk_slot_hope(abk_pool *pool, const abk_failure *failure)
     abk_failure_init(&gone, ABK_CODE_NO_WORKER, "retired", "no worker is left");
     const abk_failure *why = parked != NULL ? parked : failure != NULL ? failure : &gone;
     abk_failure *kept = describe_pool(pool, why);
-    if (kept == NULL)
-        return; /* then what waits there times out */
     abk_failure_drop(pool->unavailable);
-    pool->unavailable = kept;
-    abk_router_fail_queue(pool, kept);
+    pool->unavailable = kept; /* NULL, for want of memory: what comes now waits */
+    abk_router_fail_queue(pool, kept != NULL ? kept : why);
 }
 
 /* --- death ----------------------------------------------------------------------------------- */
@@ -171,9 +169,10 @@ static void describe(const abk_slot *slot, const abk_process *process, const abk
     failure->worker = slot->worker;
 }
 
-static void park(abk_slot *slot, const abk_verdict *verdict)
+static void park(abk_slot *slot, const abk_verdict *verdict, const abk_failure *failure)
 {
     abk_bus *bus = slot->bus;
+    const abk_failure *why = slot->failure != NULL ? slot->failure : failure; /* no memory for it */
     if (slot->failure != NULL) {
         slot->failure->reason_name = NULL;
         snprintf(slot->failure->reason, sizeof slot->failure->reason, "%s", verdict->reason);
@@ -182,8 +181,8 @@ static void park(abk_slot *slot, const abk_verdict *verdict)
     abk_life_fire(&slot->life, ABK_E_GIVE_UP);
     abk_log(bus, ABK_LOG_ERROR, slot, "worker %s/%d is parked: %s: %s", slot->pool->config->id,
             slot->worker, verdict->reason, slot->failure == NULL ? "" : slot->failure->message);
-    abk_slot_end_lease(slot, slot->failure);
-    abk_slot_hope(slot->pool, slot->failure);
+    abk_slot_end_lease(slot, why);
+    abk_slot_hope(slot->pool, why);
 }
 
 /* Whether it can do without a process for now; the next request that needs it starts it. */
@@ -205,7 +204,7 @@ static void go_on(abk_slot *slot, const abk_death *death, const abk_failure *fai
     abk_failure_drop(slot->failure);
     slot->failure = abk_failure_keep(failure);
     if (verdict.park) {
-        park(slot, &verdict);
+        park(slot, &verdict, failure);
     } else if (may_rest(slot)) {
         abk_failure_drop(slot->failure);
         slot->failure = NULL;

@@ -103,9 +103,14 @@ static bool same_request(const void *item, const void *key)
     return entry->client == wanted->client && abk_id_same(&entry->id, wanted->id);
 }
 
+/* With a secret in it: ids are the clients' to choose, and must not meet in one place. */
 static uint64_t id_hash(const abk_client *client, const abk_id_key *id)
 {
-    return id->hash ^ (client->number * UINT64_C(0x9E3779B97F4A7C15));
+    const uint64_t secret = client->bus->seed + client->number * UINT64_C(0x9E3779B97F4A7C15);
+    if (id->kind == ABK_NUMBER)
+        return id->hash ^ secret;
+    const abk_text canonical = abk_id_canonical(id);
+    return abk_hash(canonical.at, canonical.len, secret);
 }
 
 static abk_entry *find(abk_bus *bus, const abk_client *client, const abk_id_key *id)

@@ -152,7 +152,7 @@ static const char *id_memory(const abk_id_key *id)
     return id->heap != NULL ? id->heap : id->small;
 }
 
-static abk_text canonical(const abk_id_key *id)
+abk_text abk_id_canonical(const abk_id_key *id)
 {
     const size_t at = !id->shared ? id->raw_len : id->kind == ABK_STRING ? 1 : 0;
     return (abk_text){id_memory(id) + at, id->canon_len};
@@ -251,7 +251,7 @@ int abk_id_make(abk_id_key *id, const abk_value *value)
         memcpy(at + raw.len, canon, id->canon_len);
     else if (!id->shared)
         id->canon_len = write_canonical(value, &d, at + raw.len);
-    id->hash = hash_of(id->kind, canonical(id));
+    id->hash = hash_of(id->kind, abk_id_canonical(id));
     return ABK_OK;
 }
 
@@ -272,7 +272,7 @@ void abk_id_free(abk_id_key *id)
 
 bool abk_id_same(const abk_id_key *a, const abk_id_key *b)
 {
-    return a->hash == b->hash && a->kind == b->kind && abk_same(canonical(a), canonical(b));
+    return a->hash == b->hash && a->kind == b->kind && abk_same(abk_id_canonical(a), abk_id_canonical(b));
 }
 
 abk_text abk_id_raw(const abk_id_key *id)
@@ -342,8 +342,9 @@ static abk_value read_between(const char *from, const char *to)
     return abk_scan_id((abk_text){from, (uint32_t)(to - from)});
 }
 
-/* The id among the members at the front, up to the first nested value; true: it has a method. */
-static bool read_front(abk_text prefix, abk_value *found)
+/* The id among the members at the front, up to the first nested value; true: it has a method, and
+ * calls are not looked for. */
+static bool read_front(abk_text prefix, bool calls, abk_value *found)
 {
     const char *p = prefix.at, *const end = p + prefix.len;
     for (;;) {
@@ -357,7 +358,7 @@ static bool read_front(abk_text prefix, abk_value *found)
         if (value_end == NULL || token(value_end, end, ",") == NULL)
             return false;
         const abk_value said = read_between(name, name_end);
-        if (abk_value_is(&said, ABK_TEXT("method")))
+        if (!calls && abk_value_is(&said, ABK_TEXT("method")))
             return true;
         if (abk_value_is(&said, ABK_TEXT("id")))
             *found = read_between(value, value_end);
@@ -388,11 +389,14 @@ static abk_value read_back(abk_text suffix)
 abk_value abk_salvage_id(abk_text prefix, abk_text suffix, bool *none)
 {
     abk_value found = {0};
-    *none = prefix.len > 0 && read_front(prefix, &found);
-    if (*none)
+    const bool call = prefix.len > 0 && read_front(prefix, none == NULL, &found);
+    if (call) {
+        *none = true;
         return (abk_value){0};
+    }
     if (found.kind == ABK_ABSENT && suffix.len > 0)
         found = read_back(suffix);
-    *none = found.kind == ABK_NULL;
+    if (none != NULL)
+        *none = found.kind == ABK_NULL;
     return found;
 }

@@ -280,9 +280,9 @@ static void on_auth(abk_client *client, const abk_message *message)
     answer_empty(client, message);
 }
 
-static void turn_away(abk_client *client, const abk_message *message)
+void abk_turn_away(abk_client *client, const abk_message *message)
 {
-    const bool known = message->id.kind != ABK_ABSENT;
+    const bool known = message != NULL && message->id.kind != ABK_ABSENT;
     fail(client, known ? abk_value_raw(&message->id) : ABK_TEXT("null"), ABK_CODE_INVALID_REQUEST,
          "unauthorized", "the first message must be bus/auth with the token");
     abk_client_flush(client);
@@ -304,10 +304,6 @@ int abk_take_method(abk_client *client, const abk_message *message)
 {
     const abk_value *method = &message->method;
     const bool auth = abk_value_is(method, ABK_TEXT("bus/auth"));
-    if (client->needs_auth && !auth) {
-        turn_away(client, message);
-        return 1;
-    }
     const bool ours = auth && client->token != NULL;
     if (!ours && (!client->bus->config->reserved_methods || method->len < 4 ||
                   memcmp(method->at, "bus/", 4) != 0))

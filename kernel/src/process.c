@@ -134,6 +134,9 @@ static void unwatch(abk_process *process, abk_watch *watch, int *fd)
     }
 }
 
+/* Before it is reaped, which closes its pidfd: the number may be somebody else's then. */
+void abk_process_unwatch_exit(abk_process *process) { unwatch(process, &process->exit, NULL); }
+
 void abk_process_close_stdin(abk_process *process)
 {
     process->closing = true;
@@ -146,7 +149,7 @@ void abk_process_end(abk_process *process)
     abk_process_close_stdin(process);
     unwatch(process, &process->out, &process->child.out);
     unwatch(process, &process->err, &process->child.err);
-    unwatch(process, &process->exit, NULL);
+    abk_process_unwatch_exit(process);
     abk_child_close(&process->child);
     process->lane->process = NULL;
     bus->counts.bytes_in += process->bytes_in;
@@ -232,6 +235,8 @@ void abk_process_flush(abk_process *process)
             set_full(process, true);
             break;
         }
+        if (round == WRITES - 1)
+            set_full(process, true); /* more parts than that: the next step goes on */
     }
     if (lane->pool->queued > 0)
         abk_router_pump(lane->pool);

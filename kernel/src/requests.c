@@ -48,16 +48,20 @@ void abk_cancel_frame(abk_buf *out, abk_cancel profile, abk_text id, abk_text re
     abk_out(out, "}}\n");
 }
 
-/* A client cancels one of its requests: true where that was live. Under MCP no answer follows; else
+/* A client cancels one of its requests: true if the message is a cancel. Under MCP no answer follows; else
  * there is one: its worker's, or ours. */
 static bool cancel(abk_client *client, const abk_message *message)
 {
     abk_bus *bus = client->bus;
     abk_value id;
     abk_entry *entry;
-    if (!abk_cancel_profile(message, &id) || (entry = abk_router_find(bus, client, &id)) == NULL ||
-        entry->stage == ABK_TOMBSTONE)
+    if (!abk_cancel_profile(message, &id))
         return false;
+    entry = abk_router_find(bus, client, &id);
+    if (entry == NULL || entry->stage == ABK_TOMBSTONE) { /* over, or another's: no worker's affair */
+        abk_wish_cancel(client, &id);
+        return true;
+    }
     const bool silent = entry->pool->config->cancel == ABK_CANCEL_MCP;
     bus->counts.withdrawn++;
     if (silent) {
@@ -87,9 +91,12 @@ static void refuse_line(abk_client *client, abk_text id, int code, const char *t
 
 void abk_take_bad_line(abk_client *client, const abk_line *line)
 {
-    bool none = false;
     const abk_value id =
-        abk_salvage_id((abk_text){line->at, (uint32_t)line->len}, line->suffix, &none);
+        abk_salvage_id((abk_text){line->at, (uint32_t)line->len}, line->suffix, NULL);
+    if (client->needs_auth) {
+        abk_turn_away(client, NULL);
+        return;
+    }
     abk_failure failure;
     const uint32_t most = client->bus->config->limits.max_frame_bytes;
     abk_failure_init(&failure, ABK_CODE_FRAME_TOO_LARGE, "max_frame_bytes",
@@ -97,7 +104,7 @@ void abk_take_bad_line(abk_client *client, const abk_line *line)
                      (unsigned long long)line->size, most);
     failure.limit_bytes = most;
     client->bus->counts.routing_errors++;
-    const bool known = id.kind != ABK_ABSENT && !none;
+    const bool known = id.kind != ABK_ABSENT;
     abk_client_fail(client, known ? abk_value_raw(&id) : ABK_TEXT("null"), &failure, false);
 }
 
@@ -191,8 +198,8 @@ static void patch(abk_bus *bus, const abk_way *way, const abk_message *message, 
 }
 
 /* A notification that names one of the client's requests goes to the worker that has it: credit, or
- * what says of itself that it is about that request. */
-static void aim_notification(abk_client *client, const abk_message *message, abk_way *way,
+ * what says of itself that it is about that request. False: of none of its own, so it goes nowhere. */
+static bool aim_notification(abk_client *client, const abk_message *message, abk_way *way,
                              abk_frame *frame, char *digits)
 {
     static const abk_path id_path = {1, {{"id", 2}}};
@@ -201,10 +208,10 @@ static void aim_notification(abk_client *client, const abk_message *message, abk
     if (message->params.kind != ABK_OBJECT ||
         !abk_scan_path(&message->params, credit ? &id_path : &related_path, &id) ||
         (id.kind != ABK_NUMBER && id.kind != ABK_STRING))
-        return;
+        return true;
     const abk_entry *entry = abk_router_find(client->bus, client, &id);
     if (entry == NULL || entry->stage != ABK_TAKEN)
-        return;
+        return !credit && !client->bus->rewrite; /* to a worker that id may be another's request */
     way->worker = entry->lane->slot->worker;
     way->pool = entry->pool;
     if (client->bus->rewrite) {
@@ -212,6 +219,7 @@ static void aim_notification(abk_client *client, const abk_message *message, abk
         const int len = snprintf(digits, 24, "%lld", (long long)key);
         abk_frame_patch(frame, abk_value_raw(&id), (abk_text){digits, (uint32_t)len}, false);
     }
+    return true;
 }
 
 /* The answer to a worker's request finds the worker by the id that the client was shown. */
@@ -241,8 +249,8 @@ static void take_call(abk_client *client, const abk_message *message, abk_text l
     abk_frame frame = {.line = line};
     abk_value token = {0};
     char digits[24];
-    if (!request)
-        aim_notification(client, message, &way, &frame, digits);
+    if (!request && !aim_notification(client, message, &way, &frame, digits))
+        return;
     int64_t key = ABK_EREFUSED;
     if (way.pool == NULL) {
         bus->counts.routing_errors++;
@@ -322,6 +330,11 @@ void abk_take_line(abk_client *client, const char *line, size_t len)
     const int scanned = abk_scan(line, len, &message);
     if (scanned == ABK_AGAIN)
         return;
+    if (client->needs_auth &&
+        (scanned < 0 || !abk_value_is(&message.method, ABK_TEXT("bus/auth")))) {
+        abk_turn_away(client, scanned < 0 ? NULL : &message);
+        return;
+    }
     if (scanned < 0) {
         char text[256];
         snprintf(text, sizeof text, "Parse error: %s", message.reason);

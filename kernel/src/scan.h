@@ -115,6 +115,7 @@ size_t abk_unrepeat(const char *line, size_t len, char *out);
 /* The id of a line of which only both ends are known (at most 4096 bytes each), read as
  * salvage_id() in codec.py does. ABK_ABSENT: cannot be known. *none says whether it is seen to
  * answer no request of ours: it has a method (then ABSENT as well), or its id is null. */
+/* none NULL: the line may be a request, whose id is looked for all the same. */
 abk_value abk_salvage_id(abk_text prefix, abk_text suffix, bool *none);
 
 /* --- ids ------------------------------------------------------------------------------------- */
@@ -141,6 +142,8 @@ int abk_id_parse(abk_id_key *id, const char *json, size_t len);
 void abk_id_free(abk_id_key *id);
 bool abk_id_same(const abk_id_key *a, const abk_id_key *b);
 abk_text abk_id_raw(const abk_id_key *id);
+/* What is compared: decoded, and numbers in one spelling. */
+abk_text abk_id_canonical(const abk_id_key *id);
 /* A value that is a plain decimal integer from 0 to 2^53: that integer; else -1. */
 int64_t abk_id_number(const abk_value *value);
 

@@ -217,6 +217,7 @@ static uint64_t finish(abk_slot *slot)
         process->paused = false;
         abk_process_watch(process);
         abk_child_signal(&process->child, SIGKILL); /* its group may live on */
+        abk_process_unwatch_exit(process);
         abk_child_reap(&process->child, &process->exit_code, &process->killed_by);
         abk_process_close_stdin(process);
         slot->last_output = now + LAST_OUTPUT_NS;

@@ -24,9 +24,24 @@ static abk_text name_of(const abk_wish *wish)
 
 static void end(abk_wish *wish)
 {
-    wish->client->bus->wish_count--;
+    abk_client *client = wish->client;
+    client->bus->wish_count--;
+    client->live--;
     abk_unlink(&wish->link);
     abk_free(wish);
+    if (client->input_ended)
+        abk_client_look(client);
+}
+
+static void fail_with(abk_wish *wish, const abk_failure *failure)
+{
+    if (wish->granted) {
+        abk_session *session = abk_session_find(wish->client->bus, name_of(wish));
+        if (session != NULL && session->owner == wish->client)
+            abk_session_end(wish->client->bus, session);
+    }
+    abk_client_fail(wish->client, id_of(wish), failure, false);
+    end(wish);
 }
 
 static void fail(abk_wish *wish, int code, const char *reason, const char *text)
@@ -34,8 +49,7 @@ static void fail(abk_wish *wish, int code, const char *reason, const char *text)
     abk_failure failure;
     abk_failure_init(&failure, code, reason, "%s", text);
     failure.pool = wish->pool->config->id;
-    abk_client_fail(wish->client, id_of(wish), &failure, false);
-    end(wish);
+    fail_with(wish, &failure);
 }
 
 void abk_wish_make(abk_client *client, abk_pool *pool, abk_text id, abk_text name, bool rebind,
@@ -60,6 +74,7 @@ void abk_wish_make(abk_client *client, abk_pool *pool, abk_text id, abk_text nam
     memcpy(wish->text + id.len, name.at, name.len);
     abk_list_append(&bus->wishes, &wish->link);
     bus->wish_count++;
+    client->live++;
     abk_wake_at(bus, &bus->wish_timer, bus->now);
 }
 
@@ -87,17 +102,17 @@ static void look(abk_bus *bus, abk_wish *wish)
         if (session != NULL) {
             fail(wish, ABK_CODE_INVALID_REQUEST, "session_in_use", "that session is known already");
         } else if (wish->pool->unavailable != NULL) {
-            abk_client_fail(wish->client, id_of(wish), wish->pool->unavailable, false);
-            end(wish);
+            fail_with(wish, wish->pool->unavailable);
         } else if (slot != NULL) {
-            if (abk_slot_lend(slot, wish->client, name_of(wish), wish->rebind) < 0)
+            if (abk_slot_lend(slot, wish->client, name_of(wish), wish->rebind) < 0) {
                 fail(wish, ABK_CODE_OVERLOADED, "memory", "out of memory");
-            else
-                wish->granted = true;
+                return;
+            }
+            wish->granted = true;
         } else if (bus->now >= wish->until) {
             fail(wish, ABK_CODE_OVERLOADED, "no_free_worker", "no worker was free within wait_s");
         }
-        if (slot == NULL || !wish->granted)
+        if (slot == NULL)
             return;
         session = abk_session_find(bus, name_of(wish));
     }
@@ -125,6 +140,7 @@ void abk_wishes_look(abk_bus *bus)
     abk_wake_at(bus, &bus->wish_timer, next);
 }
 
+/* Its client is gone: nobody is to be told. NULL: all, at the very end. */
 void abk_wishes_drop(abk_bus *bus, const abk_client *client)
 {
     ABK_EACH(link, &bus->wishes)
@@ -133,4 +149,24 @@ void abk_wishes_drop(abk_bus *bus, const abk_client *client)
         if (client == NULL || wish->client == client)
             end(wish);
     }
+}
+
+void abk_wishes_fail(abk_bus *bus, const abk_failure *failure)
+{
+    for (abk_link *link; (link = abk_list_first(&bus->wishes)) != NULL;)
+        fail_with(ABK_OF(link, abk_wish, link), failure);
+}
+
+bool abk_wish_cancel(abk_client *client, const abk_value *id)
+{
+    const abk_text raw = abk_value_raw(id);
+    ABK_EACH(link, &client->bus->wishes)
+    {
+        abk_wish *wish = ABK_OF(link, abk_wish, link);
+        if (wish->client != client || !abk_same(id_of(wish), raw))
+            continue;
+        fail(wish, ABK_CODE_CANCELLED, "cancelled", "cancelled before a worker was free");
+        return true;
+    }
+    return false;
 }

@@ -350,6 +350,32 @@ static void each_profile_cancels_in_its_way(void)
     }
 }
 
+/* More pieces than one call or one step writes. */
+static void what_many_withdrawals_leave_is_written(void)
+{
+    rig r;
+    rig_open(&r, rig_config("", "", ""));
+    for (int i = 1; i <= 1000; i++)
+        CHECK(rig_ask(&r, "echo", "") == i);
+    for (int i = 2; i <= 1000; i += 2)
+        rig_withdraw(&r, i, ABK_REMOVED);
+    UNTIL(&r, rig_stats(&r).live_requests == 0);
+    rig_close(&r);
+}
+
+static void a_narrow_queue_is_written_all_the_same(void)
+{
+    const abk_route route = RIG_ROUTE;
+    rig r;
+    rig_open(&r, rig_config("", "", "\"max_output_queue\":1"));
+    const int held = rig_ask(&r, "hold", "");
+    for (int i = 0; i < 100; i++)
+        CHECK(abk_submit(r.bus, &route, "{\"method\":\"nothing\"}\n", 21) == 0);
+    CHECK(abk_submit(r.bus, &route, "{\"method\":\"go\"}\n", 16) == 0);
+    rig_answer(&r, held);
+    rig_close(&r);
+}
+
 static void a_torn_frame_is_sent_and_a_waiting_one_is_not(void)
 {
     static char line[300000];
@@ -374,7 +400,9 @@ static void a_torn_frame_is_sent_and_a_waiting_one_is_not(void)
     rig_close(&r);
 }
 
-TEST_MAIN(TEST(a_request_is_answered_by_its_worker), TEST(answers_that_trickle_in_are_whole),
+TEST_MAIN(TEST(what_many_withdrawals_leave_is_written),
+          TEST(a_narrow_queue_is_written_all_the_same),
+          TEST(a_request_is_answered_by_its_worker), TEST(answers_that_trickle_in_are_whole),
           TEST(a_line_may_be_as_long_as_the_limit_and_no_longer), TEST(a_bad_line_costs_itself),
           TEST(answers_that_fit_nothing_are_counted),
           TEST(requests_of_a_worker_reach_the_host_and_its_answer_the_worker),

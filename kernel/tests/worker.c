@@ -207,7 +207,8 @@ static bool speak(const char *method, const char *id, const abk_message *m)
         answer(id, "1");
     } else if (strcmp(method, "ask") == 0) {
         snprintf(asked_for, sizeof asked_for, "%s", id);
-        say("{\"jsonrpc\":\"2.0\",\"id\":\"w1\",\"method\":\"question\",\"params\":{}}\n");
+        say("{\"jsonrpc\":\"2.0\",\"id\":\"w1\",\"method\":\"question\",\"params\":"
+            "{\"_meta\":{\"requestId\":%s}}}\n", id);
     } else if (strcmp(method, "stderr") == 0) {
         fprintf(stderr, "%s\n", text(m, words, sizeof words));
         answer(id, "1");

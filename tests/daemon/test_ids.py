@@ -46,7 +46,9 @@ def test_equal_ids_of_two_clients_interleaved_by_thousands_never_cross() -> None
         clients = {"one": one, "two": two}
         for n in range(0, COUNT, 100):
             for name, client in clients.items():
-                lines = [{"id": k, "method": "echo", "params": [name, k]} for k in range(n, n + 100)]
+                lines = [
+                    {"id": k, "method": "echo", "params": [name, k]} for k in range(n, n + 100)
+                ]
                 client.send(*lines)
         for name, client in clients.items():
             got = [client.read() for _ in range(COUNT)]
@@ -78,10 +80,14 @@ def test_progress_token_comes_back_as_the_client_spelt_it(client: Client, token:
     client.send(line.encode())
     assert f'"progressToken":{token},'.encode() in client.read_line()
     assert client.read()["id"] == "p"
-    assert json.loads(client.call("seen")[-1])["params"]["_meta"]["progressToken"] != json.loads(token)
+    assert json.loads(client.call("seen")[-1])["params"]["_meta"]["progressToken"] != json.loads(
+        token
+    )
 
 
-def test_request_of_a_worker_has_an_id_of_the_kernel_where_ids_are_rewritten(client: Client) -> None:
+def test_request_of_a_worker_has_an_id_of_the_kernel_where_ids_are_rewritten(
+    client: Client,
+) -> None:
     key = client.start("ask", {"request": {"id": "w\u00e9", "method": "q"}})
     shown = client.incoming("q")["id"]
     assert isinstance(shown, int)
@@ -157,7 +163,9 @@ def test_notification_about_a_request_follows_it_to_its_worker() -> None:
         assert all(isinstance(key, int) for key in ids)
 
 
-def test_late_answer_to_a_client_that_left_reaches_nobody_with_that_id(unix: Daemon, other: Client) -> None:
+def test_late_answer_to_a_client_that_left_reaches_nobody_with_that_id(
+    unix: Daemon, other: Client
+) -> None:
     """W7: not even one that uses the same id meanwhile."""
     with unix.connect() as leaver:
         leaver.start("hold", {"name": "left"}, id=1)
@@ -169,5 +177,3 @@ def test_late_answer_to_a_client_that_left_reaches_nobody_with_that_id(unix: Dae
     assert other.result(1) == {"held": "mine"}
     assert other.statistics()["late_answers"] == before + 1
     other.assert_quiet()
-
-

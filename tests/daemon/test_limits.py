@@ -186,16 +186,45 @@ def test_notifications_without_a_request_of_a_slow_client_are_counted() -> None:
         slow.result("h")
 
 
-def test_client_for_which_too_much_is_queued_is_not_read_from() -> None:
-    """Its answers are bounded by that, with as much room again."""
+def test_answers_have_as_much_room_again() -> None:
+    """Those of a slow client are kept where its notifications are dropped."""
     with Daemon(config(limits=SLOW), unix=True) as daemon:
         slow, other = daemon.connect(), daemon.connect()
-        count = 100
-        for n in range(count):
-            slow.start("big", {"bytes": 30_000}, id=n)
+        slow.start(
+            "flood", {"count": 100, "bytes": 10_000, "anonymous": True}, id="f", sessionId="s"
+        )
+        for n in range(5):
+            slow.start("big", {"bytes": 20_000}, id=n)
         other.call("echo")
-        for n in range(count):
-            assert len(slow.result(n)) == 30_000
+        for n in range(5):
+            assert len(slow.result(n)) == 20_000
+        assert slow.answer("f")
+
+
+def test_client_that_fills_that_room_too_is_disconnected_and_told_of() -> None:
+    """W16: never a silent loss."""
+    with Daemon(config(limits=SLOW), unix=True) as daemon:
+        other, slow = daemon.connect(), daemon.connect()
+        other.call("bus/watch", {"events": ["client"]})
+        slow.send(*({"id": n, "method": "big", "params": {"bytes": 30_000}} for n in range(100)))
+        params = other.incoming("bus/event")["params"]
+        assert (params["state"], params["reason"]) == ("gone", "slow_client")
+        assert other.call("echo", 1) == 1
+
+
+def test_client_for_which_too_much_is_queued_is_not_read_from() -> None:
+    with Daemon(config(limits=SLOW), unix=True) as daemon:
+        slow, other = daemon.connect(), daemon.connect()
+        slow.start("big", {"bytes": 350_000}, id="a")
+        slow.start("big", {"bytes": 200_000}, id="b")
+        other.until(lambda s: not s["statistics"]["live_requests"])
+        slow.start("hold", {"name": "unread"}, id="h")
+        assert other.call("holding") == []
+        assert len(slow.result("a")) == 350_000
+        assert len(slow.result("b")) == 200_000
+        other.until(lambda _: other.call("holding") == ["unread"])
+        other.call("release")
+        slow.result("h")
 
 
 def test_client_that_takes_nothing_is_disconnected() -> None:

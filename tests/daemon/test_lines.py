@@ -61,17 +61,24 @@ def test_answer_passes_over_stdio_byte_for_byte(sole: Daemon) -> None:
 
 def test_all_but_the_ids_passes_untouched_where_ids_are_rewritten(anyone: Client) -> None:
     anyone.call("seen")
-    anyone.send(rb'  {"zzz":[1,  2] ,"params":{"id":"a\u0062c"}, "id" :  "a\u0062c", "method":"echo" }')
+    anyone.send(
+        rb'  {"zzz":[1,  2] ,"params":{"id":"a\u0062c"}, "id" :  "a\u0062c", "method":"echo" }'
+    )
     answer = anyone.read()
     assert answer["id"] == "abc"
     (seen,) = anyone.call("seen")
-    before, after = '  {"zzz":[1,  2] ,"params":{"id":"a\\u0062c"}, "id" :  ', ', "method":"echo" }\n'
+    before, after = (
+        '  {"zzz":[1,  2] ,"params":{"id":"a\\u0062c"}, "id" :  ',
+        ', "method":"echo" }\n',
+    )
     assert seen.startswith(before)
     assert seen.endswith(after)
     assert 0 < int(seen[len(before) : -len(after)]) < 2**53
 
 
-@pytest.mark.parametrize("spelt", ["1", '"1"', "1.0", "-7", '"\\u0061"', '""', "9007199254740993", "1e3"])
+@pytest.mark.parametrize(
+    "spelt", ["1", '"1"', "1.0", "-7", '"\\u0061"', '""', "9007199254740993", "1e3"]
+)
 def test_answer_has_the_id_as_the_client_spelt_it(anyone: Client, spelt: str) -> None:
     """W7: an id comes back with its type and its spelling."""
     line = '{"jsonrpc":"2.0","id":%s,"method":"echo","params":{}}'
@@ -96,7 +103,9 @@ def test_line_that_is_no_json_object_is_answered_with_32700(anyone: Client, line
     assert anyone.call("echo", {"after": 1}) == {"after": 1}
 
 
-@pytest.mark.parametrize(("line", "key"), [(b"{}", None), (b'{"id":8}', 8), (b'{"jsonrpc":"2.0","x":1}', None)])
+@pytest.mark.parametrize(
+    ("line", "key"), [(b"{}", None), (b'{"id":8}', 8), (b'{"jsonrpc":"2.0","x":1}', None)]
+)
 def test_object_that_is_no_message_is_answered_with_32600(
     anyone: Client, line: bytes, key: object
 ) -> None:
@@ -108,7 +117,8 @@ def test_object_that_is_no_message_is_answered_with_32600(
 
 
 SALVAGE = pytest.mark.xfail(
-    strict=True, reason="abk_salvage_id() gives up at a method, as befits workers; requests have one"
+    strict=True,
+    reason="abk_salvage_id() gives up at a method, as befits workers; requests have one",
 )
 
 
@@ -170,7 +180,9 @@ def test_member_said_twice_counts_as_it_was_said_last(client: Client, sole: Daem
     """Whatever parser a worker has, it gets the last one only."""
     for who in (client, sole.stdio):
         who.call("seen")
-        who.send(b'{"id":1,"id":2,"method":"pid","method":"echo","params":{"a":1},"params":{"b":2}}')
+        who.send(
+            b'{"id":1,"id":2,"method":"pid","method":"echo","params":{"a":1},"params":{"b":2}}'
+        )
         assert who.read() == {"jsonrpc": "2.0", "id": 2, "result": {"b": 2}}
         (line,) = who.call("seen")
         pairs = json.loads(line, object_pairs_hook=list)

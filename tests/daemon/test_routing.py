@@ -35,7 +35,9 @@ def some(pools: Daemon) -> Iterator[Client]:
 
 
 @pytest.mark.parametrize("top", [{}, {"pool": ""}, {"pool": 7}, {"pool": "nowhere"}])
-def test_request_without_a_known_pool_is_answered_with_32052(some: Client, top: kit.Message) -> None:
+def test_request_without_a_known_pool_is_answered_with_32052(
+    some: Client, top: kit.Message
+) -> None:
     """W6."""
     error = some.fail("echo", **top)
     assert error["code"] == -32052

@@ -232,7 +232,7 @@ def busy(daemon: Daemon) -> Client:
     return owner
 
 
-@pytest.mark.xfail(strict=True, reason="abk_client_look() counts live requests, and no wishes for a lease")
+@pytest.mark.xfail(strict=True, reason="abk_client_look() does not count wishes")
 def test_half_closed_client_still_gets_the_lease_it_waits_for() -> None:
     """W14: it gets the answers that it waits for, and is closed then."""
     with Daemon(unix=True) as daemon:

@@ -129,10 +129,9 @@ def fds(key: Key, params: Params) -> None:
     """Return what is open here, but for the descriptor of this very listing."""
     found = {}
     for name in os.listdir("/proc/self/fd"):
-        try:
-            found[name] = os.readlink(f"/proc/self/fd/{name}")
-        except OSError:
-            pass
+        path = f"/proc/self/fd/{name}"
+        if os.path.lexists(path):
+            found[name] = os.readlink(path)
     answer(key, found)
 
 
