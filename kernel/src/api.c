@@ -20,7 +20,7 @@ int abk_usable(const abk_bus *bus)
 {
     if (bus == NULL)
         return ABK_EINVAL;
-    return bus->owner == abk_sys_getpid() ? ABK_OK : ABK_EFORK;
+    return abk_witness_same(&bus->witness) ? ABK_OK : ABK_EFORK;
 }
 
 /* For calls outside of a step: the time, and whether it runs. */
@@ -65,6 +65,7 @@ static void free_bus(abk_bus *bus)
     abk_buf_free(&bus->report);
     abk_buf_free(&bus->refusal_text);
     abk_config_free(bus->config);
+    abk_witness_free(&bus->witness);
     abk_free(bus);
 }
 
@@ -124,12 +125,13 @@ abk_bus *abk_create(const char *json, size_t len, const abk_options *options, ab
         return NULL;
     }
     bus->config = config;
-    bus->owner = abk_sys_getpid();
+    abk_witness_init(&bus->witness);
     bus->seed = abk_random();
     bus->rewrite = options->rewrite;
     bus->now = abk_now();
     snprintf(bus->name, sizeof bus->name, "%016llx", (unsigned long long)abk_random());
     init_lists(bus);
+    bus->timer_owners = 4; /* tombstones, house, stop, wishes */
     if (abk_loop_open(&bus->loop) < 0) {
         abk_fail(error, ABK_ESYS, errno, "event loop: %s", strerror(errno));
         free_bus(bus);
@@ -353,7 +355,7 @@ void abk_destroy(abk_bus *bus)
 {
     if (bus == NULL)
         return;
-    if (bus->owner != abk_sys_getpid()) {
+    if (!abk_witness_same(&bus->witness)) {
         abk_abandon(bus);
         return;
     }

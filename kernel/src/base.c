@@ -8,9 +8,13 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #ifdef __linux__
 #include <sys/random.h>
 #endif
@@ -176,4 +180,44 @@ uint64_t abk_random(void)
     arc4random_buf(&bits, sizeof bits);
 #endif
     return bits;
+}
+
+/* --- forks ----------------------------------------------------------------------------------- */
+
+void abk_witness_init(abk_witness *witness)
+{
+    *witness = (abk_witness){.owner = abk_sys_getpid()};
+#ifdef MADV_WIPEONFORK
+    const size_t size = (size_t)sysconf(_SC_PAGESIZE);
+    void *page = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED)
+        return;
+    if (madvise(page, size, MADV_WIPEONFORK) < 0) {
+        munmap(page, size);
+        return;
+    }
+    witness->page = page;
+    *witness->page = 1;
+#endif
+}
+
+bool abk_witness_same(const abk_witness *witness)
+{
+    return witness->page != NULL ? *witness->page != 0 : witness->owner == abk_sys_getpid();
+}
+
+void abk_witness_free(abk_witness *witness)
+{
+#ifdef MADV_WIPEONFORK
+    if (witness->page != NULL)
+        munmap((void *)(uintptr_t)witness->page, (size_t)sysconf(_SC_PAGESIZE));
+#endif
+    witness->page = NULL;
+}
+
+void abk_trim(void)
+{
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
 }

@@ -53,6 +53,19 @@ int abk_sys_close(int fd);
 pid_t abk_sys_clone(int (*child)(void *), void *stack_top, void *argument); /* as vfork does */
 pid_t abk_sys_getpid(void);
 
+/* Tells a process from its forks without a system call: a page that is zero in a child (Linux 4.14);
+ * where there is none, getpid() does. */
+typedef struct abk_witness {
+    volatile uint32_t *page;
+    pid_t owner;
+} abk_witness;
+void abk_witness_init(abk_witness *witness);
+bool abk_witness_same(const abk_witness *witness);
+void abk_witness_free(abk_witness *witness);
+
+/* Give memory that was freed back to the system, where the C library keeps it. */
+void abk_trim(void);
+
 /* 64 bits that nobody can guess; 0 where the system has none to give. */
 uint64_t abk_random(void);
 

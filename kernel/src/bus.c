@@ -9,9 +9,17 @@
 enum { FLUSHES = 8, TIMERS = 4096 };
 #define HOUSE_NS (5 * ABK_S) /* between two looks at what memory can be given back */
 
+bool abk_timer_room(abk_bus *bus)
+{
+    if (abk_timers_reserve(&bus->timers, bus->timer_owners + 1) < 0)
+        return false;
+    bus->timer_owners++;
+    return true;
+}
+
 void abk_wake_at(abk_bus *bus, abk_timer *timer, uint64_t due)
 {
-    /* Room for every timer was made when its owner was; see abk_timers_set(). */
+    /* Room for every timer was made when its owner was. */
     if (abk_timers_set(&bus->timers, timer, due) == ABK_OK && due != ABK_NEVER)
         abk_loop_arm(&bus->loop, due);
 }
@@ -90,6 +98,7 @@ static void house_timer(abk_bus *bus)
     bus->house_due = true;
     if (more)
         abk_wake_at(bus, &bus->house_timer, bus->now + HOUSE_NS);
+    bus->house_last = !more;
 }
 
 static void on_timer(abk_bus *bus, abk_timer *timer)
@@ -190,8 +199,10 @@ static void on_ready(abk_bus *bus, const abk_ready *ready)
         abk_client *client = watch->owner;
         if ((ready->what & ABK_WRITE) != 0 && client->writable_wanted)
             abk_client_flush(client);
-        if ((ready->what & ABK_READ) != 0 && (watch->interest & ABK_READ) != 0 && !client->gone)
+        if ((ready->what & ABK_READ) != 0 && !client->gone && (watch->interest & ABK_READ) != 0)
             abk_client_read(client);
+        else if (ready->what == (ABK_READ | ABK_WRITE) && !client->gone)
+            abk_client_check(client);
         break;
     }
     case ABK_ON_DOOR: abk_door_accept(watch->owner); break;
@@ -254,6 +265,8 @@ void abk_run_step(abk_bus *bus, int wait_ms)
         bus->house_due = false;
         bus->now = abk_now();
         keep_house(bus);
+        if (bus->house_last && bus->host == NULL) /* a host's memory is the host's affair */
+            abk_trim();
     }
     abk_flush_all(bus);
     const bool waits = bus->event_count == 0 && bus->phase != ABK_OVER;

@@ -302,10 +302,11 @@ typedef struct abk_pending_event {
 typedef enum { ABK_NEW_BUS, ABK_RUNNING, ABK_DRAINING_ALL, ABK_ENDING, ABK_OVER } abk_phase;
 
 struct abk_bus {
-    pid_t owner; /* getpid() of its creator */
+    abk_witness witness; /* of the process that it belongs to */
     abk_config *config;
     abk_loop loop;
     abk_timers timers;
+    int32_t timer_owners; /* for each there is room in timers */
     uint64_t now; /* of this step */
     uint64_t seed;
     char name[20]; /* its random id, on a wire */
@@ -351,7 +352,7 @@ struct abk_bus {
     uint32_t wake_count;
     uint64_t live;     /* requests without an answer */
     uint64_t house_seen;
-    bool house_due;
+    bool house_due, house_last;
     abk_stats counts;
 };
 
@@ -370,6 +371,7 @@ void abk_run_step(abk_bus *bus, int wait_ms);
 void abk_flush_all(abk_bus *bus);
 void abk_look_at_stop(abk_bus *bus);
 void abk_bury(abk_bus *bus); /* free what has ended */
+bool abk_timer_room(abk_bus *bus); /* for one owner more */
 void abk_wake_at(abk_bus *bus, abk_timer *timer, uint64_t due);
 ssize_t abk_write_quietly(abk_bus *bus, int fd, const struct iovec *parts, int count);
 
@@ -487,6 +489,7 @@ void abk_take_lines(abk_process *process);
 abk_client *abk_client_add(abk_bus *bus, abk_client_kind kind);
 void abk_client_flush(abk_client *client);
 void abk_client_read(abk_client *client);
+void abk_client_check(abk_client *client);
 void abk_client_mark(abk_client *client);
 void abk_client_gone(abk_client *client, const char *why);
 void abk_client_stalled(abk_client *client);

@@ -10,7 +10,8 @@ enum { CLIENT_READ_BYTES = 16 * 1024, CLIENT_READ_MOST = 256 * 1024, WRITES = 16
 
 abk_client *abk_client_add(abk_bus *bus, abk_client_kind kind)
 {
-    abk_client *client = abk_alloc(sizeof *client + bus->pool_count * sizeof(abk_share));
+    const size_t size = sizeof(abk_client) + bus->pool_count * sizeof(abk_share);
+    abk_client *client = abk_timer_room(bus) ? abk_alloc(size) : NULL;
     if (client == NULL)
         return NULL;
     client->bus = bus;
@@ -48,7 +49,7 @@ void abk_client_watch(abk_client *client)
     abk_loop *loop = &client->bus->loop;
     /* What it does not read it does not ask for either: its answers are bounded by that. */
     const bool reads = !client->input_ended && !abk_client_full(client);
-    const uint8_t in = reads ? ABK_READ : 0;
+    const uint8_t in = reads ? ABK_READ : client->input_ended ? ABK_ENDS : 0;
     const uint8_t out = client->writable_wanted ? ABK_WRITE : 0;
     if (client->kind == ABK_SOCKET) {
         if (client->in.fd >= 0)
@@ -56,7 +57,7 @@ void abk_client_watch(abk_client *client)
         return;
     }
     if (client->in.fd >= 0)
-        abk_loop_watch(loop, &client->in, in);
+        abk_loop_watch(loop, &client->in, in & ABK_READ);
     if (client->out.fd >= 0)
         abk_loop_watch(loop, &client->out, out);
 }
@@ -140,6 +141,7 @@ void abk_client_free(abk_client *client)
 {
     abk_client_close(client);
     abk_timers_drop(&client->bus->timers, &client->timer);
+    client->bus->timer_owners--;
     abk_reader_free(&client->reader);
     abk_buf_free(&client->buf);
     abk_free(client);
@@ -285,6 +287,13 @@ static bool hung_up(int fd)
 {
     struct pollfd look = {.fd = fd};
     return poll(&look, 1, 0) > 0 && (look.revents & (POLLHUP | POLLERR)) != 0;
+}
+
+/* The system tells of an end while nothing is to be read. */
+void abk_client_check(abk_client *client)
+{
+    if (client->kind == ABK_SOCKET && hung_up(client->in.fd))
+        abk_client_gone(client, "closed");
 }
 
 static void input_ended(abk_client *client)

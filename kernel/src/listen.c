@@ -190,6 +190,7 @@ void abk_door_free(abk_bus *bus, abk_door *door, bool keep_path)
     if (!keep_path)
         remove_path(door);
     abk_timers_drop(&bus->timers, &door->timer);
+    bus->timer_owners--;
     abk_unlink(&door->link);
     abk_free(door->path);
     abk_free(door->token);
@@ -205,7 +206,7 @@ int abk_listen(abk_bus *bus, const abk_listener *wanted, char *bound, size_t bou
     if (usable < 0 || bus->phase != ABK_NEW_BUS)
         return abk_fail(error, usable < 0 ? usable : ABK_ESTATE, 0,
                         "listeners are added before the start");
-    abk_door *door = ABK_NEW(abk_door);
+    abk_door *door = abk_timer_room(bus) ? ABK_NEW(abk_door) : NULL;
     if (door == NULL)
         return abk_fail(error, ABK_ENOMEM, 0, "out of memory");
     door->watch = (abk_watch){.fd = -1, .kind = ABK_ON_DOOR, .owner = door};
@@ -232,6 +233,21 @@ int abk_listen(abk_bus *bus, const abk_listener *wanted, char *bound, size_t bou
     return ABK_OK;
 }
 
+/* A peer that has closed altogether looks like one that only asks no more, until it is written to. */
+static void keep_alive(int fd)
+{
+    const int yes = 1;
+    const int idle_s = 30;
+    const int again_s = 10;
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &yes, sizeof yes);
+#ifdef TCP_KEEPIDLE
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
+#elif defined(TCP_KEEPALIVE)
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPALIVE, &idle_s, sizeof idle_s);
+#endif
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &again_s, sizeof again_s);
+}
+
 static void come_in(abk_door *door, int fd)
 {
     abk_bus *bus = door->bus;
@@ -244,7 +260,7 @@ static void come_in(abk_door *door, int fd)
     char peer[96] = "unix";
     if (door->path == NULL) {
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
-        setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &yes, sizeof yes);
+        keep_alive(fd);
         say_address(fd, true, peer, sizeof peer);
     }
     client->in = (abk_watch){.fd = fd, .kind = ABK_ON_CLIENT, .owner = client};

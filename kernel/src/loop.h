@@ -10,7 +10,11 @@
 
 #include "base.h"
 
-enum { ABK_READ = 1, ABK_WRITE = 2 };
+enum {
+    ABK_READ = 1,
+    ABK_WRITE = 2,
+    ABK_ENDS = 4 /* hang-ups and errors alone, where the system tells of them (epoll) */
+};
 
 typedef struct abk_watch {
     int fd;           /* -1: not watched */

@@ -52,7 +52,7 @@ static bool room_to_open(abk_pool *pool)
 abk_slot *abk_slot_add(abk_pool *pool, bool own)
 {
     abk_bus *bus = pool->bus;
-    abk_slot *slot = room_to_open(pool) ? ABK_NEW(abk_slot) : NULL;
+    abk_slot *slot = room_to_open(pool) && abk_timer_room(bus) ? ABK_NEW(abk_slot) : NULL;
     if (slot == NULL)
         return NULL;
     slot->bus = bus;
@@ -63,6 +63,7 @@ abk_slot *abk_slot_add(abk_pool *pool, bool own)
     slot->ladder_grace = ABK_NEVER;
     slot->timer = (abk_timer){.kind = ABK_ON_SLOT, .owner = slot};
     if (abk_map_add(&bus->slots, slot_hash(slot->worker), slot) < 0) {
+        bus->timer_owners--;
         abk_free(slot);
         return NULL;
     }
@@ -74,6 +75,7 @@ abk_slot *abk_slot_add(abk_pool *pool, bool own)
 void abk_slot_free(abk_slot *slot)
 {
     abk_timers_drop(&slot->bus->timers, &slot->timer);
+    slot->bus->timer_owners--;
     abk_failure_drop(slot->failure);
     abk_backoff_free(&slot->backoff);
     for (uint32_t i = 0; i < slot->extra_env_count; i++)

@@ -178,13 +178,27 @@ static void wire_scenario(bool forgives)
 /* --- all of them ------------------------------------------------------------------------------ */
 
 typedef void scenario(bool forgives);
-#define BUDGET_NS (4 * ABK_S) /* of each series: where that is too little, every nth is tried */
 
-/* How far apart the numbers are that are tried, so that all of them fit into the budget. */
-static uint64_t stride(uint64_t count, uint64_t took)
+/* What a series of runs may take; where that is too little, every nth is tried. ABK_THOROUGH in the
+ * environment: each. */
+typedef struct series {
+    uint64_t k, step, begun, budget;
+} series;
+
+static series begin(uint64_t count, uint64_t took, uint64_t budget)
 {
-    const uint64_t step = count * took / BUDGET_NS;
-    return step < 1 ? 1 : step;
+    const bool thorough = getenv("ABK_THOROUGH") != NULL;
+    const uint64_t step = thorough ? 1 : count * took / budget;
+    return (series){1, step < 1 ? 1 : step, abk_now(), thorough ? ABK_NEVER / 4 : budget};
+}
+
+static void next(series *self)
+{
+    if (abk_now() - self->begun > self->budget) { /* some take longer than the first one did */
+        self->step *= 2;
+        self->begun = abk_now();
+    }
+    self->k += self->step;
 }
 
 static void fail_allocations(scenario *run, uint64_t how_many)
@@ -193,16 +207,17 @@ static void fail_allocations(scenario *run, uint64_t how_many)
     const uint64_t begun = abk_now();
     run(false);
     const uint64_t count = abk_test.allocations;
-    const uint64_t step = stride(count, abk_now() - begun);
-    for (uint64_t k = 1; k <= count && test_failures == 0; k += step) {
+    for (series s = begin(count, abk_now() - begun, 3 * ABK_S); s.k <= count && test_failures == 0;
+         next(&s)) {
         abk_test.allocations = 0;
-        abk_test.fail_alloc_at = k;
+        abk_test.fail_alloc_at = s.k;
         abk_test.fail_allocs = how_many;
         run(true);
         abk_test.fail_alloc_at = 0;
         if (test_failures > 0)
             fprintf(stderr, "with %llu failed allocations from %llu of %llu\n",
-                    (unsigned long long)how_many, (unsigned long long)k, (unsigned long long)count);
+                    (unsigned long long)how_many, (unsigned long long)s.k,
+                    (unsigned long long)count);
     }
 }
 
@@ -213,14 +228,14 @@ static void fail_calls(scenario *run, const char *name, int what)
     const uint64_t begun = abk_now();
     run(false);
     const uint64_t count = fault.seen;
-    const uint64_t step = stride(count * 4, abk_now() - begun);
-    for (uint64_t k = 1; k <= count && test_failures == 0; k += step) {
-        fault.at = k;
+    for (series s = begin(count, abk_now() - begun, ABK_S / 4); s.k <= count && test_failures == 0;
+         next(&s)) {
+        fault.at = s.k;
         fault.seen = 0;
         fault.what = what;
         run(false);
         if (test_failures > 0)
-            fprintf(stderr, "with %s number %llu of %llu: %d\n", name, (unsigned long long)k,
+            fprintf(stderr, "with %s number %llu of %llu: %d\n", name, (unsigned long long)s.k,
                     (unsigned long long)count, what);
     }
     fault.name = NULL;

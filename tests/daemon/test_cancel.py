@@ -130,10 +130,6 @@ def test_cancel_of_what_is_not_in_flight_does_no_harm(how: Any) -> None:
         client.assert_quiet()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a cancel of an id that is not known is passed on with that id, which may be another's on the wire",
-)
 def test_nobody_cancels_anothers_request(client: Client, other: Client) -> None:
     """W7: neither by an equal id nor by the one that the worker knows."""
     wire = hold(client, 1)

@@ -146,7 +146,9 @@ def test_bad_clients_and_dying_workers_disturb_nobody_else() -> None:
             other = next(w["pid"] for w in good.until_workers("ready", 2) if w["pid"] != held)
             os.kill(other, signal.SIGKILL)
             assert good.call("pid", sessionId="s") == held
-            good.until(lambda s: other not in [w["pid"] for w in s["pools"][0]["workers"]])
+            good.until(
+                lambda s, gone=other: gone not in [w["pid"] for w in s["pools"][0]["workers"]]
+            )
             assert bad.call("echo", n) == n
             good.until_workers("ready", 2)
 

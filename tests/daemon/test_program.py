@@ -259,7 +259,7 @@ def test_flood_on_stderr_of_a_worker_disturbs_nobody() -> None:
     with Daemon(config(pool(command=kit.shared("stderr_flood")))) as daemon:
         for n in range(3):
             assert daemon.stdio.call("echo", n) == n
-        assert len(daemon.log) < 1000
+        assert len(daemon.log) < 2000  # of 12288
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -147,6 +148,12 @@ def test_alternating_pools_each_go_in_turn(some: Client) -> None:
     assert len({pid for _, pid in pairs}) == 3
 
 
+def wait_stopped(pid: int) -> None:
+    deadline = kit.Deadline()
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        deadline.left(f"the suspension of process {pid}")
+
+
 def test_suspended_worker_does_not_get_the_share_of_a_working_one() -> None:
     """W12, W19: SIGSTOP."""
     with Daemon(config(pool(instances=2))) as daemon:
@@ -155,6 +162,7 @@ def test_suspended_worker_does_not_get_the_share_of_a_working_one() -> None:
         stuck = client.start("suspend")
         assert len({client.call("pid") for _ in range(10)}) == 1
         (worker,) = (w for w in client.workers() if w["in_flight"] == 1)
+        wait_stopped(worker["pid"])
         os.kill(worker["pid"], signal.SIGCONT)
         assert client.result(stuck) == "resumed"
 

@@ -232,7 +232,6 @@ def busy(daemon: Daemon) -> Client:
     return owner
 
 
-@pytest.mark.xfail(strict=True, reason="abk_client_look() does not count wishes")
 def test_half_closed_client_still_gets_the_lease_it_waits_for() -> None:
     """W14: it gets the answers that it waits for, and is closed then."""
     with Daemon(unix=True) as daemon:
@@ -246,7 +245,6 @@ def test_half_closed_client_still_gets_the_lease_it_waits_for() -> None:
         waiter.assert_ended()
 
 
-@pytest.mark.xfail(strict=True, reason="abk_wishes_drop() ends them without an answer")
 def test_wait_for_a_lease_is_answered_at_the_end_of_the_daemon() -> None:
     """W18: each request is answered once."""
     with Daemon(unix=True) as daemon:
@@ -258,7 +256,6 @@ def test_wait_for_a_lease_is_answered_at_the_end_of_the_daemon() -> None:
         assert waiter.error("lease")["code"] == -32055
 
 
-@pytest.mark.xfail(strict=True, reason="cancel() looks for requests of workers only")
 def test_wait_for_a_lease_can_be_cancelled() -> None:
     """A request of the kernel's own is a request like any other."""
     with Daemon(unix=True) as daemon:
