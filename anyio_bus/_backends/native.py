@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,6 @@ import anyio.abc
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from anyio_bus._config import BusConfig, Limits
 from anyio_bus._errors import (
     BusInternalError,
     Failure,
@@ -49,7 +47,9 @@ from anyio_bus._sansio.tapping import Tap, TapFrame
 from anyio_bus._sansio.throttle import LOG_WINDOW_S, Throttle
 
 if TYPE_CHECKING:
-    from anyio_bus._config import Pool
+    from anyio_bus._config import BusConfig, Limits
+
+    pass
 
 try:
     from anyio_bus._native import ffi, lib
@@ -72,7 +72,9 @@ _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
 _EVENTS = {logging.WARNING: "worker_died", logging.ERROR: "worker_parked"}
 _ONLY: dict[int, Any] = {1: "answers", 2: "calls"}
 _STATES = tuple(State)  # in the order of the kernel's own
-_GONE = Failure(code=KernelCode.SHUTTING_DOWN, message="bus is stopped", reason="shutting down", sent=False)
+_GONE = Failure(
+    code=KernelCode.SHUTTING_DOWN, message="bus is stopped", reason="shutting down", sent=False
+)
 
 _failures = msgspec.json.Decoder(Failure)
 
@@ -348,7 +350,9 @@ class Native:
         if pid is None and event.worker in self._stderr:
             self._log_stderr(pool, event.worker, self._stderr[event.worker][0].close())
         if pool in self._guarded:
-            self._guard.follow(info.pid for info in self.workers() if info.pool in self._guarded and info.pid)
+            self._guard.follow(
+                info.pid for info in self.workers() if info.pool in self._guarded and info.pid
+            )
         events.append(
             WorkerChanged(pool, event.worker, event.generation, _STATES[event.a], pid, failure)
         )
@@ -363,7 +367,10 @@ class Native:
             return
         worker, pool = event.worker, self._where(event)
         if worker not in self._stderr:
-            self._stderr[worker] = StderrRing(STDERR_OPEN_BYTES), Throttle(STDERR_LOG_BURST, LOG_WINDOW_S)
+            self._stderr[worker] = (
+                StderrRing(STDERR_OPEN_BYTES),
+                Throttle(STDERR_LOG_BURST, LOG_WINDOW_S),
+            )
         ring, _ = self._stderr[worker]
         self._log_stderr(pool, worker, ring.feed(_copy(event.data, event.len)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from anyio_bus._backends.memory import Memory, open_memory
@@ -22,19 +23,26 @@ BackendOption: TypeAlias = Literal["auto", "native", "python"] | Memory
 def open_backend(option: BackendOption, config: BusConfig, deliver: Deliver) -> Backend:
     """Make the backend that was asked for; ``"auto"`` is the best that is there.
 
+    ``ANYIO_BUS_BACKEND`` says what ``"auto"`` means.
+
     Raises:
         InvalidArgumentError: There is none of that name.
+        NotSupportedError: It is not there, or cannot do what a pool asks for.
     """
     if isinstance(option, Memory):
         return open_memory(config, deliver, option)
-    if option == "native":
+    name = str(option)
+    if option == "auto":
+        name = os.environ.get("ANYIO_BUS_BACKEND") or "auto"
+        if name == "auto":
+            name = "native" if why_not_native(config) is None else "python"
+    if name == "native":
         return open_native(config, deliver)
-    if option == "auto" and why_not_native(config) is None:
-        return open_native(config, deliver)
-    if option in ("auto", "python"):
+    if name == "python":
         return open_python(config, deliver)
-    if str(option) == "memory":
-        msg = "backend='memory' needs workers: Memory(workers={'pool': worker})"
+    what = f"ANYIO_BUS_BACKEND={name!r}" if option == "auto" else f"backend={option!r}"
+    if name == "memory":
+        msg = f"{what} needs workers: Memory(workers={{'pool': worker}})"
     else:
-        msg = f"backend={option!r}: there are 'auto', 'native', 'python' and Memory(...)"
+        msg = f"{what}: there are 'auto', 'native', 'python' and Memory(...)"
     raise InvalidArgumentError(msg, field="backend")

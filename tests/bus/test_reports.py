@@ -24,7 +24,8 @@ async def test_state_follows_the_life_of_the_bus() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "name"), [("python", "python"), ("native", "native"), (Memory({"w": serve}), "memory")]
+    ("option", "name"),
+    [("python", "python"), ("native", "native"), (Memory({"w": serve}), "memory")],
 )
 async def test_backend_is_named(option: object, name: str) -> None:
     async with open_bus(scripted(), backend=option) as bus:  # type: ignore[arg-type]

@@ -161,8 +161,11 @@ names = st.sampled_from(
 )
 spaces = st.sampled_from(["", "", "", " ", "\t", "\r ", "  "])
 odd_values = st.sampled_from(
-    "01 - 1. .5 1e 1e+ -01 1e400 1.8e308 0e999 1e-999 nul truex NaN [1,] {1:2} -0.0 1E2".split()
-    + ['"\\ud800"', '"\\udc00\\ud800"', '"\\q"', '"\\u00"', '"\x01"', '"\x7f"', '"\\u0000"']
+    [
+        *("01", "-", "1.", ".5", "1e", "1e+", "-01", "1e400", "1.8e308", "0e999", "1e-999"),
+        *("nul", "truex", "NaN", "[1,]", "{1:2}", "-0.0", "1E2"),
+        *('"\\ud800"', '"\\udc00\\ud800"', '"\\q"', '"\\u00"', '"\x01"', '"\x7f"', '"\\u0000"'),
+    ]
 )
 
 
@@ -178,8 +181,10 @@ def objects(draw: st.DrawFn) -> bytes:
     members = []
     for name in draw(st.lists(names, max_size=6)):
         ascii_only = draw(st.booleans())
-        value = json.dumps(draw(scalars if name in ("id", "method", "sessionId") else values),
-                           ensure_ascii=ascii_only)
+        value = json.dumps(
+            draw(scalars if name in ("id", "method", "sessionId") else values),
+            ensure_ascii=ascii_only,
+        )
         if name in ("method", "sessionId") and draw(st.integers(0, 9)):
             value = json.dumps(draw(st.text(max_size=8)), ensure_ascii=ascii_only)
         if draw(st.integers(0, 19)) == 0:
@@ -195,8 +200,26 @@ def mutated(draw: st.DrawFn) -> bytes:
     line = draw(objects())
     for _ in range(draw(st.integers(0, 3))):
         at, count = draw(st.integers(0, len(line))), draw(st.integers(0, 4))
-        new = draw(st.one_of(st.binary(max_size=3), st.sampled_from(
-            [b'"', b"\\", b"{", b"}", b"[", b"]", b",", b":", b"\\u", b"\xc3", b"\xed\xa0\x80"])))
+        new = draw(
+            st.one_of(
+                st.binary(max_size=3),
+                st.sampled_from(
+                    [
+                        b'"',
+                        b"\\",
+                        b"{",
+                        b"}",
+                        b"[",
+                        b"]",
+                        b",",
+                        b":",
+                        b"\\u",
+                        b"\xc3",
+                        b"\xed\xa0\x80",
+                    ]
+                ),
+            )
+        )
         line = line[:at] + new + line[at + count :]
     return line.replace(b"\n", b" ")
 
