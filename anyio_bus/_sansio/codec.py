@@ -149,7 +149,7 @@ def salvage_id(prefix: bytes, suffix: bytes) -> RequestId | UnsetType:
 def read_scalar(raw: bytes) -> RequestId:
     """Decode a request's id."""
     found = _scalar(raw)
-    return None if found is UNSET else found  # type: ignore[return-value]
+    return None if found is UNSET else found
 
 
 def _scalar(raw: bytes) -> RequestId | UnsetType:

@@ -158,6 +158,18 @@ def test_listening_daemon_outlives_its_clients() -> None:
             assert client.call("echo", 2) == 2
 
 
+@pytest.mark.xfail(
+    strict=True, reason="end_quietly() leaves the client of stdio among the clients, for ever"
+)
+def test_client_on_stdio_whose_input_has_ended_is_no_client_any_more() -> None:
+    """Beside listeners: it gets what it waits for, and is closed then; another may be the sole one."""
+    with Daemon(unix=True, stdio=True) as daemon:
+        client = daemon.connect()
+        daemon.stdio.half_close()
+        daemon.wait_log("client_done")
+        assert client.statistics()["clients"] == 1
+
+
 # --- signals ----------------------------------------------------------------------------------------
 
 
