@@ -193,7 +193,7 @@ static bool hold(abkd_log *log, const abkd_entry *entry)
     return true;
 }
 
-/* --- out ---------------------------------------------------------------------------------------- */
+/* --- out -------------------------------------------------------------------------------------- */
 
 void abkd_log_open(abkd_log *log, int fd, int level, bool json)
 {
@@ -227,8 +227,9 @@ static void tell_dropped(abkd_log *log)
     if (log->dropped == 0)
         return;
     char text[64];
-    const int len = snprintf(text, sizeof text, "%llu log line%s dropped",
-                             (unsigned long long)log->dropped, log->dropped == 1 ? " was" : "s were");
+    const int len =
+        snprintf(text, sizeof text, "%llu log line%s dropped", (unsigned long long)log->dropped,
+                 log->dropped == 1 ? " was" : "s were");
     const abkd_entry entry = {.level = ABK_LOG_WARNING, .event = "log_dropped", .worker = -1,
                               .text = text, .len = (size_t)len};
     if (hold(log, &entry))

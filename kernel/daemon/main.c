@@ -1,7 +1,7 @@
 /* anyio-busd: a bus as a program of its own, for clients on stdio, TCP and unix sockets.
  *
- * Everything that a program alone may do is done here: signals, stdin and stdout, exit. Signals come
- * as a readable fd that the bus watches: a signalfd, or a pipe that a handler writes to.
+ * Everything that a program alone may do is done here: signals, stdin and stdout, exit. Signals
+ * come as a readable fd that the bus watches: a signalfd, or a pipe that a handler writes to.
  */
 #include "args.h"
 #include "log.h"
@@ -54,7 +54,7 @@ __attribute__((format(printf, 2, 3))) static int fail(int code, const char *form
     return code;
 }
 
-/* --- what is read before anything starts ------------------------------------------------------- */
+/* --- what is read before anything starts ------------------------------------------------------ */
 
 /* Fds 0 to 2 are open, so that no file of ours takes their place. */
 static int hold_standard_fds(void)
@@ -157,7 +157,7 @@ static int make_bus(abkd_daemon *daemon, const char **name)
     return daemon->bus == NULL ? EXIT_FAILED : 0;
 }
 
-/* --- signals ------------------------------------------------------------------------------------ */
+/* --- signals ---------------------------------------------------------------------------------- */
 
 static const int signal_numbers[] = {SIGTERM, SIGINT, SIGHUP};
 enum { SIGNAL_COUNT = sizeof signal_numbers / sizeof *signal_numbers };
@@ -234,7 +234,7 @@ static const char *signal_name(int number)
     return number == SIGTERM ? "SIGTERM" : number == SIGINT ? "SIGINT" : "SIGHUP";
 }
 
-/* --- start ---------------------------------------------------------------------------------------- */
+/* --- start ------------------------------------------------------------------------------------ */
 
 static int listen_at(abkd_daemon *daemon, const abkd_address *address)
 {
@@ -254,8 +254,8 @@ static int listen_at(abkd_daemon *daemon, const abkd_address *address)
     abk_error error;
     const int code = abk_listen(daemon->bus, &listener, bound, sizeof bound, &error);
     if (code >= 0) {
-        abkd_log_say(&daemon->log, ABK_LOG_INFO, "listening", "%s %s%s", tcp ? "tcp" : "unix", bound,
-                     address->admin ? " (admin)" : "");
+        abkd_log_say(&daemon->log, ABK_LOG_INFO, "listening", "%s %s%s", tcp ? "tcp" : "unix",
+                     bound, address->admin ? " (admin)" : "");
         return 0;
     }
     abkd_log_flush(&daemon->log);
@@ -293,7 +293,7 @@ static int start(abkd_daemon *daemon)
     return 0;
 }
 
-/* --- the loop --------------------------------------------------------------------------------------- */
+/* --- the loop --------------------------------------------------------------------------------- */
 
 static void stop(abkd_daemon *daemon, double drain_s, const char *why)
 {

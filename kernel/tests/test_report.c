@@ -182,7 +182,9 @@ static void clients_and_the_kernel_itself_have_their_lines(void)
     event.b = 1;
     event.text_len = 0;
     abkd_report_event(&report, &event);
-    event = (abk_event){.type = ABK_EV_LOG, .worker = -1, .a = ABK_LOG_ERROR, .text = "no", .text_len = 2};
+    event = (abk_event){.type = ABK_EV_LOG, .worker = -1, .a = ABK_LOG_ERROR};
+    event.text = "no";
+    event.text_len = 2;
     abkd_report_event(&report, &event);
     event.type = ABK_EV_LINES;
     abkd_report_event(&report, &event);
