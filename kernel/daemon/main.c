@@ -321,7 +321,8 @@ static void take_event(abkd_daemon *daemon, const abk_event *event)
     if (event->type == ABK_EV_WAKE)
         take_signals(daemon);
     else if (event->type == ABK_EV_CLIENT && event->b == 1 && event->a != 1 && alone)
-        stop(daemon, 0.0, event->a == 2 ? "stdin has ended" : "the only client went away");
+        stop(daemon, event->a == 3 ? abk_drain_timeout(daemon->bus) : 0.0,
+             event->a == 0 ? "the only client went away" : "stdin has ended");
 }
 
 static int run(abkd_daemon *daemon)

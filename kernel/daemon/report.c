@@ -192,9 +192,10 @@ static void take_log(abkd_report *report, const abk_event *event)
 
 static void take_client(abkd_report *report, const abk_event *event)
 {
-    static const char *const names[] = {"client_left", "client_came", "client_done"};
+    static const char *const names[] = {"client_left", "client_came", "client_done",
+                                        "client_ended"};
     char text[512];
-    const int kind = event->a >= 0 && event->a <= 2 ? event->a : 2;
+    const int kind = event->a >= 0 && event->a <= 3 ? event->a : 2;
     const int made = snprintf(text, sizeof text, "client %lu%s%s%.*s", (unsigned long)event->count,
                               event->b == 1 ? " (stdio)" : "", event->text_len > 0 ? ": " : "",
                               (int)event->text_len, event->text_len > 0 ? event->text : "");

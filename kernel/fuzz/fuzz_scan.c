@@ -153,7 +153,7 @@ static void check_id(const abk_value *value)
     if (value->kind == ABK_NUMBER) { /* its canonical form is the same number */
         const char *const memory = id.heap != NULL ? id.heap : id.small;
         const abk_value text = {.at = memory + (id.shared ? 0 : id.raw_len),
-                                .len = id.canon_len, .kind = ABK_NUMBER};
+                                .len = id.canon_len, .kind = ABK_NUMBER, .escaped = true};
         MUST(abk_id_make(&canon, &text) == ABK_OK && abk_id_same(&id, &canon));
         abk_id_free(&canon);
         const int64_t number = abk_id_number(value);

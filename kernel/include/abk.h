@@ -228,8 +228,8 @@ enum {
      * failure as JSON where there is one. */
     ABK_EV_WORKER,
     ABK_EV_STDERR, /* data: bytes that a worker wrote to its stderr */
-    /* A client came (a = 1), left (a = 0), or ended its input with nothing pending (a = 2).
-     * count: its number; b: 1 for that of abk_serve(). text: its peer, or why it left. */
+    /* A client came (a = 1) or left (a = 0); that of abk_serve() ended its input (a = 3), and then
+     * has nothing pending any more (a = 2). count: its number; b: 1 for that of abk_serve(). text: its peer, or why it left. */
     ABK_EV_CLIENT,
     ABK_EV_LOG,  /* a: ABK_LOG_...; text: one line */
     ABK_EV_FRAME, /* a tapped frame; text: the params of bus/frame as JSON (docs/design/kernel.md) */

@@ -278,8 +278,8 @@ static void find_client(abk_lane *lane, const abk_message *message, aim *to)
         to->client = to->entry->client;
     if (to->client == NULL)
         to->client = owner_of(lane, message);
-    if (to->client == NULL && bus->client_count == 1)
-        to->client = ABK_OF(abk_list_first(&bus->clients), abk_client, link);
+    if (to->client == NULL)
+        to->client = abk_client_sole(bus);
     if (to->client == NULL)
         to->client = only_client_at_work(lane);
 }

@@ -70,6 +70,10 @@ void abk_trim(void);
 uint64_t abk_random(void);
 
 #ifdef ABK_TEST
+struct abk_order;
+struct abk_child;
+struct abk_spawn_error;
+
 /* The one piece of global state, in test builds alone. */
 typedef struct abk_test_hooks {
     uint64_t allocations;   /* calls of abk_alloc and abk_realloc so far */
@@ -78,6 +82,10 @@ typedef struct abk_test_hooks {
     /* Asked before each system call; < 0: set errno to its negative and return -1. n >= 0 limits the
      * bytes of a read or write to n; INT_MAX: do it. name is "read" for abk_sys_read, and so on. */
     int (*before)(const char *name, int fd);
+    uint64_t later; /* nanoseconds that abk_now() is ahead of the clock */
+    /* Instead of abk_spawn_child(); NULL: real processes. */
+    int (*spawn)(const struct abk_order *order, struct abk_child *child,
+                 struct abk_spawn_error *error);
 } abk_test_hooks;
 extern abk_test_hooks abk_test;
 #endif

@@ -175,7 +175,7 @@ void abk_out_string(abk_buf *buf, const char *at, size_t len)
             abk_out_format(buf, "\\u%04x", (unsigned)byte);
         plain = ++i;
     }
-    if (!buf->failed)
+    if (!buf->failed && plain < len) /* at may be NULL where len is 0 */
         abk_buf_append(buf, at + plain, len - plain);
     abk_out(buf, "\"");
 }

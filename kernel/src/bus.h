@@ -317,7 +317,8 @@ struct abk_bus {
     abk_client *host; /* NULL: the process is no client itself */
     abk_client *served;
     abk_link clients, dirty_clients, dead_clients;
-    uint32_t client_count, next_client, tap_clients;
+    uint32_t client_count; /* those that may ask for anything */
+    uint32_t next_client, tap_clients;
     abk_link doors;
     abk_link processes, dead_processes, dead_slots, dirty_lanes, dead_lanes;
     abk_map slots; /* by number */
@@ -500,6 +501,8 @@ void abk_client_free(abk_client *client);
 void abk_client_fail(abk_client *client, abk_text id, const abk_failure *failure, bool sent);
 void abk_choke(abk_bus *bus);
 bool abk_client_full(const abk_client *client);
+abk_client *abk_client_sole(const abk_bus *bus);
+void abk_client_admit(abk_client *client, bool admitted);
 bool abk_client_send(abk_client *client, const abk_frame *frame);
 void abk_client_put(abk_client *client, const abk_buf *line); /* made by the kernel */
 

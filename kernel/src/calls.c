@@ -199,6 +199,8 @@ int32_t abk_spawn(abk_bus *bus, const char *pool_id, const abk_extra *extra)
     if (pool == NULL)
         return result < 0 ? result : ABK_ENOENT;
     const bool own = extra != NULL && extra->session != NULL;
+    if (bus->stopping)
+        return ABK_ESTATE; /* nobody would end it */
     if (own && extra->session_len == 0)
         return ABK_EINVAL; /* an empty name is none */
     abk_slot *slot = abk_slot_add(pool, own);
@@ -224,6 +226,8 @@ int abk_resize(abk_bus *bus, const char *pool_id, uint32_t instances, double dra
     abk_pool *pool = result < 0 ? NULL : pool_of(bus, pool_id);
     if (pool == NULL)
         return result < 0 ? result : ABK_ENOENT;
+    if (bus->stopping)
+        return ABK_ESTATE;
     abk_pool_resize(pool, instances, drain_s);
     return ABK_OK;
 }

@@ -15,7 +15,7 @@ abk_client *abk_client_add(abk_bus *bus, abk_client_kind kind)
     if (client == NULL)
         return NULL;
     client->bus = bus;
-    client->kind = kind;
+    client->kind = (uint8_t)kind;
     client->number = bus->next_client++;
     client->in.fd = client->out.fd = -1;
     client->in_flags = client->out_flags = -1;
@@ -30,6 +30,28 @@ abk_client *abk_client_add(abk_bus *bus, abk_client_kind kind)
     if (kind != ABK_HOST)
         bus->counts.clients++;
     return client;
+}
+
+/* The only one that may ask for anything; one that has yet to show its token may not. */
+abk_client *abk_client_sole(const abk_bus *bus)
+{
+    if (bus->client_count != 1)
+        return NULL;
+    ABK_EACH(link, &bus->clients)
+    {
+        abk_client *client = ABK_OF(link, abk_client, link);
+        if (!client->needs_auth)
+            return client;
+    }
+    return NULL;
+}
+
+void abk_client_admit(abk_client *client, bool admitted)
+{
+    if (client->needs_auth == !admitted)
+        return;
+    client->needs_auth = !admitted;
+    client->bus->client_count += admitted ? 1U : -1U;
 }
 
 /* --- being watched --------------------------------------------------------------------------- */
@@ -119,7 +141,7 @@ void abk_client_gone(abk_client *client, const char *why)
         abk_tap_on(bus);
     }
     abk_unlink(&client->link);
-    bus->client_count--;
+    bus->client_count -= !client->needs_auth;
     bus->counts.clients--;
     bus->counts.client_disconnects++;
     abk_event *event = abk_tell(bus, ABK_EV_CLIENT, NULL);
@@ -155,9 +177,18 @@ void abk_client_look(abk_client *client)
     abk_wake_at(client->bus, &client->timer, client->bus->now);
 }
 
+static void tell_end(abk_client *client, int what)
+{
+    abk_event *event = abk_tell(client->bus, ABK_EV_CLIENT, NULL);
+    if (event == NULL)
+        return;
+    event->count = client->number;
+    event->a = what;
+    event->b = 1;
+}
+
 static void end_quietly(abk_client *client)
 {
-    abk_bus *bus = client->bus;
     if (client->live > 0 || abk_buf_len(&client->buf) > 0)
         return;
     if (client->kind == ABK_SOCKET) {
@@ -167,12 +198,8 @@ static void end_quietly(abk_client *client)
     if (client->told_end)
         return;
     client->told_end = true;
-    abk_event *event = abk_tell(bus, ABK_EV_CLIENT, NULL);
-    if (event == NULL)
-        return;
-    event->count = client->number;
-    event->a = 2;
-    event->b = 1;
+    tell_end(client, 2);
+    abk_client_gone(client, "its input has ended");
 }
 
 /* Its timer: it has taken nothing for too long, or it is to be looked at. */
@@ -303,6 +330,8 @@ static void input_ended(abk_client *client)
         abk_client_gone(client, "closed");
         return;
     }
+    if (client->kind == ABK_SERVED)
+        tell_end(client, 3);
     abk_client_watch(client);
     abk_client_look(client);
 }

@@ -266,7 +266,7 @@ static void come_in(abk_door *door, int fd)
     client->in = (abk_watch){.fd = fd, .kind = ABK_ON_CLIENT, .owner = client};
     client->admin = door->admin;
     client->token = door->token;
-    client->needs_auth = door->token != NULL;
+    abk_client_admit(client, door->token == NULL);
     bus->counts.client_connects++;
     abk_client_watch(client);
     abk_event *event = abk_tell(bus, ABK_EV_CLIENT, NULL);

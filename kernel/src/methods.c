@@ -275,7 +275,7 @@ static void on_auth(abk_client *client, const abk_message *message)
             abk_client_gone(client, "unauthorized");
             return;
         }
-        client->needs_auth = false;
+        abk_client_admit(client, true);
     }
     answer_empty(client, message);
 }

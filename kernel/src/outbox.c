@@ -36,18 +36,18 @@ int abk_outbox_withdraw(abk_outbox *out, uint64_t start, uint32_t len)
 {
     const uint64_t end = start + len;
     const uint32_t at = find(out, start);
-    abk_hole *hole = out->holes + at;
-    const bool after = at < out->hole_count && hole->to == start;
-    abk_hole *next = after ? hole + 1 : hole;
-    const bool before = next < out->holes + out->hole_count && next->from == end;
+    const bool after = at < out->hole_count && out->holes[at].to == start;
+    const uint32_t next = after ? at + 1 : at;
+    const bool before = next < out->hole_count && out->holes[next].from == end;
     if (after) {
-        hole->to = before ? next->to : end;
+        out->holes[at].to = before ? out->holes[next].to : end;
         if (before) {
             out->hole_count--;
-            memmove(next, next + 1, (size_t)(out->holes + out->hole_count - next) * sizeof *next);
+            memmove(out->holes + next, out->holes + next + 1,
+                    (out->hole_count - next) * sizeof *out->holes);
         }
     } else if (before) {
-        next->from = start;
+        out->holes[next].from = start;
     } else {
         if (out->hole_count == out->hole_cap) {
             const uint32_t cap = out->hole_cap == 0 ? 8 : out->hole_cap * 2;
@@ -57,7 +57,7 @@ int abk_outbox_withdraw(abk_outbox *out, uint64_t start, uint32_t len)
             out->holes = holes;
             out->hole_cap = cap;
         }
-        hole = out->holes + at;
+        abk_hole *hole = out->holes + at;
         memmove(hole + 1, hole, (out->hole_count - at) * sizeof *hole);
         *hole = (abk_hole){start, end};
         out->hole_count++;

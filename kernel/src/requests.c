@@ -337,8 +337,10 @@ void abk_take_line(abk_client *client, const char *line, size_t len)
     }
     if (scanned < 0) {
         char text[256];
-        snprintf(text, sizeof text, "Parse error: %s", message.reason);
-        refuse_line(client, ABK_TEXT("null"), ABK_CODE_PARSE_ERROR, text);
+        const bool odd = message.odd_member;
+        snprintf(text, sizeof text, "%s: %s", odd ? "Invalid request" : "Parse error", message.reason);
+        refuse_line(client, ABK_TEXT("null"), odd ? ABK_CODE_INVALID_REQUEST : ABK_CODE_PARSE_ERROR,
+                    text);
         return;
     }
     if (!message.repeated) {

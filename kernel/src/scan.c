@@ -395,6 +395,8 @@ static inline abk_value *slot_of(abk_message *m, const abk_value *name)
     return name->escaped ? named_escaped(m, name) : named(m, name->at, name->len);
 }
 
+static const char not_utf8[] = "id, method or sessionId is not UTF-8";
+
 /* What is wrong with a member that has to be of a certain kind; every one counts, not the last. */
 static const char *wrong_member(abk_message *m, const abk_value *slot)
 {
@@ -413,7 +415,7 @@ static const char *wrong_member(abk_message *m, const abk_value *slot)
     } else {
         return NULL;
     }
-    return is_utf8(slot->at, slot->len) ? NULL : "id, method or sessionId is not UTF-8";
+    return is_utf8(slot->at, slot->len) ? NULL : not_utf8;
 }
 
 /* From the first name to behind the closing brace. */
@@ -430,8 +432,10 @@ static const char *scan_members(scan *s, const char *p, abk_message *m)
         if (p == NULL)
             return NULL;
         const char *const reason = slot != NULL ? wrong_member(m, slot) : NULL;
-        if (reason != NULL)
+        if (reason != NULL) {
+            m->odd_member = reason != not_utf8;
             return fail(s, reason);
+        }
         if (*p == '}')
             return p + 1;
         if (*p != ',')
@@ -466,7 +470,7 @@ static inline void clear(abk_message *m)
     m->error = absent;
     m->session = absent;
     m->pool = absent;
-    m->repeated = m->odd_session = false;
+    m->repeated = m->odd_session = m->odd_member = false;
     m->reason = NULL;
 }
 

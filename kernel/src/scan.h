@@ -43,6 +43,7 @@ typedef struct abk_value {
 typedef struct abk_message {
     abk_value id, method, params, result, error, session, pool;
     bool repeated; /* one of these members stood there twice; each is the last of its name */
+    bool odd_member; /* after ABK_EPROTO: it is JSON, but an id, method or sessionId is not what it may be */
     bool odd_session; /* a sessionId that was no string stood there, maybe not as the last */
     const char *reason; /* after ABK_EPROTO: what is wrong, a static text */
 } abk_message;

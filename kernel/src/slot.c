@@ -393,6 +393,8 @@ void abk_slot_retire(abk_slot *slot) { abk_slot_fire(slot, ABK_E_RETIRE); }
 void abk_pool_resize(abk_pool *pool, uint32_t instances, double drain_s)
 {
     uint32_t count = 0;
+    if (pool->bus->stopping)
+        return; /* what is added now nobody would end */
     ABK_EACH(link, &pool->slots)
     {
         abk_slot *slot = ABK_OF(link, abk_slot, of_pool);

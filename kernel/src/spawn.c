@@ -459,6 +459,10 @@ static int spawn(birth *self, int fds[PIPES][2], char *stack, abk_child *child,
 
 int abk_spawn_child(const abk_order *order, abk_child *child, abk_spawn_error *error)
 {
+#ifdef ABK_TEST
+    if (abk_test.spawn != NULL)
+        return abk_test.spawn(order, child, error);
+#endif
     birth self = {.order = order};
     int fds[PIPES][2]; /* in, out, err, the report */
     for (int i = 0; i < PIPES; i++)

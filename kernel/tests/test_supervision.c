@@ -191,6 +191,8 @@ static void a_second_stop_ends_sooner(void)
     rig_step(&r, 0);
     CHECK(r.ends[held].failures == 1 && r.ends[held].code == ABK_CODE_SHUTTING_DOWN);
     CHECK(!abk_stopped(r.bus));
+    CHECK(abk_spawn(r.bus, "a", NULL) == ABK_ESTATE); /* which nobody would end */
+    CHECK(abk_resize(r.bus, "a", 3, 0.0) == ABK_ESTATE);
     CHECK(abk_stop(r.bus, 0.0, 0.1) == ABK_OK);
     UNTIL(&r, abk_stopped(r.bus));
     CHECK(abk_now() - begun < 300 * ABK_S);

@@ -389,6 +389,7 @@ class Daemon:
         stdout: int = subprocess.PIPE,
         **popen: Any,
     ) -> None:
+        program = find_daemon()
         self.folder = tempfile.mkdtemp(prefix="busd-")
         self.clients: list[Client] = []
         self.log: list[str] = []
@@ -397,7 +398,7 @@ class Daemon:
         path = Path(self.folder, "config.json")
         path.write_text(json.dumps(configuration or config()))
         self.unix_path, self.admin_path = f"{self.folder}/s", f"{self.folder}/a"
-        words = [find_daemon(), "--config", str(path), *arguments]
+        words = [program, "--config", str(path), *arguments]
         words += ["--unix", self.unix_path] if unix else []
         words += ["--admin-unix", self.admin_path] if admin else []
         words += ["--tcp", "127.0.0.1:0"] if tcp else []
@@ -407,9 +408,13 @@ class Daemon:
         if not self.has_stdio:
             stdin = stdout = subprocess.DEVNULL
         more = popen.pop("env", {})
-        self.process = subprocess.Popen(
-            words, stdin=stdin, stdout=stdout, stderr=stderr, env=environment(**more), **popen
-        )
+        try:
+            self.process = subprocess.Popen(
+                words, stdin=stdin, stdout=stdout, stderr=stderr, env=environment(**more), **popen
+            )
+        except BaseException:
+            shutil.rmtree(self.folder)
+            raise
         self.pid = self.process.pid
         self._reader: threading.Thread | None = None
         try:

@@ -116,9 +116,6 @@ def test_object_that_is_no_message_is_answered_with_32600(
     assert anyone.call("echo") == {}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="abk_scan() calls it a parse error; it is JSON, and an object"
-)
 @pytest.mark.parametrize("key", ["true", '{"a":1}', "[1]", "1e400"])
 def test_request_with_an_id_that_is_none_is_answered_with_32600(anyone: Client, key: str) -> None:
     anyone.send(b'{"id":%s,"method":"echo"}' % key.encode())

@@ -314,9 +314,6 @@ def test_client_without_its_token_hears_nothing(token_file: str) -> None:
         ann.call("release")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="find_client() goes by client_count, which counts one that needs_auth"
-)
 def test_client_without_its_token_is_not_the_sole_client(token_file: str) -> None:
     """W23: a worker's words are for who may talk to it."""
     with Daemon(config(), "--token-file", token_file, tcp=True, unix=True) as daemon:
