@@ -51,15 +51,19 @@ if TYPE_CHECKING:
 
     pass
 
+ffi: Any = None
+lib: Any = None
+_WHY_NOT = ""
 try:
-    from anyio_bus._native import ffi, lib
+    from anyio_bus import _native
 except ImportError as exc:
-    ffi = lib = None
     _WHY_NOT = (
         "this install of anyio_bus has no parts in C"
         if exc.name != "_cffi_backend"
         else "cffi is not installed: pip install 'anyio-bus[native]'"
     )
+else:
+    ffi, lib = _native.ffi, _native.lib
 
 __all__ = ("is_native_there", "open_native", "why_not_native")
 

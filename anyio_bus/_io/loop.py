@@ -90,7 +90,7 @@ class _AsyncioLoop:
                 if function() or done.done():
                     return
                 done.set_result(None)
-            except BaseException as exc:  # it is the waiting task's  # noqa: BLE001
+            except BaseException as exc:  # it is the waiting task's  # noqa: ASYNC103, BLE001
                 self._loop.remove_reader(fd)
                 if not done.done():
                     done.set_exception(exc)

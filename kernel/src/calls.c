@@ -142,6 +142,8 @@ static abk_slot *slot_of(abk_bus *bus, int32_t worker, int *result)
 {
     *result = abk_enter(bus);
     abk_slot *slot = *result < 0 ? NULL : abk_slot_find(bus, worker);
+    if (slot != NULL && slot->life.state == ABK_S_STOPPED)
+        slot = NULL; /* it goes with the next step, and nothing may be tied to it */
     if (slot == NULL && *result == ABK_OK)
         *result = ABK_ENOENT;
     return slot;

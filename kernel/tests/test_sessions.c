@@ -263,6 +263,20 @@ static void what_waits_for_a_released_lease_ends_with_its_slot(void)
     rig_close(&r);
 }
 
+static void one_that_is_stopped_cannot_be_lent(void)
+{
+    rig r;
+    rig_open(&r, rig_config("", TWO, SOON));
+    all_ready(&r, 2);
+    CHECK(abk_rest(r.bus, 1) == 1);
+    UNTIL(&r, rig_state(&r, 1) == ABK_WORKER_VACANT);
+    CHECK(abk_drain(r.bus, 1, 0.0, true) == ABK_OK); /* it is over at once, and known for a while */
+    CHECK(abk_lease(r.bus, 1, "s", 1, true) == ABK_ENOENT && abk_hold(r.bus, 1) == ABK_ENOENT);
+    UNTIL(&r, rig_state(&r, 1) == ABK_WORKER_STOPPED);
+    CHECK_HAS(rig_answer(&r, rig_ask_session(&r, "s", 0, "echo")), "done");
+    rig_close(&r);
+}
+
 static void an_empty_session_is_none(void)
 {
     rig r;
@@ -286,4 +300,5 @@ TEST_MAIN(TEST(a_session_stays_with_its_worker), TEST(a_lost_session_is_refused_
           TEST(a_lease_with_rebind_goes_on), TEST(a_worker_may_be_made_for_a_session),
           TEST(one_made_for_a_session_ends_when_it_is_lost), TEST(one_session_has_one_lease),
           TEST(a_worker_that_takes_a_leased_session_takes_its_lease),
-          TEST(what_waits_for_a_released_lease_ends_with_its_slot), TEST(an_empty_session_is_none))
+          TEST(what_waits_for_a_released_lease_ends_with_its_slot), TEST(one_that_is_stopped_cannot_be_lent),
+          TEST(an_empty_session_is_none))
