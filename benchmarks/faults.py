@@ -196,7 +196,8 @@ class Asker:
     def _flush(self) -> None:
         self._scheduled = False
         assert self.client is not None
-        self.client.write(b"".join(self._out))
+        if self._out:
+            self.client.write(b"".join(self._out))
         self._out.clear()
 
     def take(self, message: Message) -> None:
@@ -231,6 +232,7 @@ class Asker:
         """Ask no more, cancel what is never answered, wait for every answer, end the sessions."""
         assert self.client is not None
         self.stopping = True
+        self._flush()  # a request goes before its cancel
         for ident, kind in self.pending.items():
             if kind == "hold":
                 self.client.send("$/cancelRequest", {"id": ident})

@@ -20,7 +20,10 @@ typedef struct abk_buf {
 } abk_buf;
 
 static inline size_t abk_buf_len(const abk_buf *buf) { return buf->tail - buf->head; }
-static inline const char *abk_buf_at(const abk_buf *buf) { return buf->data + buf->head; }
+static inline const char *abk_buf_at(const abk_buf *buf)
+{
+    return buf->head == 0 ? buf->data : buf->data + buf->head; /* NULL + 0 is undefined */
+}
 
 /* Make room for so many bytes more at the end; ABK_ENOMEM leaves all as it was. */
 int abk_buf_reserve(abk_buf *buf, size_t more);

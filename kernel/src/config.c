@@ -27,14 +27,18 @@ bool abk_config_no_memory(abk_reading *self)
 
 static bool add_text(abk_reading *self, char ***list, uint32_t *count, const char *text)
 {
-    char **longer = abk_arena_take(self->arena, (*count + 1) * sizeof *longer);
     char *copy = abk_arena_copy(self->arena, text, strlen(text));
-    if (longer == NULL || copy == NULL)
+    if (copy == NULL)
         return abk_config_no_memory(self);
-    if (*count > 0)
-        memcpy(longer, *list, *count * sizeof *longer);
-    longer[(*count)++] = copy;
-    *list = longer;
+    if ((*count & (*count - 1)) == 0) { /* full: its room is the next power of two */
+        char **longer = abk_arena_take(self->arena, (*count * 2 + 1) * sizeof *longer);
+        if (longer == NULL)
+            return abk_config_no_memory(self);
+        if (*count > 0)
+            memcpy(longer, *list, *count * sizeof *longer);
+        *list = longer;
+    }
+    (*list)[(*count)++] = copy;
     return true;
 }
 
@@ -80,7 +84,7 @@ static bool store_number(abk_reading *self, const char *owner, const abk_field *
 {
     if (!abk_config_is(self, owner, field->name, value, ABK_NUMBER))
         return false;
-    if (field->type != ABK_F_SECONDS && !value->integral)
+    if (field->type != ABK_F_SECONDS && !value->integral && value->text[strcspn(value->text, ".eE")] != '\0')
         return abk_config_fail(self, owner, field->name, "expected an integer, got %.*s",
                                (int)value->len, value->text);
     if (field->bound == ABK_B_POSITIVE && !(value->number > 0))
@@ -89,8 +93,8 @@ static bool store_number(abk_reading *self, const char *owner, const abk_field *
     if (field->bound == ABK_B_NATURAL && !(value->number >= 0))
         return abk_config_fail(self, owner, field->name, "must not be negative, not %.*s",
                                (int)value->len, value->text);
-    const uint64_t most = field->most > 0 ? field->most : field->type == ABK_F_U32 ? UINT32_MAX : UINT64_MAX;
-    if (field->type != ABK_F_SECONDS && value->number > (double)most)
+    const uint64_t most = field->most > 0 ? field->most : field->type == ABK_F_U32 ? UINT32_MAX : INT64_MAX;
+    if (field->type != ABK_F_SECONDS && (!value->integral || (uint64_t)value->integer > most))
         return abk_config_fail(self, owner, field->name, "must be at most %llu, not %.*s",
                                (unsigned long long)most, (int)value->len, value->text);
     if (field->type == ABK_F_SECONDS)
@@ -145,7 +149,7 @@ bool abk_config_object(abk_reading *self, const char *owner, const char *path, c
 {
     for (const abk_json *member = object->first; member != NULL; member = member->next) {
         size_t i = 0;
-        while (i < count && strcmp(fields[i].name, member->name) != 0)
+        while (i < count && !abk_json_is_named(member, fields[i].name))
             i++;
         if (i == count) {
             if (!unknown(self, path, member))
@@ -236,6 +240,8 @@ static bool check_transport(abk_reading *self, const abk_json *transport)
                 {"protocol", "json", "JSON is the only protocol: leave it out"}};
     if (transport == NULL)
         return true;
+    if (transport->kind == ABK_NULL)
+        return unknown(self, "$", transport);
     if (transport->kind != ABK_OBJECT) {
         abk_fail(self->error, ABK_EINVAL, 0, "config: transport: expected an object");
         return false;
@@ -244,10 +250,10 @@ static bool check_transport(abk_reading *self, const abk_json *transport)
         const char *instead = "shm and mqueue are not spoken: use --unix PATH";
         bool good = false;
         for (size_t i = 0; i < sizeof kept / sizeof *kept; i++) {
-            if (strcmp(member->name, kept[i].key) != 0)
+            if (!abk_json_is_named(member, kept[i].key))
                 continue;
             instead = kept[i].instead;
-            good = member->kind == ABK_STRING && strcmp(member->text, kept[i].value) == 0;
+            good = abk_json_says(member, kept[i].value);
         }
         if (good)
             continue;
@@ -297,7 +303,7 @@ static bool read_all(abk_reading *self, const abk_json *root)
     }
     for (const abk_json *member = root->first; member != NULL; member = member->next) {
         size_t i = 0;
-        while (i < sizeof known / sizeof *known && strcmp(known[i], member->name) != 0)
+        while (i < sizeof known / sizeof *known && !abk_json_is_named(member, known[i]))
             i++;
         if (i == sizeof known / sizeof *known && !unknown(self, "$", member))
             return false;

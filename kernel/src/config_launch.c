@@ -10,6 +10,12 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#ifdef __GLIBC__
+typedef __rlimit_resource_t resource_name; /* an enum there */
+#else
+typedef int resource_name;
+#endif
+
 enum { NAME_BYTES = 16 * 1024, MOST_GROUPS = 256 };
 
 static bool fail(abk_reading *self, const char *owner, const char *field, const char *problem, const char *name)
@@ -49,7 +55,7 @@ static bool read_limit(abk_reading *self, const char *owner, const abk_json *val
 static bool read_rlimit(abk_reading *self, const char *owner, const abk_json *item, abk_rlimit *out)
 {
     size_t i = 0;
-    while (i < sizeof resources / sizeof *resources && strcmp(resources[i].name, item->name) != 0)
+    while (i < sizeof resources / sizeof *resources && !abk_json_is_named(item, resources[i].name))
         i++;
     if (i == sizeof resources / sizeof *resources)
         return fail(self, owner, "rlimits", "there is no such limit", item->name);
@@ -63,7 +69,7 @@ static bool read_rlimit(abk_reading *self, const char *owner, const abk_json *it
     if (out->limit.rlim_cur > out->limit.rlim_max)
         return fail(self, owner, "rlimits", "the soft limit is above the hard one", item->name);
     struct rlimit now;
-    if (geteuid() != 0 && getrlimit(out->resource, &now) == 0 && out->limit.rlim_max > now.rlim_max)
+    if (geteuid() != 0 && getrlimit((resource_name)out->resource, &now) == 0 && out->limit.rlim_max > now.rlim_max)
         return fail(self, owner, "rlimits", "only root may go above the limit that is set", item->name);
     return true;
 }
@@ -127,8 +133,10 @@ static bool read_user(abk_reading *self, const char *owner, const abk_json *user
     struct passwd entry;
     struct passwd *found = NULL;
     uint32_t id = 0;
-    if (user->kind == ABK_STRING)
+    if (user->kind == ABK_STRING && strlen(user->text) == user->len)
         getpwnam_r(user->text, &entry, buffer, sizeof buffer, &found);
+    else if (user->kind == ABK_STRING)
+        found = NULL; /* no name has a NUL inside */
     else if (read_id(self, owner, "user", user, &id))
         getpwuid_r(id, &entry, buffer, sizeof buffer, &found);
     else
@@ -158,7 +166,8 @@ static bool read_groups(abk_reading *self, const char *owner, const abk_json *gr
         struct group *found = NULL;
         uint32_t id = 0;
         if (item->kind == ABK_STRING) {
-            getgrnam_r(item->text, &entry, buffer, sizeof buffer, &found);
+            if (strlen(item->text) == item->len)
+                getgrnam_r(item->text, &entry, buffer, sizeof buffer, &found);
             if (found == NULL)
                 return fail(self, owner, "groups", "there is no group", item->text);
             id = (uint32_t)entry.gr_gid;
@@ -179,8 +188,8 @@ static bool read_umask(abk_reading *self, const char *owner, const abk_json *jso
     long mask = -1;
     if (json->kind == ABK_STRING) {
         char *end;
-        mask = strtol(json->text, &end, 8);
-        if (json->len == 0 || *end != '\0')
+        mask = strtol(json->text + (strncmp(json->text, "0o", 2) == 0 ? 2 : 0), &end, 8);
+        if (end == json->text || end != json->text + json->len || end[-1] == 'o')
             return fail(self, owner, "umask", "is not octal", json->text);
     } else if (json->kind == ABK_NUMBER && json->integral) {
         mask = (long)json->integer;

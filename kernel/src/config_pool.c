@@ -62,6 +62,14 @@ static bool add_words(pool_reading *pool, const char *key, const abk_json *list,
     return true;
 }
 
+/* Whether there is something behind blanks. */
+static bool has_words(const char *text)
+{
+    text += strspn(text, " \t\r\n");
+    text += strcspn(text, " \t\r\n");
+    return text[strspn(text, " \t\r\n")] != '\0';
+}
+
 static bool read_command(pool_reading *pool)
 {
     const abk_json *command = get(pool, "command");
@@ -88,8 +96,8 @@ static bool read_command(pool_reading *pool)
         return false;
     if (count == 0 || pool->out->argv[0][0] == '\0')
         return abk_config_fail(pool->self, pool->owner, "command", "must not be empty");
-    const bool spaced = count == 1 && command->kind == ABK_STRING && strpbrk(pool->out->argv[0], " \t") != NULL;
-    if (spaced && access(pool->out->argv[0], F_OK) != 0)
+    if (count == 1 && command->kind == ABK_STRING && has_words(pool->out->argv[0]) &&
+        access(pool->out->argv[0], F_OK) != 0)
         return abk_config_fail(pool->self, pool->owner, "command",
                                "is not split as a shell would; write a list of words");
     return true;
@@ -148,7 +156,7 @@ static bool read_session(pool_reading *pool)
         return true;
     if (!is(pool, "session", session, ABK_STRING))
         return false;
-    if (strcmp(session->text, "top") == 0)
+    if (abk_json_says(session, "top"))
         return true;
     const char *text = session->text;
     pool->out->session_acp = strcmp(text, "acp") == 0;
@@ -158,7 +166,7 @@ static bool read_session(pool_reading *pool)
         return bad_session(pool, session);
     for (const char *at = text; at != NULL;) {
         const size_t len = strcspn(at, ".");
-        if (len == 0 || path->count == ABK_MAX_PATH || strcspn(at, " \t\r\n") < len)
+        if (len == 0 || path->count == ABK_MAX_PATH || strcspn(at, " \t\r\n\v\f") < len)
             return bad_session(pool, session);
         path->names[path->count++] = (abk_text){at, (uint32_t)len};
         at = at[len] == '.' ? at + len + 1 : NULL;
@@ -221,7 +229,7 @@ static bool read_ready(pool_reading *pool)
         OTHER("method"), OTHER("params"), OTHER("then_notify")};
     const abk_json *ready = get(pool, "ready");
     char path[64];
-    if (ready == NULL || (ready->kind == ABK_STRING && strcmp(ready->text, "spawn") == 0))
+    if (ready == NULL || abk_json_says(ready, "spawn"))
         return true;
     if (ready->kind != ABK_OBJECT)
         return abk_config_fail(pool->self, pool->owner, "ready",
@@ -250,36 +258,81 @@ static bool read_ready(pool_reading *pool)
 
 /* --- what the client does --------------------------------------------------------------------- */
 
+typedef struct client_keys { /* checked, and left to the client */
+    double idle_timeout_s, max_lifetime_s, every_s, timeout_s;
+    uint64_t spares, max_rss_bytes;
+    int choice;
+    bool guard, serial;
+} client_keys;
+
+#define CLIENT(key, type, bound)                                                                   \
+    {#key, ABK_F_##type, ABK_B_##bound, offsetof(client_keys, key), 0, NULL}
+#define CLIENT_CHOICE(key, names)                                                                  \
+    {key, ABK_F_CHOICE, ABK_B_ANY, offsetof(client_keys, choice), 0, names}
+
+static bool read_probe(pool_reading *pool, const abk_json *health, client_keys *keys)
+{
+    static const abk_field fields[] = {CLIENT(every_s, SECONDS, POSITIVE),
+                                       CLIENT(timeout_s, SECONDS, POSITIVE), OTHER("method"),
+                                       OTHER("params")};
+    char path[64];
+    if (!is(pool, "health", health, ABK_OBJECT))
+        return false;
+    snprintf(path, sizeof path, "%s.health", pool->path);
+    if (!abk_config_object(pool->self, "Probe", path, health, fields, sizeof fields / sizeof *fields,
+                           keys))
+        return false;
+    const abk_json *method = abk_json_member(health, "method");
+    const abk_json *params = abk_json_member(health, "params");
+    if (method == NULL)
+        return abk_config_fail(pool->self, "Probe", "method", "is missing");
+    if (!abk_config_is(pool->self, "Probe", "method", method, ABK_STRING))
+        return false;
+    if (method->len == 0)
+        return abk_config_fail(pool->self, "Probe", "method", "must not be empty");
+    return params == NULL || abk_config_is(pool->self, "Probe", "params", params, ABK_OBJECT);
+}
+
 static bool read_client_keys(pool_reading *pool)
 {
-    static const struct {
+    static const abk_field fields[] = {
+        CLIENT(spares, U64, NATURAL),
+        CLIENT(max_lifetime_s, SECONDS, NATURAL),
+        CLIENT(max_rss_bytes, U64, NATURAL),
+        CLIENT(idle_timeout_s, SECONDS, NATURAL),
+        CLIENT(guard, BOOL, ANY),
+        CLIENT(serial, BOOL, ANY),
+        CLIENT_CHOICE("chunks", "anyio-bus|acp|mcp-progress"),
+        CLIENT_CHOICE("collect", "text"),
+        CLIENT_CHOICE("spawn", "auto|posix|portable"),
+    };
+    client_keys keys = {0};
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
+        const abk_json *value = get(pool, fields[i].name);
+        const bool none = value == NULL ||
+                          (value->kind == ABK_NULL && strcmp(fields[i].name, "collect") == 0);
+        if (!none && !abk_config_field(pool->self, pool->owner, &fields[i], value, &keys))
+            return false;
+    }
+    const abk_json *health = get(pool, "health");
+    health = health == NULL || health->kind == ABK_NULL ? NULL : health;
+    if (health != NULL && !read_probe(pool, health, &keys))
+        return false;
+    pool->out->packs = keys.idle_timeout_s > 0 && pool->out->balance == ABK_LEAST_BUSY;
+    pool->out->probed = health != NULL;
+    const struct {
         const char *key;
-        uint8_t kind;
-        uint8_t other; /* this kind is fine as well */
-    } all[] = {{"spares", ABK_NUMBER, 0},         {"max_lifetime_s", ABK_NUMBER, 0},
-               {"max_rss_bytes", ABK_NUMBER, 0},  {"idle_timeout_s", ABK_NUMBER, 0},
-               {"max_requests", ABK_NUMBER, 0},   {"health", ABK_OBJECT, ABK_NULL},
-               {"guard", ABK_BOOL, 0},            {"chunks", ABK_STRING, 0},
-               {"collect", ABK_STRING, ABK_NULL}, {"serial", ABK_BOOL, 0},
-               {"spawn", ABK_STRING, 0}};
+        bool asked;
+    } all[] = {{"spares", keys.spares > 0},
+               {"max_lifetime_s", keys.max_lifetime_s > 0},
+               {"max_rss_bytes", keys.max_rss_bytes > 0},
+               {"idle_timeout_s", keys.idle_timeout_s > 0},
+               {"max_requests", pool->out->max_requests > 0},
+               {"health", health != NULL},
+               {"guard", keys.guard}};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        const abk_json *value = get(pool, all[i].key);
-        if (value == NULL || (all[i].other != 0 && value->kind == all[i].other))
-            continue;
-        if (!is(pool, all[i].key, value, all[i].kind))
+        if (all[i].asked && !abk_config_client_only(pool->self, pool->path, all[i].key))
             return false;
-        if (value->kind == ABK_NUMBER && !(value->number >= 0))
-            return abk_config_fail(pool->self, pool->owner, all[i].key, "must not be negative, not %.*s",
-                                   (int)value->len, value->text);
-        const bool asked = value->kind == ABK_NUMBER ? value->number > 0
-                           : value->kind == ABK_BOOL ? value->truth && all[i].key[0] == 'g'
-                                                     : value->kind == ABK_OBJECT;
-        if (asked && !abk_config_client_only(pool->self, pool->path, all[i].key))
-            return false;
-        if (strcmp(all[i].key, "idle_timeout_s") == 0)
-            pool->out->packs = asked && pool->out->balance == ABK_LEAST_BUSY;
-        if (strcmp(all[i].key, "health") == 0)
-            pool->out->probed = true;
     }
     return true;
 }

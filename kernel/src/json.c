@@ -1,6 +1,8 @@
 /* JSON documents: see json.h. */
 #include "json.h"
 
+#include <float.h>
+#include <locale.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -118,17 +120,20 @@ static bool read_string(parser *self, const char **text, uint32_t *len)
     const char *close = ++self->at;
     while (close < self->end && *close != '"')
         close += *close == '\\' ? 2 : 1;
-    char *to = close < self->end ? abk_arena_take(self->arena, (size_t)(close - self->at) + 1) : NULL;
     if (close >= self->end)
         return fail(self, "a string without its end");
+    if (!abk_is_utf8(self->at, (size_t)(close - self->at))) /* escapes may make bytes that are not */
+        return fail(self, "a string that is not UTF-8");
+    char *to = abk_arena_take(self->arena, (size_t)(close - self->at) + 1);
     if (to == NULL)
         return no_memory(self);
     *text = to;
-    bool bytes = false;
     while (*self->at != '"') {
         const char c = *self->at++;
-        if ((unsigned char)c < 0x20)
+        if ((unsigned char)c < 0x20) {
+            self->at--;
             return fail(self, "a control character in a string");
+        }
         if (c != '\\') {
             *to++ = c;
             continue;
@@ -142,17 +147,15 @@ static bool read_string(parser *self, const char **text, uint32_t *len)
             if (code < 0)
                 return false;
             const bool raw = code >= 0xDC80 && code < 0xDD00;
-            bytes = bytes || raw;
             to = raw ? put_byte(to, code) : put_utf8(to, code);
         } else {
+            self->at -= 2;
             return fail(self, "an escape that is none");
         }
     }
     self->at++;
     *to = '\0';
     *len = (uint32_t)(to - *text);
-    if (!bytes && !abk_is_utf8(*text, *len))
-        return fail(self, "a string that is not UTF-8");
     return true;
 }
 
@@ -189,12 +192,17 @@ static bool read_number(parser *self, abk_json *value)
         return fail(self, "a number with too many digits");
     memcpy(text, from, (size_t)(at - from));
     text[at - from] = '\0';
-    self->at = at;
+    char *point = strchr(text, '.');
+    if (point != NULL)
+        *point = *localeconv()->decimal_point;
     value->kind = ABK_NUMBER;
     value->number = strtod(text, NULL);
-    if (value->number >= -9e15 && value->number <= 9e15) {
-        value->integer = (int64_t)value->number;
-        value->integral = (double)value->integer == value->number;
+    if (value->number > DBL_MAX || value->number < -DBL_MAX)
+        return fail(self, "a number that is out of range");
+    self->at = at;
+    if (at == whole && value->number > -9.2e18 && value->number < 9.2e18) {
+        value->integer = strtoll(text, NULL, 10);
+        value->integral = true;
     }
     value->text = abk_arena_copy(self->arena, from, (size_t)(at - from));
     value->len = (uint32_t)(at - from);
@@ -293,6 +301,7 @@ static bool read_value(parser *self, abk_json *value)
 
 abk_json *abk_json_read(abk_arena *arena, const char *at, size_t len, abk_error *error)
 {
+    at = len == 0 ? "" : at;
     parser self = {.arena = arena, .begin = at, .at = at, .end = at + len, .error = error};
     abk_json *value = abk_arena_take(arena, sizeof *value);
     if (value == NULL) {
@@ -309,13 +318,23 @@ abk_json *abk_json_read(abk_arena *arena, const char *at, size_t len, abk_error 
     return value;
 }
 
+bool abk_json_says(const abk_json *value, const char *text)
+{
+    return value->kind == ABK_STRING && value->len == strlen(text) &&
+           memcmp(value->text, text, value->len) == 0;
+}
+
+bool abk_json_is_named(const abk_json *member, const char *name)
+{
+    return member->name_len == strlen(name) && memcmp(member->name, name, member->name_len) == 0;
+}
+
 const abk_json *abk_json_member(const abk_json *object, const char *name)
 {
-    const size_t len = strlen(name);
     if (object == NULL || object->kind != ABK_OBJECT)
         return NULL;
     for (const abk_json *item = object->first; item != NULL; item = item->next) {
-        if (item->name_len == len && memcmp(item->name, name, len) == 0)
+        if (abk_json_is_named(item, name))
             return item;
     }
     return NULL;

@@ -131,16 +131,29 @@ abk_session *abk_session_begin(abk_bus *bus, const abk_way *way)
     return session;
 }
 
+/* It leaves its lane; what waits for it there keeps that. */
+static void leave_waiting(const abk_session *session)
+{
+    ABK_EACH(link, &session->lane->waiting)
+    {
+        abk_entry *entry = ABK_OF(link, abk_entry, place);
+        if (entry->session == session)
+            entry->session = NULL;
+    }
+}
+
 void abk_session_bind(abk_session *session, abk_lane *lane)
 {
     abk_bus *bus = lane->pool->bus;
     abk_slot *before = session->lane == NULL ? NULL : session->lane->slot;
     if (session->lane == lane)
         return;
-    if (session->lane != NULL)
+    if (session->lane != NULL) {
         session->lane->session_count--;
-    else if (!session->is_lost)
+        leave_waiting(session);
+    } else if (!session->is_lost) {
         bus->unbound_sessions--;
+    }
     abk_unlink(&session->of_lane);
     abk_unlink(&session->lost);
     abk_failure_drop(session->failure);
@@ -150,9 +163,15 @@ void abk_session_bind(abk_session *session, abk_lane *lane)
     session->pool = lane->pool;
     abk_list_append(&lane->sessions, &session->of_lane);
     lane->session_count++;
-    /* What waits for it goes along, from the queue of the pool to that of the lane. */
-    for (abk_link *link; (link = abk_list_take(&session->waiting)) != NULL;)
-        abk_router_rebind(ABK_OF(link, abk_entry, unbound), lane);
+    /* What waits for it goes along, from the queue of the pool to that of the lane; but into no other
+     * pool, where nobody would look after it. */
+    for (abk_link *link; (link = abk_list_take(&session->waiting)) != NULL;) {
+        abk_entry *entry = ABK_OF(link, abk_entry, unbound);
+        if (entry->pool == lane->pool)
+            abk_router_rebind(entry, lane);
+        else
+            entry->session = NULL;
+    }
     if (before != NULL && before != lane->slot && before->lease == session)
         abk_slot_release(before); /* it has gone elsewhere */
 }
@@ -184,12 +203,7 @@ void abk_session_end(abk_bus *bus, abk_session *session)
         return;
     }
     if (slot != NULL)
-        ABK_EACH(link, &session->lane->waiting)
-        {
-            abk_entry *entry = ABK_OF(link, abk_entry, place);
-            if (entry->session == session)
-                entry->session = NULL; /* it keeps its lane */
-        }
+        leave_waiting(session);
     const bool leased = slot != NULL && slot->lease == session;
     if (leased)
         slot->lease = NULL;

@@ -3,7 +3,6 @@
 #include "wire.h"
 
 #include <limits.h>
-#include <sys/resource.h>
 
 #define QUICK                                                                                      \
     "\"restart_delay_s\":0.001,\"restart_delay_max_s\":0.001,\"max_restarts\":3,"                  \
@@ -207,7 +206,7 @@ static void fail_allocations(scenario *run, uint64_t how_many)
     const uint64_t begun = abk_now();
     run(false);
     const uint64_t count = abk_test.allocations;
-    for (series s = begin(count, abk_now() - begun, 3 * ABK_S); s.k <= count && test_failures == 0;
+    for (series s = begin(count, abk_now() - begun, 2 * ABK_S); s.k <= count && test_failures == 0;
          next(&s)) {
         abk_test.allocations = 0;
         abk_test.fail_alloc_at = s.k;
@@ -221,24 +220,18 @@ static void fail_allocations(scenario *run, uint64_t how_many)
     }
 }
 
-static void fail_calls(scenario *run, const char *name, int what)
+/* Each call of this name fails in this way, one in each run. */
+static void fail_calls(scenario *run, uint64_t count, uint64_t took, int what)
 {
-    fault.name = name;
-    fault.at = fault.seen = 0;
-    const uint64_t begun = abk_now();
-    run(false);
-    const uint64_t count = fault.seen;
-    for (series s = begin(count, abk_now() - begun, ABK_S / 4); s.k <= count && test_failures == 0;
-         next(&s)) {
+    for (series s = begin(count, took, ABK_S / 8); s.k <= count && test_failures == 0; next(&s)) {
         fault.at = s.k;
         fault.seen = 0;
         fault.what = what;
         run(false);
         if (test_failures > 0)
-            fprintf(stderr, "with %s number %llu of %llu: %d\n", name, (unsigned long long)s.k,
-                    (unsigned long long)count, what);
+            fprintf(stderr, "with %s number %llu of %llu: %d\n", fault.name,
+                    (unsigned long long)s.k, (unsigned long long)count, what);
     }
-    fault.name = NULL;
 }
 
 static void fail_all_calls(scenario *run)
@@ -247,10 +240,17 @@ static void fail_all_calls(scenario *run)
     static const int what[] = {-EINTR, -EAGAIN, -EMFILE, -ENOMEM, -EPIPE, 1};
     abk_test.before = before;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        fault.name = names[i];
+        fault.at = fault.seen = 0;
+        const uint64_t begun = abk_now();
+        run(false);
+        const uint64_t count = fault.seen;
+        const uint64_t took = abk_now() - begun;
         for (size_t k = 0; k < sizeof what / sizeof *what; k++)
-            fail_calls(run, names[i], what[k]);
+            fail_calls(run, count, took, what[k]);
     }
     abk_test.before = NULL;
+    fault.name = NULL;
 }
 
 static void each_allocation_fails_alone(void) { fail_allocations(host_scenario, 1); }

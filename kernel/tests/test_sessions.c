@@ -263,6 +263,24 @@ static void what_waits_for_a_released_lease_ends_with_its_slot(void)
     rig_close(&r);
 }
 
+static void what_waits_for_a_session_that_moves_keeps_its_worker(void)
+{
+    rig r;
+    rig_open(&r, rig_config("", TWO ",\"max_in_flight\":1", SOON));
+    all_ready(&r, 2);
+    rig_answer(&r, rig_ask_session(&r, "s", 0, "echo"));
+    const int worker = worker_of(&r, "s");
+    const int held = rig_ask_session(&r, "s", 0, "hold");
+    const int waits = rig_ask_session(&r, "s", ABK_ROUTE_REBIND, "echo");
+    CHECK(abk_lease(r.bus, 1 - worker, "s", 1, true) == ABK_OK);
+    CHECK_HAS(rig_answer(&r, rig_ask_session(&r, "s", 0, "echo")), "done");
+    CHECK(!rig_ended(&r, waits) && abk_end_session(r.bus, "s", 1) == ABK_OK);
+    CHECK(abk_kill(r.bus, worker, NULL) == ABK_OK);
+    CHECK_HAS(rig_answer(&r, held), "-32050");
+    CHECK_HAS(rig_answer(&r, waits), "done");
+    rig_close(&r);
+}
+
 static void one_that_is_stopped_cannot_be_lent(void)
 {
     rig r;
@@ -301,4 +319,5 @@ TEST_MAIN(TEST(a_session_stays_with_its_worker), TEST(a_lost_session_is_refused_
           TEST(one_made_for_a_session_ends_when_it_is_lost), TEST(one_session_has_one_lease),
           TEST(a_worker_that_takes_a_leased_session_takes_its_lease),
           TEST(what_waits_for_a_released_lease_ends_with_its_slot), TEST(one_that_is_stopped_cannot_be_lent),
+          TEST(what_waits_for_a_session_that_moves_keeps_its_worker),
           TEST(an_empty_session_is_none))
