@@ -178,7 +178,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     const size_t len = size - skip;
     char *text = malloc(len == 0 ? 1 : len); /* ends where its memory ends */
     MUST(text != NULL);
-    memcpy(text, data + skip, len);
+    if (len > 0)
+        memcpy(text, data + skip, len);
     abk_test.allocations = 0;
     abk_test.fail_alloc_at = scarce ? 1u + data[1] % 16 : 0;
     check_config(text, len, strict);
