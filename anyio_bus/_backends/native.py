@@ -65,7 +65,7 @@ except ImportError as exc:
 else:
     ffi, lib = _native.ffi, _native.lib
 
-__all__ = ("is_native_there", "open_native", "why_not_native")
+__all__ = ("open_native", "why_not_native")
 
 logger = logging.getLogger("anyio_bus.kernel")
 stderr_log = logging.getLogger("anyio_bus.stderr")
@@ -114,9 +114,15 @@ _sessions = msgspec.json.Decoder(SessionInfo)
 _frames = msgspec.json.Decoder(_Frame)
 
 
-def is_native_there() -> bool:
-    """Tell whether the extension can be imported."""
-    return lib is not None
+# What the C kernel counts with; whoever asks for more has no bound in mind.
+_MOST_UINT32 = 2**32 - 1
+_MOST_S = 1e9
+_MOST = {
+    "max_input_buffer": 2**30,
+    "max_output_queue": 2**52,
+    "max_restarts": 1_000_000,
+    "stderr_tail_bytes": 64 * 2**20,
+}
 
 
 def why_not_native(config: BusConfig) -> str | None:
@@ -159,9 +165,14 @@ def _as_json(config: BusConfig) -> bytes:
         fields["ready"] = pool.ready if pool.ready == "spawn" else msgspec.to_builtins(pool.ready)
         fields["groups"] = None if pool.groups is None else list(pool.groups)
         fields["command"] = list(pool.argv)
+        fields["max_in_flight"] = min(pool.max_in_flight, _MOST_UINT32)
+        for name in ("max_requests", "idle_timeout_s", "max_lifetime_s", "max_rss_bytes"):
+            fields[name] = min(fields[name], 2**52)
         pools.append(fields)
-    limits = msgspec.to_builtins(config.limits)
-    limits["max_input_buffer"] = min(limits["max_input_buffer"], 1024 * 1024 * 1024)
+    limits = {
+        name: min(value, _MOST.get(name, _MOST_UINT32 if isinstance(value, int) else _MOST_S))
+        for name, value in msgspec.to_builtins(config.limits).items()
+    }
     # Not msgspec's: bytes of paths that are no text are surrogates, and go as escapes.
     return json.dumps({"pools": pools, "limits": limits}, default=msgspec.to_builtins).encode()
 

@@ -55,8 +55,8 @@ static void check_bad(const char *json, const char *want)
     abk_error error = {0};
     abk_config *config = read_it(json, true, &error);
     if (config != NULL || error.code != ABK_EINVAL || strcmp(error.text, want) != 0) {
-        fprintf(stderr, "%s:\n  got  %s\n  want %s\n", json, config == NULL ? error.text : "it is taken",
-                want);
+        fprintf(stderr, "%s:\n  got  %s\n  want %s\n", json,
+                config == NULL ? error.text : "it is taken", want);
         test_failures++;
     }
     abk_config_free(config);
@@ -73,5 +73,19 @@ typedef struct wanted {
         snprintf(want, sizeof want, "config: %s%s", place, (list)[i].text);                        \
         check_bad(make((list)[i].json), want);                                                     \
     }
+
+static const char *command(const char *json)
+{
+    snprintf(text_of, sizeof text_of, "{\"pools\":[{\"id\":\"a\"%s%s}]}", *json == '\0' ? "" : ",",
+             json);
+    return text_of;
+}
+
+static bool same_text(abk_text text, const char *want)
+{
+    return text.len == strlen(want) && memcmp(text.at, want, text.len) == 0;
+}
+
+#define SAME(a, b) CHECK(!((a) < (b)) && !((a) > (b)))
 
 #endif

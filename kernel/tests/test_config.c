@@ -1,9 +1,8 @@
 /* Configurations: defaults, every bound and its text, what is refused and what is only noted. */
 #include "configs.h"
 
-/* --- defaults ---------------------------------------------------------------------------------- */
-
-#define SAME(a, b) CHECK(!((a) < (b)) && !((a) > (b)))
+/* --- defaults ----------------------------------------------------------------------------------
+ */
 
 static void check_default_limits(const abk_limits *l)
 {
@@ -43,7 +42,8 @@ static void test_defaults(void)
     abk_config_free(NULL);
 }
 
-/* --- the whole --------------------------------------------------------------------------------- */
+/* --- the whole ---------------------------------------------------------------------------------
+ */
 
 static void test_shape(void)
 {
@@ -75,12 +75,13 @@ static void test_transport(void)
 {
     static const wanted refused[] = {
         {"\"transport\":\"stdio\"", ": expected an object"},
-        {"\"transport\":{\"mode\":\"tcp\"}",
-         ".mode='tcp' is not supported: say --stdio, --tcp HOST:PORT or --unix PATH on the command line"},
-        {"\"transport\":{\"mode\":null}",
-         ".mode='...' is not supported: say --stdio, --tcp HOST:PORT or --unix PATH on the command line"},
+        {"\"transport\":{\"mode\":\"tcp\"}", ".mode='tcp' is not supported: say --stdio, --tcp "
+                                             "HOST:PORT or --unix PATH on the command line"},
+        {"\"transport\":{\"mode\":null}", ".mode='...' is not supported: say --stdio, --tcp "
+                                          "HOST:PORT or --unix PATH on the command line"},
         {"\"transport\":{\"mode\":\"stdio\\u0000\"}",
-         ".mode='stdio' is not supported: say --stdio, --tcp HOST:PORT or --unix PATH on the command line"},
+         ".mode='stdio' is not supported: say --stdio, --tcp HOST:PORT or --unix PATH on the "
+         "command line"},
         {"\"transport\":{\"framing\":\"length\"}",
          ".framing='length' is not supported: lines are the only framing: leave it out"},
         {"\"transport\":{\"mode\":\"stdio\",\"protocol\":\"binary\"}",
@@ -89,7 +90,8 @@ static void test_transport(void)
          ".options='...' is not supported: shm and mqueue are not spoken: use --unix PATH"}};
     CHECK_ALL_BAD(whole, "transport", refused);
     check_good(whole("\"transport\":{}"));
-    check_good(whole("\"transport\":{\"mode\":\"stdio\",\"framing\":\"ndjson\",\"protocol\":\"json\"}"));
+    check_good(
+        whole("\"transport\":{\"mode\":\"stdio\",\"framing\":\"ndjson\",\"protocol\":\"json\"}"));
     check_bad(whole("\"transport\":null"), "config: unknown key $.transport");
 }
 
@@ -119,7 +121,8 @@ static void test_unknown_keys(void)
     }
     char many[1024] = "";
     for (int i = 0; i < 40; i++)
-        snprintf(many + strlen(many), sizeof many - strlen(many), "%s\"k%d\":%d", i == 0 ? "" : ",", i, i);
+        snprintf(many + strlen(many), sizeof many - strlen(many), "%s\"k%d\":%d", i == 0 ? "" : ",",
+                 i, i);
     abk_config *config = read_it(whole(many), false, NULL);
     CHECK(config != NULL && config->warning_count == 40 && config->pools[0].instances == 1);
     for (uint32_t i = 0; config != NULL && i < config->warning_count; i++) {
@@ -130,7 +133,8 @@ static void test_unknown_keys(void)
     abk_config_free(config);
 }
 
-/* --- limits ------------------------------------------------------------------------------------ */
+/* --- limits ------------------------------------------------------------------------------------
+ */
 
 static const struct {
     const char *key;
@@ -139,7 +143,9 @@ static const struct {
     const char *most; /* NULL: none */
 } limits[] = {
 #define L(key, member, integer, natural, most)                                                     \
-    {key, integer, natural, offsetof(abk_limits, member), sizeof((abk_limits *)0)->member, most}
+    {                                                                                              \
+        key, integer, natural, offsetof(abk_limits, member), sizeof((abk_limits *)0)->member, most \
+    }
     L("max_input_buffer", max_frame_bytes, true, false, "1073741824"),
     L("max_output_queue", max_output_bytes, true, false, "9223372036854775807"),
     L("max_pending", max_pending, true, false, "4294967295"),
@@ -197,7 +203,9 @@ static void test_limits(void)
         SAME(limit_as(i, "7"), 7);
         limit_bad(i, "\"7\"", "expected a number, got a string");
         limit_bad(i, "null", "expected a number, got null");
-        limit_bad(i, "-1", limits[i].natural ? "must not be negative, not -1" : "must be greater than 0, not -1");
+        limit_bad(i, "-1",
+                  limits[i].natural ? "must not be negative, not -1"
+                                    : "must be greater than 0, not -1");
         if (!limits[i].natural)
             limit_bad(i, "0", "must be greater than 0, not 0");
         else if (strcmp(limits[i].key, "drain_timeout_sec") == 0)
@@ -211,9 +219,9 @@ static void test_limits(void)
         }
         limit_bad(i, "1.5", "expected an integer, got 1.5");
         limit_bad(i, "2e0", "expected an integer, got 2e0");
-        limit_bad(i, "-99999999999999999999", limits[i].natural
-                      ? "must not be negative, not -99999999999999999999"
-                      : "must be greater than 0, not -99999999999999999999");
+        limit_bad(i, "-99999999999999999999",
+                  limits[i].natural ? "must not be negative, not -99999999999999999999"
+                                    : "must be greater than 0, not -99999999999999999999");
         char want[128];
         snprintf(want, sizeof want, "must be at most %s, not 99999999999999999999", limits[i].most);
         limit_bad(i, "99999999999999999999", want);
@@ -230,7 +238,8 @@ static void test_limits(void)
     abk_config_free(config);
 }
 
-/* --- pools ------------------------------------------------------------------------------------- */
+/* --- pools -------------------------------------------------------------------------------------
+ */
 
 static void test_pool_bounds(void)
 {
@@ -241,13 +250,15 @@ static void test_pool_bounds(void)
         {"\"instances\":1.5", "instances: expected an integer, got 1.5"},
         {"\"instances\":true", "instances: expected a number, got a boolean"},
         {"\"max_in_flight\":-1", "max_in_flight: must not be negative, not -1"},
-        {"\"max_in_flight\":4294967296", "max_in_flight: must be at most 4294967295, not 4294967296"},
+        {"\"max_in_flight\":4294967296",
+         "max_in_flight: must be at most 4294967295, not 4294967296"},
         {"\"max_requests\":-1", "max_requests: must not be negative, not -1"},
         {"\"balance\":\"random\"", "balance: must be one of least_busy|round_robin, not 'random'"},
         {"\"balance\":\"least_busy|round_robin\"",
          "balance: must be one of least_busy|round_robin, not 'least_busy|round_robin'"},
         {"\"balance\":\"\"", "balance: must be one of least_busy|round_robin, not ''"},
-        {"\"balance\":\"least_busy\\u0000\"", "balance: must be one of least_busy|round_robin, not 'least_busy'"},
+        {"\"balance\":\"least_busy\\u0000\"",
+         "balance: must be one of least_busy|round_robin, not 'least_busy'"},
         {"\"balance\":[]", "balance: expected a string, got an array"},
         {"\"cancel\":\"LSP\"", "cancel: must be one of lsp|mcp|acp|none, not 'LSP'"},
         {"\"cancel\":null", "cancel: expected a string, got null"},
@@ -285,27 +296,21 @@ static void test_pool_bounds(void)
     abk_config_free(config);
 }
 
-static const char *command(const char *json)
-{
-    snprintf(text_of, sizeof text_of, "{\"pools\":[{\"id\":\"a\"%s%s}]}", *json == '\0' ? "" : ",", json);
-    return text_of;
-}
-
 static void test_command(void)
 {
-    static const wanted bad[] = {
-        {"", "is missing"},
-        {"\"command\":5", "expected a string, got a number"},
-        {"\"command\":null", "expected a string, got null"},
-        {"\"command\":\"\"", "must not be empty"},
-        {"\"command\":[]", "must not be empty"},
-        {"\"command\":[\"\",\"x\"]", "must not be empty"},
-        {"\"command\":[1]", "expected a string, got a number"},
-        {"\"command\":\"a\\u0000b\"", "must not contain NUL"},
-        {"\"command\":[\"a\",\"\\u0000\"]", "must not contain NUL"},
-        {"\"command\":\"python worker.py\"", "is not split as a shell would; write a list of words"},
-        {"\"command\":\"python\\nworker.py\",\"args\":[]",
-         "is not split as a shell would; write a list of words"}};
+    static const wanted bad[] = {{"", "is missing"},
+                                 {"\"command\":5", "expected a string, got a number"},
+                                 {"\"command\":null", "expected a string, got null"},
+                                 {"\"command\":\"\"", "must not be empty"},
+                                 {"\"command\":[]", "must not be empty"},
+                                 {"\"command\":[\"\",\"x\"]", "must not be empty"},
+                                 {"\"command\":[1]", "expected a string, got a number"},
+                                 {"\"command\":\"a\\u0000b\"", "must not contain NUL"},
+                                 {"\"command\":[\"a\",\"\\u0000\"]", "must not contain NUL"},
+                                 {"\"command\":\"python worker.py\"",
+                                  "is not split as a shell would; write a list of words"},
+                                 {"\"command\":\"python\\nworker.py\",\"args\":[]",
+                                  "is not split as a shell would; write a list of words"}};
     CHECK_ALL_BAD(command, "Pool('a').command: ", bad);
     check_good(command("\"command\":\"python worker.py\",\"args\":[\"x\"]"));
     check_good(command("\"command\":[\"python worker.py\"]"));
@@ -325,13 +330,12 @@ static void test_command(void)
 
 static void test_env(void)
 {
-    static const wanted bad[] = {
-        {"\"env\":[]", "expected an object, got an array"},
-        {"\"env\":{\"A\":1}", "expected a string or null, got a number"},
-        {"\"env\":{\"\":\"x\"}", "'' is not a valid variable"},
-        {"\"env\":{\"A=B\":\"x\"}", "'A=B' is not a valid variable"},
-        {"\"env\":{\"A\\u0000\":null}", "'A' is not a valid variable"},
-        {"\"env\":{\"A\":\"\\u0000\"}", "'A' is not a valid variable"}};
+    static const wanted bad[] = {{"\"env\":[]", "expected an object, got an array"},
+                                 {"\"env\":{\"A\":1}", "expected a string or null, got a number"},
+                                 {"\"env\":{\"\":\"x\"}", "'' is not a valid variable"},
+                                 {"\"env\":{\"A=B\":\"x\"}", "'A=B' is not a valid variable"},
+                                 {"\"env\":{\"A\\u0000\":null}", "'A' is not a valid variable"},
+                                 {"\"env\":{\"A\":\"\\u0000\"}", "'A' is not a valid variable"}};
     CHECK_ALL_BAD(pool_with, "Pool('a').env: ", bad);
     abk_config *config = good(pool_with("\"env\":{\"A\":\"\",\"B\":null,\"C\":\"x=\\udc80\"}"));
     const abk_pool_config *pool = &config->pools[0];
@@ -344,24 +348,37 @@ static void test_env(void)
 
 static void test_session(void)
 {
-    static const char *const bad[] = {"", "tops", "params", "params.", "params..a", "params.a.", ".a",
-                                      "result.a", "params.a b", "params.a\\u000b", "params.a\\n",
-                                      "top\\u0000", "acp\\u0000", "params.a\\u0000",
+    static const char *const bad[] = {"",
+                                      "tops",
+                                      "params",
+                                      "params.",
+                                      "params..a",
+                                      "params.a.",
+                                      ".a",
+                                      "result.a",
+                                      "params.a b",
+                                      "params.a\\u000b",
+                                      "params.a\\n",
+                                      "top\\u0000",
+                                      "acp\\u0000",
+                                      "params.a\\u0000",
                                       "params.1.2.3.4.5.6.7.8"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         char json[128];
         abk_error error = {0};
         snprintf(json, sizeof json, "\"session\":\"%s\"", bad[i]);
         CHECK(read_it(pool_with(json), true, &error) == NULL);
-        CHECK(strstr(error.text, "config: Pool('a').session: must be 'top', 'acp', or a path such as "
-                                 "'params.thread.id', not '") == error.text);
+        CHECK(strstr(error.text,
+                     "config: Pool('a').session: must be 'top', 'acp', or a path such as "
+                     "'params.thread.id', not '") == error.text);
     }
-    check_bad(pool_with("\"session\":null"), "config: Pool('a').session: expected a string, got null");
+    check_bad(pool_with("\"session\":null"),
+              "config: Pool('a').session: expected a string, got null");
     abk_config *config = good(pool_with("\"session\":\"params.thread.id\""));
     const abk_path *path = &config->pools[0].session;
     CHECK(path->count == 3 && !config->pools[0].session_acp);
-    CHECK(abk_same(path->names[0], ABK_TEXT("params")) && abk_same(path->names[1], ABK_TEXT("thread")) &&
-          abk_same(path->names[2], ABK_TEXT("id")));
+    CHECK(abk_same(path->names[0], ABK_TEXT("params")) &&
+          abk_same(path->names[1], ABK_TEXT("thread")) && abk_same(path->names[2], ABK_TEXT("id")));
     abk_config_free(config);
     config = good(pool_with("\"session\":\"acp\""));
     path = &config->pools[0].session;
@@ -373,28 +390,28 @@ static void test_session(void)
     abk_config_free(config);
 }
 
-static bool same_text(abk_text text, const char *want)
-{
-    return text.len == strlen(want) && memcmp(text.at, want, text.len) == 0;
-}
-
 static void test_handshake(void)
 {
     static const wanted bad[] = {
-        {"\"ready\":\"now\"",
-         "Pool('a').ready: must be 'spawn' or an object with method, params, then_notify, timeout_s"},
+        {"\"ready\":\"now\"", "Pool('a').ready: must be 'spawn' or an object with method, params, "
+                              "then_notify, timeout_s"},
         {"\"ready\":{}", "Handshake.method: is missing"},
         {"\"ready\":{\"method\":\"\"}", "Handshake.method: must not be empty"},
         {"\"ready\":{\"method\":1}", "Handshake.method: expected a string, got a number"},
-        {"\"ready\":{\"method\":\"m\",\"params\":[]}", "Handshake.params: expected an object, got an array"},
+        {"\"ready\":{\"method\":\"m\",\"params\":[]}",
+         "Handshake.params: expected an object, got an array"},
         {"\"ready\":{\"method\":\"m\",\"then_notify\":1}",
          "Handshake.then_notify: expected a string, got a number"},
-        {"\"ready\":{\"method\":\"m\",\"timeout_s\":0}", "Handshake.timeout_s: must be greater than 0, not 0"},
+        {"\"ready\":{\"method\":\"m\",\"timeout_s\":0}",
+         "Handshake.timeout_s: must be greater than 0, not 0"},
         {"\"health\":{}", "Probe.method: is missing"},
         {"\"health\":{\"method\":\"\"}", "Probe.method: must not be empty"},
-        {"\"health\":{\"method\":\"m\",\"params\":null}", "Probe.params: expected an object, got null"},
-        {"\"health\":{\"method\":\"m\",\"every_s\":0}", "Probe.every_s: must be greater than 0, not 0"},
-        {"\"health\":{\"method\":\"m\",\"timeout_s\":-1}", "Probe.timeout_s: must be greater than 0, not -1"}};
+        {"\"health\":{\"method\":\"m\",\"params\":null}",
+         "Probe.params: expected an object, got null"},
+        {"\"health\":{\"method\":\"m\",\"every_s\":0}",
+         "Probe.every_s: must be greater than 0, not 0"},
+        {"\"health\":{\"method\":\"m\",\"timeout_s\":-1}",
+         "Probe.timeout_s: must be greater than 0, not -1"}};
     CHECK_ALL_BAD(pool_with, "", bad);
     check_good(pool_with("\"ready\":\"spawn\""));
     abk_config *config = good(pool_with("\"ready\":{\"method\":\"i\",\"then_notify\":null}"));
@@ -408,14 +425,16 @@ static void test_handshake(void)
     config = good(pool_with("\"ready\":{\"timeout_s\":0.5,\"then_notify\":\"n\\n\",\"params\":"
                             "{ \"a\" : [ 1.50 , \"\\u00e9\\n\" ] },\"method\":\"a\\\"b\"}"));
     ready = &config->pools[0].ready;
-    CHECK(same_text(ready->request, "{\"jsonrpc\":\"2.0\",\"id\":\"anyio-bus/handshake\",\"method\":"
-                                    "\"a\\\"b\",\"params\":{\"a\":[1.50,\"\xc3\xa9\\n\"]}}\n"));
+    CHECK(same_text(ready->request,
+                    "{\"jsonrpc\":\"2.0\",\"id\":\"anyio-bus/handshake\",\"method\":"
+                    "\"a\\\"b\",\"params\":{\"a\":[1.50,\"\xc3\xa9\\n\"]}}\n"));
     CHECK(same_text(ready->notify, "{\"jsonrpc\":\"2.0\",\"method\":\"n\\n\"}\n"));
     SAME(ready->timeout_s, 0.5);
     abk_config_free(config);
 }
 
-/* --- as whom and with what limits -------------------------------------------------------------- */
+/* --- as whom and with what limits --------------------------------------------------------------
+ */
 
 static void test_launch_refusals(void)
 {
@@ -423,13 +442,17 @@ static void test_launch_refusals(void)
         {"\"rlimits\":[]", "rlimits: expected an object, got an array"},
         {"\"rlimits\":{\"files\":1}", "rlimits: there is no such limit: 'files'"},
         {"\"rlimits\":{\"core\\u0000\":0}", "rlimits: there is no such limit: 'core'"},
-        {"\"rlimits\":{\"core\":-1}", "rlimits: must be a number from 0, null, or the soft and the hard limit"},
-        {"\"rlimits\":{\"core\":1.0}", "rlimits: must be a number from 0, null, or the soft and the hard limit"},
-        {"\"rlimits\":{\"core\":[0]}", "rlimits: must be a number from 0, null, or the soft and the hard limit"},
+        {"\"rlimits\":{\"core\":-1}",
+         "rlimits: must be a number from 0, null, or the soft and the hard limit"},
+        {"\"rlimits\":{\"core\":1.0}",
+         "rlimits: must be a number from 0, null, or the soft and the hard limit"},
+        {"\"rlimits\":{\"core\":[0]}",
+         "rlimits: must be a number from 0, null, or the soft and the hard limit"},
         {"\"rlimits\":{\"core\":[0,0,0]}",
          "rlimits: must be a number from 0, null, or the soft and the hard limit"},
         {"\"rlimits\":{\"core\":[1,0]}", "rlimits: the soft limit is above the hard one: 'core'"},
-        {"\"rlimits\":{\"core\":[null,0]}", "rlimits: the soft limit is above the hard one: 'core'"},
+        {"\"rlimits\":{\"core\":[null,0]}",
+         "rlimits: the soft limit is above the hard one: 'core'"},
         {"\"umask\":512", "umask: must be within 0 and 0o777"},
         {"\"umask\":-1", "umask: must be within 0 and 0o777"},
         {"\"umask\":\"1000\"", "umask: must be within 0 and 0o777"},
@@ -461,7 +484,8 @@ static void test_launch_refusals(void)
         CHECK_ALL_BAD(pool_with, "Pool('a').", rooted);
         return;
     }
-    check_bad(pool_with("\"user\":0,\"groups\":[0]"), "config: Pool('a').user: only root may set it");
+    check_bad(pool_with("\"user\":0,\"groups\":[0]"),
+              "config: Pool('a').user: only root may set it");
     check_bad(pool_with("\"groups\":[0]"), "config: Pool('a').groups: only root may set it");
     check_bad(pool_with("\"nice\":-1"), "config: Pool('a').nice: only root may make it negative");
 }
@@ -485,17 +509,20 @@ static void test_launch(void)
                                         "\"user\":null,\"groups\":null"));
     const abk_launch *launch = &config->pools[0].launch;
     CHECK(launch->nice == 5 && launch->rlimit_count == 2 && !launch->has_user);
-    CHECK(launch->rlimits[0].resource == (int)RLIMIT_CORE && launch->rlimits[0].limit.rlim_max == 0);
+    CHECK(launch->rlimits[0].resource == (int)RLIMIT_CORE &&
+          launch->rlimits[0].limit.rlim_max == 0);
     CHECK(launch->rlimits[1].resource == (int)RLIMIT_NOFILE);
     CHECK(launch->rlimits[1].limit.rlim_cur == 16 && launch->rlimits[1].limit.rlim_max == 32);
     abk_config_free(config);
     if (geteuid() != 0)
         return;
-    config = good(pool_with("\"rlimits\":{\"as\":[4611686018427387905,null]},\"user\":\"root\",\"nice\":-40"));
+    config = good(pool_with(
+        "\"rlimits\":{\"as\":[4611686018427387905,null]},\"user\":\"root\",\"nice\":-40"));
     launch = &config->pools[0].launch;
     CHECK(launch->rlimits[0].limit.rlim_cur == UINT64_C(4611686018427387905));
     CHECK(launch->rlimits[0].limit.rlim_max == RLIM_INFINITY);
-    CHECK(launch->has_user && launch->user == 0 && launch->group_count > 0 && launch->groups[0] == 0);
+    CHECK(launch->has_user && launch->user == 0 && launch->group_count > 0 &&
+          launch->groups[0] == 0);
     abk_config_free(config);
     config = good(pool_with("\"user\":4000000000,\"groups\":[7,\"root\"]"));
     launch = &config->pools[0].launch;
@@ -504,25 +531,30 @@ static void test_launch(void)
     abk_config_free(config);
 }
 
-/* --- what the client does ---------------------------------------------------------------------- */
+/* --- what the client does ----------------------------------------------------------------------
+ */
 
 static void test_client_only(void)
 {
-    static const char *const keys[] = {"spares", "max_lifetime_s", "max_rss_bytes", "idle_timeout_s",
-                                       "max_requests", "health", "guard"};
-    abk_config *config = good(pool_with(
-        "\"guard\":true,\"health\":{\"method\":\"ping\",\"every_s\":1,\"timeout_s\":2,\"params\":{}},"
-        "\"max_requests\":1,\"idle_timeout_s\":0.5,\"max_rss_bytes\":1,\"max_lifetime_s\":1,\"spares\":1"));
+    static const char *const keys[] = {"spares",         "max_lifetime_s", "max_rss_bytes",
+                                       "idle_timeout_s", "max_requests",   "health",
+                                       "guard"};
+    abk_config *config = good(pool_with("\"guard\":true,\"health\":{\"method\":\"ping\",\"every_"
+                                        "s\":1,\"timeout_s\":2,\"params\":{}},"
+                                        "\"max_requests\":1,\"idle_timeout_s\":0.5,\"max_rss_"
+                                        "bytes\":1,\"max_lifetime_s\":1,\"spares\":1"));
     CHECK(config->client_only_count == 7 && config->warning_count == 0);
     for (uint32_t i = 0; i < config->client_only_count && i < 7; i++) {
         char want[128];
-        snprintf(want, sizeof want, "$.pools[0].%s: is the client's to do; a daemon on its own ignores it", keys[i]);
+        snprintf(want, sizeof want,
+                 "$.pools[0].%s: is the client's to do; a daemon on its own ignores it", keys[i]);
         CHECK_TEXT(config->client_only[i], want);
     }
     CHECK(config->pools[0].packs && config->pools[0].probed && config->pools[0].max_requests == 1);
     abk_config_free(config);
-    config = good(pool_with("\"guard\":false,\"health\":null,\"max_requests\":0,\"idle_timeout_s\":0,"
-                            "\"max_rss_bytes\":0,\"max_lifetime_s\":0.0,\"spares\":0,\"serial\":true"));
+    config =
+        good(pool_with("\"guard\":false,\"health\":null,\"max_requests\":0,\"idle_timeout_s\":0,"
+                       "\"max_rss_bytes\":0,\"max_lifetime_s\":0.0,\"spares\":0,\"serial\":true"));
     CHECK(config->client_only_count == 0 && !config->pools[0].packs && !config->pools[0].probed);
     abk_config_free(config);
     config = good(pool_with("\"idle_timeout_s\":1,\"balance\":\"round_robin\""));
@@ -530,15 +562,17 @@ static void test_client_only(void)
     abk_config_free(config);
 }
 
-/* --- out of memory ----------------------------------------------------------------------------- */
+/* --- out of memory -----------------------------------------------------------------------------
+ */
 
 static void test_no_memory(void)
 {
     char long_text[6000] = "\"ready\":{\"method\":\"m\",\"then_notify\":\"n\",\"params\":{\"x\":\"";
     const size_t start = strlen(long_text);
     memset(long_text + start, 'x', 4500);
-    strcpy(long_text + start + 4500, "\"}},\"env\":{\"A\":\"b\"},\"rlimits\":{\"core\":0},\"odd\":1,"
-                                     "\"spares\":1,\"session\":\"acp\"");
+    strcpy(long_text + start + 4500,
+           "\"}},\"env\":{\"A\":\"b\"},\"rlimits\":{\"core\":0},\"odd\":1,"
+           "\"spares\":1,\"session\":\"acp\"");
     pool_with(long_text);
     for (uint64_t n = 1; n < 100; n++) {
         abk_error error = {0};

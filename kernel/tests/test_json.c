@@ -26,13 +26,44 @@ static abk_json *read_text(abk_arena *arena, const char *text, abk_error *error)
 
 static void test_good(void)
 {
-    static const char *const good[] = {
-        "null", "true", "false", "0", "-0", "1", "-1", "10", "1.5", "-0.25", "1e5", "1E+5", "1e-5",
-        "0.0", "0e0", "1e308", "1e-999", "123456789012345678901234567890", "\"\"", "\"a\"",
-        "\"\\\"\\\\\\/\\b\\f\\n\\r\\t\"", "\"\\u0041\"", "\"\\u0000\"", "\"\\ud83d\\ude00\"",
-        "\"\xc3\xa9\"", "\"\xf0\x9f\x98\x80\"", "\"\x7f\"", "[]", "[1]", "[1,2]", "[[],{}]", "{}",
-        "{\"a\":1}", "{\"a\":{\"a\":1},\"b\":[{\"a\":1}]}", " \t\r\n{ \"a\" : [ 1 , 2 ] } \n",
-        "{\"\":0}", "{\"a\":1,\"A\":1}", "{\"a\":1,\"a\\u0000\":2}"};
+    static const char *const good[] = {"null",
+                                       "true",
+                                       "false",
+                                       "0",
+                                       "-0",
+                                       "1",
+                                       "-1",
+                                       "10",
+                                       "1.5",
+                                       "-0.25",
+                                       "1e5",
+                                       "1E+5",
+                                       "1e-5",
+                                       "0.0",
+                                       "0e0",
+                                       "1e308",
+                                       "1e-999",
+                                       "123456789012345678901234567890",
+                                       "\"\"",
+                                       "\"a\"",
+                                       "\"\\\"\\\\\\/\\b\\f\\n\\r\\t\"",
+                                       "\"\\u0041\"",
+                                       "\"\\u0000\"",
+                                       "\"\\ud83d\\ude00\"",
+                                       "\"\xc3\xa9\"",
+                                       "\"\xf0\x9f\x98\x80\"",
+                                       "\"\x7f\"",
+                                       "[]",
+                                       "[1]",
+                                       "[1,2]",
+                                       "[[],{}]",
+                                       "{}",
+                                       "{\"a\":1}",
+                                       "{\"a\":{\"a\":1},\"b\":[{\"a\":1}]}",
+                                       " \t\r\n{ \"a\" : [ 1 , 2 ] } \n",
+                                       "{\"\":0}",
+                                       "{\"a\":1,\"A\":1}",
+                                       "{\"a\":1,\"a\\u0000\":2}"};
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
         abk_error error = {0};
         abk_arena *arena = abk_arena_new();
@@ -144,7 +175,8 @@ static void test_bad(void)
 
 static void test_nul_bytes(void)
 {
-    static const char *const texts[] = {"\0", "1\0", "\"\0\"", "\"\\\0\"", "[\0]", "{\0}", "{\"a\"\0:1}"};
+    static const char *const texts[] = {"\0",   "1\0",  "\"\0\"",     "\"\\\0\"",
+                                        "[\0]", "{\0}", "{\"a\"\0:1}"};
     static const size_t lens[] = {1, 2, 3, 4, 3, 3, 7};
     for (size_t i = 0; i < sizeof lens / sizeof *lens; i++) {
         abk_error error = {0};
@@ -161,7 +193,8 @@ static void test_nul_bytes(void)
 /* Each start of a document is none, and reads nothing behind its end. */
 static void test_prefixes(void)
 {
-    static const char text[] = "{\"a\":[true,null,-0.5e+1,\"\\ud83d\\ude00\\n\xc3\xa9\"],\"b\":{\"c\":false}}";
+    static const char text[] =
+        "{\"a\":[true,null,-0.5e+1,\"\\ud83d\\ude00\\n\xc3\xa9\"],\"b\":{\"c\":false}}";
     for (size_t len = 0; len < sizeof text - 1; len++) {
         abk_error error = {0};
         abk_arena *arena = abk_arena_new();
@@ -197,7 +230,8 @@ static void test_depth(void)
     abk_arena_free(arena);
 }
 
-/* --- what it says ------------------------------------------------------------------------------ */
+/* --- what it says ------------------------------------------------------------------------------
+ */
 
 static void test_strings(void)
 {
@@ -208,7 +242,8 @@ static void test_strings(void)
     } all[] = {{"\"\"", "", 0},
                {"\"\\\"\\\\\\/\\b\\f\\n\\r\\t\"", "\"\\/\b\f\n\r\t", 8},
                {"\"a\\u0000b\"", "a\0b", 3},
-               {"\"\\u007f\\u0080\\u07ff\\u0800\\uFFFF\"", "\x7f\xc2\x80\xdf\xbf\xe0\xa0\x80\xef\xbf\xbf", 11},
+               {"\"\\u007f\\u0080\\u07ff\\u0800\\uFFFF\"",
+                "\x7f\xc2\x80\xdf\xbf\xe0\xa0\x80\xef\xbf\xbf", 11},
                {"\"\\uD83D\\uDE00\\ud800\\udc80\"", "\xf0\x9f\x98\x80\xf0\x90\x82\x80", 8},
                {"\"\\udbff\\udfff\"", "\xf4\x8f\xbf\xbf", 4},
                {"\"/\\udc80\\udcff.\"", "/\x80\xff.", 4},
@@ -245,7 +280,8 @@ static void test_numbers(void)
         const abk_json *value = read_text(arena, all[i].json, NULL);
         CHECK(value != NULL && value->kind == ABK_NUMBER && !(value->number < all[i].number) &&
               !(value->number > all[i].number));
-        CHECK(value != NULL && value->integral == all[i].integral && value->integer == all[i].integer);
+        CHECK(value != NULL && value->integral == all[i].integral &&
+              value->integer == all[i].integer);
         if (value != NULL)
             CHECK_TEXT(value->text, all[i].json);
         abk_arena_free(arena);
@@ -287,10 +323,19 @@ static void check_written(const char *json, const char *want)
 
 static void test_writer(void)
 {
-    static const char *const same[] = {
-        "null", "true", "false", "1", "-0.50e+07", "123456789012345678901234567890", "\"\"", "[]",
-        "{}", "[1,[2,{\"a\":null}],\"b\"]", "{\"a\":{\"b\":[true,false]},\"\":\"\"}",
-        "\"\xc3\xa9\xf0\x9f\x98\x80\"", "\"\\\"\\\\\""};
+    static const char *const same[] = {"null",
+                                       "true",
+                                       "false",
+                                       "1",
+                                       "-0.50e+07",
+                                       "123456789012345678901234567890",
+                                       "\"\"",
+                                       "[]",
+                                       "{}",
+                                       "[1,[2,{\"a\":null}],\"b\"]",
+                                       "{\"a\":{\"b\":[true,false]},\"\":\"\"}",
+                                       "\"\xc3\xa9\xf0\x9f\x98\x80\"",
+                                       "\"\\\"\\\\\""};
     for (size_t i = 0; i < sizeof same / sizeof *same; i++)
         check_written(same[i], same[i]);
     check_written(" { \"a\" : [ 1 , 2 ] ,\n\"b\":{ } } ", "{\"a\":[1,2],\"b\":{}}");
@@ -301,7 +346,8 @@ static void test_writer(void)
 static void test_round_trip(void)
 {
     abk_arena *arena = abk_arena_new();
-    const abk_json *value = read_text(arena, "{\"\\u0000k\":\"\\u0000\\u0001\\u001f\\n\\u007f\"}", NULL);
+    const abk_json *value =
+        read_text(arena, "{\"\\u0000k\":\"\\u0000\\u0001\\u001f\\n\\u007f\"}", NULL);
     abk_buf out = {0};
     abk_json_write(&out, value);
     const abk_json *again = abk_json_read(arena, abk_buf_at(&out), abk_buf_len(&out), NULL);
@@ -312,7 +358,8 @@ static void test_round_trip(void)
     abk_arena_free(arena);
 }
 
-/* --- out of memory ----------------------------------------------------------------------------- */
+/* --- out of memory -----------------------------------------------------------------------------
+ */
 
 static void test_no_memory(void)
 {
