@@ -66,9 +66,10 @@ static void to_host(run *self, const abk_frame *frame, bool answer)
         }
         self->len += frame->line.len;
     } else {
-        if (self->count > 0 && self->from != NULL)
-            flush(self);
         abk_buf *text = &bus->event_text;
+        const bool beside = self->from == NULL && self->offset + self->len == abk_buf_len(text);
+        if (self->count > 0 && !beside) /* other events have text there as well */
+            flush(self);
         if (abk_buf_reserve(text, abk_frame_most(frame)) < 0)
             return;
         if (self->count == 0) {
@@ -125,12 +126,12 @@ static void oversize(run *self, const abk_line *line)
     abk_lane *lane = self->process->lane;
     abk_bus *bus = lane->pool->bus;
     const uint32_t most = bus->config->limits.max_frame_bytes;
+    char reason[96];
+    snprintf(reason, sizeof reason, "line of %llu bytes is over max_frame_bytes=%u",
+             (unsigned long long)line->size, most);
     abk_failure failure;
-    abk_failure_init(&failure, ABK_CODE_FRAME_TOO_LARGE, NULL,
-                     "worker %d of pool '%s' answered with a line of %llu bytes is over "
-                     "max_frame_bytes=%u",
-                     lane->slot->worker, lane->pool->config->id, (unsigned long long)line->size, most);
-    const char *reason = strstr(failure.message, "line of");
+    abk_failure_init(&failure, ABK_CODE_FRAME_TOO_LARGE, NULL, "worker %d of pool '%s' answered with a %s",
+                     lane->slot->worker, lane->pool->config->id, reason);
     bad(self, line->at, line->len, line->size, reason);
     bool none = false;
     const abk_value id =
@@ -342,7 +343,7 @@ static void take_call(run *self, const abk_message *message, abk_text line)
     abk_lane *lane = self->process->lane;
     abk_bus *bus = lane->pool->bus;
     aim to = {.frame = {.line = line}};
-    if (bus->host != NULL && bus->client_count == 1) { /* it keeps the ids of workers itself */
+    if (bus->host != NULL && !bus->rewrite) { /* alone: it keeps the ids of workers itself */
         to_host(self, &to.frame, false);
         return;
     }
@@ -362,7 +363,7 @@ static void take_call(run *self, const abk_message *message, abk_text line)
         bus->counts.dropped_notifications++;
     } else if (to.client == bus->host) {
         to_host(self, &to.frame, false);
-    } else if (abk_client_full(to.client) && message->id.kind == ABK_ABSENT) {
+    } else if (message->id.kind == ABK_ABSENT && abk_client_loses(to.client)) {
         overflow(lane, &to);
     } else {
         abk_client_send(to.client, &to.frame);
@@ -410,9 +411,10 @@ static void take(run *self, const abk_line *line)
         return;
     }
     const abk_text whole = {line->at, (uint32_t)line->len};
-    if (process->shaken_by != 0 && abk_process_shaken(process, &message)) {
-        flush(self);
-        return;
+    if (process->shaken_by != 0) {
+        flush(self); /* it is told before the answer makes the worker ready */
+        if (abk_process_shaken(process, &message))
+            return;
     }
     process->spoke = true;
     if (abk_role_of(&message) == ABK_RESPONSE)

@@ -501,6 +501,7 @@ void abk_client_free(abk_client *client);
 void abk_client_fail(abk_client *client, abk_text id, const abk_failure *failure, bool sent);
 void abk_choke(abk_bus *bus);
 bool abk_client_full(const abk_client *client);
+bool abk_client_loses(const abk_client *client); /* notifications */
 abk_client *abk_client_sole(const abk_bus *bus);
 void abk_client_admit(abk_client *client, bool admitted);
 bool abk_client_send(abk_client *client, const abk_frame *frame);

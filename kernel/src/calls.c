@@ -57,6 +57,8 @@ static bool has_room(abk_bus *bus, const abk_route *route, const char *lines, si
     uint64_t count = 0;
     for (const char *at = lines; (at = memchr(at, '\n', len - (size_t)(at - lines))) != NULL; at++)
         count++;
+    if (pool != NULL && pool->config->session.count > 1)
+        return false; /* the session that a line names may be refused */
     return pool != NULL && pool->unavailable == NULL && bus->phase == ABK_RUNNING &&
            pool->queued + count <= limits->max_queued &&
            pool->queued_bytes + len <= limits->max_output_bytes && len <= limits->max_frame_bytes;

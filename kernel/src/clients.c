@@ -66,6 +66,13 @@ bool abk_client_full(const abk_client *client)
     return abk_buf_len(&client->buf) > client->bus->config->limits.max_output_bytes;
 }
 
+/* Whether what a worker says of itself is lost on it. Its workers wait for one that is alone on stdio. */
+bool abk_client_loses(const abk_client *client)
+{
+    const abk_bus *bus = client->bus;
+    return abk_client_full(client) && !(client == bus->served && bus->client_count == 1);
+}
+
 void abk_client_watch(abk_client *client)
 {
     abk_loop *loop = &client->bus->loop;

@@ -212,7 +212,9 @@ void abk_lane_drop(abk_lane *lane, const abk_failure *failure, abk_session *leas
     }
     for (abk_link *link; (link = abk_list_first(&lane->waiting)) != NULL;) {
         abk_entry *entry = ABK_OF(link, abk_entry, place);
-        if (entry->rebind && (lease == NULL || entry->session != lease)) { /* no byte was written */
+        /* No byte was written. What is no request may be of a client that is gone already. */
+        const bool may = entry->rebind && (entry->request || entry->client == bus->host);
+        if (may && (lease == NULL || entry->session != lease)) {
             abk_entry_unwait(entry);
             if (entry->session != NULL && entry->session->is_lost)
                 abk_session_unlose(entry->session);

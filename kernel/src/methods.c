@@ -73,8 +73,12 @@ static abk_pool *pool_of(abk_client *client, const abk_message *message)
     abk_value name;
     if (!member(message, "pool", &name) && bus->pool_count == 1)
         return &bus->pools[0];
-    abk_pool *pool =
-        name.kind == ABK_STRING ? abk_pool_find(bus, (abk_text){name.at, name.len}) : NULL;
+    abk_pool *pool = NULL;
+    for (uint32_t i = 0; i < bus->pool_count && pool == NULL; i++) {
+        const char *id = bus->pools[i].config->id;
+        if (abk_value_is(&name, (abk_text){id, (uint32_t)strlen(id)}))
+            pool = &bus->pools[i];
+    }
     if (pool == NULL && message->id.kind != ABK_ABSENT)
         fail(client, abk_value_raw(&message->id), ABK_CODE_UNKNOWN_POOL, "unknown_pool",
              "params.pool: there is no such pool");
@@ -300,13 +304,22 @@ static const struct {
                {"bus/auth", on_auth, false},           {"bus/restart", on_restart, true},
                {"bus/resize", on_resize, true},        {"bus/tap", on_tap, true}};
 
+/* However its bytes are spelt: some encoders write a slash as "\/". */
+static bool is_reserved(const abk_value *method)
+{
+    enum { MOST = 4 * 6 }; /* of four characters, each as \u0000 */
+    char decoded[MOST];
+    abk_value begin = *method;
+    begin.len = begin.len < MOST ? begin.len : MOST;
+    return abk_decode(&begin, decoded) >= 4 && memcmp(decoded, "bus/", 4) == 0;
+}
+
 int abk_take_method(abk_client *client, const abk_message *message)
 {
     const abk_value *method = &message->method;
     const bool auth = abk_value_is(method, ABK_TEXT("bus/auth"));
     const bool ours = auth && client->token != NULL;
-    if (!ours && (!client->bus->config->reserved_methods || method->len < 4 ||
-                  memcmp(method->at, "bus/", 4) != 0))
+    if (!ours && (!client->bus->config->reserved_methods || !is_reserved(method)))
         return 0;
     if (abk_value_is(method, ABK_TEXT("bus/credit")))
         return 0; /* goes to the worker of the request that it names */

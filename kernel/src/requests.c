@@ -286,7 +286,7 @@ int64_t abk_host_submit(abk_bus *bus, const abk_route *route, const abk_message 
                    .probe = (route->flags & ABK_ROUTE_PROBE) != 0};
     abk_frame frame = {.line = line};
     abk_value token = {0};
-    abk_ask *ask = role == ABK_RESPONSE && bus->client_count > 1 ? abk_ask_find(host, &message->id) : NULL;
+    abk_ask *ask = role == ABK_RESPONSE && bus->rewrite ? abk_ask_find(host, &message->id) : NULL;
     if (ask != NULL) {
         take_response(host, message, line);
         return 0;

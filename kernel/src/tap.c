@@ -134,13 +134,15 @@ void abk_tap_from(abk_process *process, const char *line, size_t len, uint64_t s
 void abk_tap_to(abk_lane *lane, const char *at, size_t len)
 {
     abk_buf *open = &lane->tapped;
+    size_t searched = abk_buf_len(open); /* a long frame comes in many pieces */
     if (abk_buf_append(open, at, len) < 0) {
         abk_buf_clear(open);
         return;
     }
     for (;;) {
         const char *line = abk_buf_at(open);
-        const char *end = abk_buf_len(open) > 0 ? memchr(line, '\n', abk_buf_len(open)) : NULL;
+        const size_t left = abk_buf_len(open) - searched;
+        const char *end = left > 0 ? memchr(line + searched, '\n', left) : NULL;
         if (end == NULL)
             return;
         const size_t size = (size_t)(end - line) + 1;
@@ -148,6 +150,7 @@ void abk_tap_to(abk_lane *lane, const char *at, size_t len)
         const bool good = abk_scan(line, size, &message) == ABK_OK;
         show(lane, false, line, size, size, good ? &message : NULL, NULL);
         abk_buf_drop(open, size);
+        searched = 0;
     }
 }
 
