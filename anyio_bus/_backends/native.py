@@ -80,6 +80,10 @@ _GONE = Failure(
     code=KernelCode.SHUTTING_DOWN, message="bus is stopped", reason="shutting down", sent=False
 )
 
+_NO_MEMORY = Failure(
+    code=KernelCode.OVERLOADED, message="out of memory", reason="memory", sent=False
+)
+
 _failures = msgspec.json.Decoder(Failure)
 
 
@@ -207,6 +211,7 @@ class Native:
         self._pool_of: dict[int, str] = {}
         self._batch = 0  # lines in the last event: few of them means that latency counts
         self._draining = False
+        self._owes = False  # something was submitted by what was delivered
         self._flusher: Any = None
         self._loop = current_loop()
         self._tap: Tap | None = None
@@ -266,14 +271,14 @@ class Native:
             return False
         if lib.abk_step(bus, 0) > 0:
             self._drain()
-            if self._bus is not None and lib.abk_flush(bus) > 0:
-                self._drain()
         return self._bus is not None and not lib.abk_stopped(bus)
 
     async def _flush_when_asked(self) -> None:
         while True:
             self._flusher = self._loop.waiter()
             await self._flusher
+            if self._bus is None:
+                return
             if lib.abk_flush(self._bus) > 0:
                 self._drain()
 
@@ -289,6 +294,7 @@ class Native:
         """Without the loop: kill and reap what is left, close every fd."""
         if self._bus is None:
             return
+        self._loop.forget_readable(lib.abk_fd(self._bus))
         lib.abk_kill_now(self._bus, reap_s)
         self._last_statistics = self.statistics()
         self._last_workers = self.workers()
@@ -322,6 +328,9 @@ class Native:
                     self._deliver(events)
                 if self._bus is None:
                     return
+                if self._owes:
+                    self._owes = False
+                    lib.abk_flush(bus)
         finally:
             self._draining = False
 
@@ -364,6 +373,9 @@ class Native:
         pool, pid = self._where(event), event.b or None
         if pid is None and event.worker in self._stderr:
             self._log_stderr(pool, event.worker, self._stderr[event.worker][0].close())
+        if _STATES[event.a] is State.STOPPED:  # its number is never used again
+            self._pool_of.pop(event.worker, None)
+            self._stderr.pop(event.worker, None)
         if pool in self._guarded:
             self._guard.follow(
                 info.pid for info in self.workers() if info.pool in self._guarded and info.pid
@@ -415,8 +427,10 @@ class Native:
 
     # -- frames towards workers ---------------------------------------------------------------
 
-    def _refused(self) -> Refused:
-        if self._bus is None:
+    def _refused(self, result: int) -> Refused:
+        if result == lib.ABK_ENOMEM:
+            return Refused(_NO_MEMORY)
+        if self._bus is None or result != lib.ABK_EREFUSED:  # it does not run yet, or no more
             return Refused(_GONE)
         text = lib.abk_refusal(self._bus, self._size)
         return Refused(_failures.decode(_copy(text, self._size[0])))
@@ -426,6 +440,13 @@ class Native:
         aim = self._route
         if route is self._last_route:
             return aim
+        self._last_route = None  # should any of this fail
+        worker = -1 if route.worker is None else route.worker
+        if route.worker is not None and not _is_number(worker):
+            text = f"worker {worker} of pool {route.pool!r} is not there"
+            raise Refused(
+                Failure(code=KernelCode.NO_WORKER, message=text, reason="worker_gone", sent=False)
+            )
         pool = self._pools.get(route.pool)
         if pool is None:
             pool = ffi.new("char[]", route.pool.encode())
@@ -436,7 +457,7 @@ class Native:
             aim.session, aim.session_len = session, len(session)
         else:
             aim.session, aim.session_len = ffi.NULL, 0
-        aim.worker = -1 if route.worker is None else route.worker
+        aim.worker = worker
         aim.flags = (lib.ABK_ROUTE_REBIND if route.rebind else 0) | (
             lib.ABK_ROUTE_PROBE if route.probe else 0
         )
@@ -455,8 +476,9 @@ class Native:
         if key is None:
             aim.flags |= lib.ABK_ROUTE_ORPHAN
             self._last_route = None
-        if lib.abk_submit(self._bus, aim, frame, len(frame)) < 0:
-            raise self._refused()
+        result = lib.abk_submit(self._bus, aim, frame, len(frame))
+        if result < 0:
+            raise self._refused(result)
         self._flush()
 
     def submit_many(self, frames: list[bytes], route: Route, keys: list[RequestId]) -> bool:
@@ -467,13 +489,18 @@ class Native:
         taken = lib.abk_submit_many(self._bus, self._aim(route), block, len(block))
         if taken <= 0:
             return False
+        if taken < len(frames):  # nothing of them was written yet
+            for key in keys[:taken]:
+                self._take_back(key, b"")
+            return False
         self._flush()
         return True
 
     def _flush(self) -> None:
         """Have what was submitted written: at once if frames come one by one, else together."""
         if self._draining:
-            return  # it is written after what is delivered now
+            self._owes = True  # it is written after what is delivered now
+            return
         if self._batch <= 1:
             if lib.abk_flush(self._bus) > 0:
                 self._drain()
@@ -485,21 +512,25 @@ class Native:
         """Give up a request: it never runs, or its worker is told."""
         if self._bus is None:
             return Withdrawal.UNKNOWN
-        name = msgspec.json.encode(key)
-        found = lib.abk_find(self._bus, name, len(name))
-        if found < 0:
+        outcome = self._take_back(key, reason.encode("utf-8", "replace"))
+        if outcome < 0:
             return Withdrawal.UNKNOWN
-        why = reason.encode("utf-8", "replace")
-        outcome = lib.abk_withdraw(self._bus, found, why, len(why))
         self._flush()
         return Withdrawal.REMOVED if outcome == lib.ABK_REMOVED else Withdrawal.CANCELLED
+
+    def _take_back(self, key: RequestId, reason: bytes) -> int:
+        name = msgspec.json.encode(key)
+        found: int = lib.abk_find(self._bus, name, len(name))
+        if found >= 0:
+            found = lib.abk_withdraw(self._bus, found, reason, len(reason))
+        return found
 
     # -- primitives ---------------------------------------------------------------------------
 
     def _done_with(self, result: int, what: str) -> int:
         """Turn a result into an exception, or tell what it has brought about."""
-        if result == lib.ABK_EREFUSED:
-            raise self._refused()
+        if result in (lib.ABK_EREFUSED, lib.ABK_ESTATE, lib.ABK_ENOMEM):
+            raise self._refused(result)
         if result < 0:
             raise Refused(
                 Failure(code=KernelCode.NO_WORKER, message=what, reason="worker_gone", sent=False)
@@ -511,7 +542,9 @@ class Native:
     def _call(self, function: Callable[..., int], worker: int, *args: Any) -> int:
         if self._bus is None:
             raise Refused(_GONE)
-        return self._done_with(function(self._bus, worker, *args), f"there is no worker {worker}")
+        known = _is_number(worker)
+        result = function(self._bus, worker, *args) if known else lib.ABK_ENOENT
+        return self._done_with(result, f"there is no worker {worker}")
 
     def pause(self, worker: int) -> None:
         """Leave a worker's stdout unread until :meth:`resume`."""
@@ -535,6 +568,8 @@ class Native:
         Raises:
             InvalidArgumentError: ``env`` or ``cwd`` is not what a process can have.
         """
+        if self._bus is None:
+            raise Refused(_GONE)
         pool = next(pool for pool in self._config.pools if pool.id == pool_id)
         if env or cwd is not None:  # the same checks as for the pool's own
             msgspec.structs.replace(pool, env=env or {}, cwd=pool.cwd if cwd is None else cwd)
@@ -560,13 +595,18 @@ class Native:
 
     def resize(self, pool_id: str, instances: int, drain_s: float) -> None:
         """Add slots to a pool, or drain and retire the last of them."""
+        if self._bus is None:
+            raise Refused(_GONE)
         result = lib.abk_resize(self._bus, self._pools[pool_id], instances, drain_s)
         self._done_with(result, f"there is no pool {pool_id!r}")
 
     def check_pool(self, pool_id: str) -> None:
         """Refuse, with the stored reason, if every slot of the pool is parked."""
-        if self._bus is not None and lib.abk_check_pool(self._bus, self._pools[pool_id]) < 0:
-            raise self._refused()
+        if self._bus is None:
+            return
+        result = lib.abk_check_pool(self._bus, self._pools[pool_id])
+        if result < 0:
+            raise self._refused(result)
 
     def drain(self, worker: int, drain_s: float, *, retire: bool = False) -> None:
         """Let a worker finish what it has, then end it; its successor starts unless ``retire``."""
@@ -640,6 +680,10 @@ class Native:
         lib.abk_statistics(self._bus, stats)
         names = KernelStatistics.__struct_fields__
         return KernelStatistics(**{name: getattr(stats, name) for name in names})
+
+
+def _is_number(worker: int) -> bool:
+    return 0 <= worker < 1 << 31
 
 
 def _copy(at: Any, size: int) -> bytes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Generator
+from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -56,8 +57,11 @@ class Loop(Protocol):
     async def serve_readable(self, fd: int, function: Callable[[], bool]) -> None:
         """Call a function each time that an fd is readable, until it returns False.
 
-        What it raises comes out here. The fd stays open until then.
+        What it raises comes out here. The fd stays open until then, or is forgotten before.
         """
+
+    def forget_readable(self, fd: int) -> None:
+        """Have :meth:`serve_readable` let go of an fd: its number may be another's soon."""
 
 
 class _AsyncioLoop:
@@ -75,6 +79,7 @@ class _AsyncioLoop:
         )
 
         self._loop = loop
+        self._served: set[int] = set()
 
     @staticmethod
     def wake(waiter: Any, value: object) -> None:
@@ -91,15 +96,22 @@ class _AsyncioLoop:
                     return
                 done.set_result(None)
             except BaseException as exc:  # it is the waiting task's  # noqa: ASYNC103, BLE001
-                self._loop.remove_reader(fd)
+                self.forget_readable(fd)
                 if not done.done():
                     done.set_exception(exc)
 
         self._loop.add_reader(fd, look)
+        self._served.add(fd)
         try:
             await done
         finally:
-            self._loop.remove_reader(fd)
+            self.forget_readable(fd)
+
+    def forget_readable(self, fd: int) -> None:
+        if fd in self._served:
+            self._served.discard(fd)
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.remove_reader(fd)
 
 
 class _TrioWaiter(msgspec.Struct, eq=False):
@@ -130,6 +142,7 @@ class _TrioLoop:
         self.now: Callable[[], float] = lowlevel.current_clock().current_time
         self.waiter: Callable[[], Waiter[Any]] = partial(_TrioWaiter, lowlevel)
         self.post: Callable[..., object] = lowlevel.current_trio_token().run_sync_soon
+        self._lowlevel = lowlevel
         self._reschedule = lowlevel.reschedule
         self.checkpoint_if_cancelled: Callable[[], Awaitable[None]] = (
             lowlevel.checkpoint_if_cancelled
@@ -137,10 +150,15 @@ class _TrioLoop:
         self._value = sys.modules["outcome"].Value  # what trio itself hands to a task
 
     async def serve_readable(self, fd: int, function: Callable[[], bool]) -> None:
-        while True:
-            await anyio.wait_readable(fd)
-            if not function():
-                return
+        with suppress(anyio.ClosedResourceError):  # it was forgotten
+            while True:
+                await anyio.wait_readable(fd)
+                if not function():
+                    return
+
+    def forget_readable(self, fd: int) -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            self._lowlevel.notify_closing(fd)
 
     def wake(self, waiter: Any, value: object) -> None:
         if waiter.is_set:

@@ -205,6 +205,22 @@ static bool speak(const char *method, const char *id, const abk_message *m)
     } else if (strcmp(method, "note") == 0) {
         say("{\"jsonrpc\":\"2.0\",\"method\":\"note\",\"params\":{}}\n");
         answer(id, "1");
+    } else if (strcmp(method, "broadcast") == 0) {
+        say("{\"method\":\"notifications/tools/list_changed\"}\n");
+        answer(id, "1");
+    } else if (strcmp(method, "of_session") == 0) {
+        say("{\"method\":\"of_session\",\"params\":{\"sessionId\":\"%s\"}}\n",
+            text(m, words, sizeof words));
+        answer(id, "1");
+    } else if (strcmp(method, "ask_and_cancel") == 0) {
+        say("{\"id\":\"w2\",\"method\":\"question\",\"params\":{\"_meta\":{\"requestId\":%s}}}\n"
+            "{\"method\":\"$/cancelRequest\",\"params\":{\"id\":\"w2\"}}\n", id);
+        answer(id, "1");
+    } else if (strcmp(method, "bus/credit") == 0) {
+        abk_value of;
+        if (member(m, "id", &of))
+            say("{\"method\":\"credited\",\"params\":{\"_meta\":{\"requestId\":%.*s}}}\n",
+                (int)abk_value_raw(&of).len, abk_value_raw(&of).at);
     } else if (strcmp(method, "ask") == 0) {
         snprintf(asked_for, sizeof asked_for, "%s", id);
         say("{\"jsonrpc\":\"2.0\",\"id\":\"w1\",\"method\":\"question\",\"params\":"

@@ -1,0 +1,237 @@
+/* Whose line is it: clients on a wire, and what their workers say. Housekeeping, with a clock of its
+ * own. */
+#include "wire.h"
+
+typedef struct house {
+    rig rig;
+    char folder[32];
+    char path[64];
+    wire a, b;
+} house;
+
+static void house_open(house *self, const char *config, bool host)
+{
+    const abk_options options = {.size = sizeof options, .host = host};
+    strcpy(self->folder, "/tmp/abk-test-XXXXXX");
+    CHECK(mkdtemp(self->folder) != NULL);
+    snprintf(self->path, sizeof self->path, "%s/socket", self->folder);
+    const abk_listener listener = {.size = sizeof listener, .unix_path = self->path};
+    rig_make(&self->rig, config, &options);
+    CHECK(abk_listen(self->rig.bus, &listener, NULL, 0, NULL) == ABK_OK);
+    CHECK(abk_start(self->rig.bus, NULL) == ABK_OK);
+    wire_connect(&self->a, self->path);
+    wire_connect(&self->b, self->path);
+    SAY(&self->rig, &self->b, "{\"id\":\"first\",\"method\":\"echo\"}\n");
+    HEAR(&self->rig, &self->b, "\"first\"");
+    wire_forget(&self->b);
+}
+
+static void house_close(house *self)
+{
+    CHECK(abk_stop(self->rig.bus, 0.0, 2.0) == ABK_OK);
+    const uint64_t late = abk_now() + RIG_PATIENCE;
+    while (!abk_stopped(self->rig.bus) && abk_now() < late) {
+        rig_step(&self->rig, 20);
+        wire_hear(&self->a);
+        wire_hear(&self->b);
+    }
+    CHECK(abk_stopped(self->rig.bus));
+    rig_check_ends(&self->rig);
+    abk_destroy(self->rig.bus);
+    wire_free(&self->a);
+    wire_free(&self->b);
+    CHECK(rmdir(self->folder) == 0);
+    CHECK(rig_count_fds() == self->rig.fds && !rig_has_children());
+    rig_free(&self->rig);
+}
+
+/* --- whose line is it ------------------------------------------------------------------------- */
+
+static void credit_goes_to_the_worker_of_its_request(void)
+{
+    house h;
+    house_open(&h, rig_config("", ",\"instances\":2", ""), false);
+    SAY(&h.rig, &h.a, "{\"id\":\"mine\",\"method\":\"hold\"}\n");
+    SAY(&h.rig, &h.b, "{\"id\":\"mine\",\"method\":\"hold\"}\n");
+    UNTIL(&h.rig, rig_stats(&h.rig).live_requests == 2);
+    SAY(&h.rig, &h.a, "{\"method\":\"bus/credit\",\"params\":{\"id\":\"mine\",\"bytes\":5}}\n");
+    HEAR(&h.rig, &h.a, "\"method\":\"credited\",\"params\":{\"_meta\":{\"requestId\":\"mine\"}}");
+    CHECK(!wire_hear(&h.b));
+    SAY(&h.rig, &h.b, "{\"method\":\"bus/credit\",\"params\":{\"id\":\"nobody's\"}}\n"
+                      "{\"id\":2,\"method\":\"echo\"}\n");
+    HEAR(&h.rig, &h.b, "\"id\":2,");
+    CHECK(!wire_heard(&h.b, "credited"));
+    house_close(&h);
+}
+
+static void what_names_a_session_goes_to_its_owner(void)
+{
+    house h;
+    house_open(&h, rig_config("", ",\"session\":\"acp\"", ""), false);
+    SAY(&h.rig, &h.a, "{\"id\":1,\"method\":\"session/new\",\"params\":{\"text\":\"s1\"}}\n");
+    HEAR(&h.rig, &h.a, "\"sessionId\":\"s1\"");
+    SAY(&h.rig, &h.b, "{\"id\":1,\"method\":\"of_session\",\"params\":{\"text\":\"s1\"}}\n");
+    HEAR(&h.rig, &h.a, "\"method\":\"of_session\"");
+    HEAR(&h.rig, &h.b, "\"id\":1,");
+    CHECK(!wire_heard(&h.b, "of_session"));
+    SAY(&h.rig, &h.a, "{\"id\":2,\"method\":\"hold\"}\n");
+    UNTIL(&h.rig, rig_stats(&h.rig).live_requests == 1);
+    SAY(&h.rig, &h.b, "{\"id\":2,\"method\":\"of_session\",\"params\":{\"text\":\"unknown\"}}\n");
+    HEAR(&h.rig, &h.b, "\"id\":2,");
+    CHECK(!wire_heard(&h.a, "unknown") && !wire_heard(&h.b, "unknown"));
+    CHECK(rig_stats(&h.rig).dropped_notifications == 1);
+    house_close(&h);
+}
+
+static void a_list_that_changed_concerns_all(void)
+{
+    house h;
+    house_open(&h, rig_config("", ",\"cancel\":\"mcp\"", ""), true);
+    SAY(&h.rig, &h.b, "{\"id\":1,\"method\":\"hold\"}\n"); /* nobody is the only one at work */
+    UNTIL(&h.rig, rig_stats(&h.rig).live_requests == 1);
+    SAY(&h.rig, &h.a, "{\"id\":1,\"method\":\"broadcast\"}\n");
+    HEAR(&h.rig, &h.a, "tools/list_changed");
+    HEAR(&h.rig, &h.b, "tools/list_changed");
+    UNTIL(&h.rig, h.rig.notes == 1);
+    house_close(&h);
+}
+
+static void a_worker_may_cancel_what_it_asked(void)
+{
+    house h;
+    house_open(&h, rig_config("", "", ""), false);
+    SAY(&h.rig, &h.a, "{\"id\":1,\"method\":\"ask_and_cancel\"}\n");
+    HEAR(&h.rig, &h.a, "\"method\":\"$/cancelRequest\",\"params\":{\"id\":1}}"); /* as it was shown */
+    HEAR(&h.rig, &h.a, "{\"id\":1,\"method\":\"question\",\"params\":{\"_meta\":{\"requestId\":1}}}");
+    house_close(&h);
+}
+
+static void the_host_beside_others_answers_its_own_workers(void)
+{
+    house h;
+    house_open(&h, rig_config("", "", ""), true);
+    const int id = rig_ask(&h.rig, "ask", "");
+    UNTIL(&h.rig, h.rig.notes == 1);
+    CHECK_HAS(rig_last(&h.rig, ABK_EV_LINES)->data, "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"question\"");
+    const abk_route route = RIG_ROUTE;
+    CHECK(abk_submit(h.rig.bus, &route, "{\"id\":1,\"result\":{}}\n", 21) == 0);
+    CHECK_HAS(rig_answer(&h.rig, id), "heard");
+    house_close(&h);
+}
+
+static void under_mcp_no_answer_follows_a_cancel(void)
+{
+    house h;
+    house_open(&h, rig_config("", ",\"cancel\":\"mcp\"", ""), false);
+    SAY(&h.rig, &h.a, "{\"id\":1,\"method\":\"hold\"}\n");
+    UNTIL(&h.rig, rig_stats(&h.rig).live_requests == 1);
+    SAY(&h.rig, &h.a, "{\"method\":\"notifications/cancelled\",\"params\":{\"requestId\":1}}\n"
+                      "{\"id\":2,\"method\":\"echo\"}\n");
+    HEAR(&h.rig, &h.a, "\"id\":2,");
+    UNTIL(&h.rig, rig_stats(&h.rig).late_answers == 1);
+    CHECK(wire_count(&h.a, "\n") == 1);
+    house_close(&h);
+}
+
+static void a_client_has_a_limit_of_its_own(void)
+{
+    house h;
+    house_open(&h, rig_config("", "", "\"max_pending\":2"), false);
+    SAY(&h.rig, &h.a, "{\"id\":1,\"method\":\"hold\"}\n{\"id\":2,\"method\":\"hold\"}\n"
+                      "{\"id\":3,\"method\":\"echo\"}\n");
+    HEAR(&h.rig, &h.a, "max_pending=2");
+    SAY(&h.rig, &h.b, "{\"id\":3,\"method\":\"echo\"}\n");
+    HEAR(&h.rig, &h.b, "\"id\":3,\"result\"");
+    house_close(&h);
+}
+
+static void one_that_waits_for_a_lease_may_give_up(void)
+{
+    house h;
+    house_open(&h, rig_config("", "", "\"restart_delay_s\":0.01"), false);
+    SAY(&h.rig, &h.b, "{\"id\":1,\"method\":\"bus/session\",\"params\":{\"id\":\"x\","
+                      "\"exclusive\":true}}\n");
+    HEAR(&h.rig, &h.b, "\"worker\":0}");
+    SAY(&h.rig, &h.a, "{\"id\":1,\"method\":\"bus/session\",\"params\":{\"exclusive\":true}}\n"
+                      "{\"method\":\"$/cancelRequest\",\"params\":{\"id\":1}}\n");
+    HEAR(&h.rig, &h.a, "\"id\":1,\"error\":{\"code\":-32800");
+    SAY(&h.rig, &h.a, "{\"id\":2,\"method\":\"bus/session\",\"params\":{\"id\":\"y\","
+                      "\"exclusive\":true}}\n");
+    SAY(&h.rig, &h.b, "{\"id\":2,\"method\":\"exit\",\"sessionId\":\"x\"}\n");
+    HEAR(&h.rig, &h.b, "\"id\":2,\"error\":{\"code\":-32050");
+    HEAR(&h.rig, &h.a, "\"id\":2,\"result\":{\"id\":\"y\",\"worker\":0}");
+    house_close(&h);
+}
+
+/* --- housekeeping ----------------------------------------------------------------------------- */
+
+static void pass(house *self, double seconds)
+{
+    abk_test.later += abk_ns(seconds);
+    for (int i = 0; i < 4; i++)
+        rig_step(&self->rig, 0);
+}
+
+static void sessions_that_nobody_uses_end(void)
+{
+    house h;
+    house_open(&h, rig_config("", "", "\"session_idle_s\":100"), false);
+    SAY(&h.rig, &h.a, "{\"id\":1,\"method\":\"echo\",\"sessionId\":\"old\"}\n");
+    HEAR(&h.rig, &h.a, "\"id\":1,");
+    pass(&h, 60);
+    SAY(&h.rig, &h.a, "{\"id\":2,\"method\":\"hold\",\"sessionId\":\"new\"}\n");
+    UNTIL(&h.rig, rig_stats(&h.rig).live_requests == 1);
+    CHECK(rig_stats(&h.rig).sessions == 2);
+    pass(&h, 60);
+    CHECK(rig_stats(&h.rig).sessions == 2); /* its worker is at work, for one of them */
+    SAY(&h.rig, &h.a, "{\"id\":3,\"method\":\"go\"}\n");
+    HEAR(&h.rig, &h.a, "\"id\":2,");
+    HEAR(&h.rig, &h.a, "\"id\":3,");
+    pass(&h, 60);
+    pass(&h, 60);
+    CHECK(rig_stats(&h.rig).sessions == 0);
+    abk_test.later = 0;
+    house_close(&h);
+}
+
+static void memory_that_is_not_needed_goes_back(void)
+{
+    house h;
+    house_open(&h, rig_config("", "", ""), false);
+    SAY(&h.rig, &h.a, "{\"id\":1,\"method\":\"big\",\"params\":{\"n\":3000000}}\n");
+    HEAR(&h.rig, &h.a, "\"id\":1,");
+    HEAR(&h.rig, &h.a, "x\"}\n");
+    for (int i = 0; i < 5; i++)
+        pass(&h, 6);
+    wire_forget(&h.a);
+    SAY(&h.rig, &h.a, "{\"id\":2,\"method\":\"big\",\"params\":{\"n\":100}}\n");
+    HEAR(&h.rig, &h.a, "\"id\":2,");
+    abk_test.later = 0;
+    house_close(&h);
+}
+
+/* Time that stands still or leaps changes nothing but what is due. */
+static void a_leap_of_the_clock_fires_what_is_due_once(void)
+{
+    house h;
+    house_open(&h, rig_config("", ",\"max_in_flight\":1", "\"cancel_grace_s\":50"), true);
+    const int id = rig_ask(&h.rig, "stuck", "");
+    abk_flush(h.rig.bus);
+    rig_withdraw(&h.rig, id, ABK_CANCELLED);
+    const int next = rig_ask(&h.rig, "echo", "");
+    pass(&h, 40);
+    CHECK(!rig_ended(&h.rig, next));
+    pass(&h, 11);
+    CHECK_HAS(rig_answer(&h.rig, next), "done");
+    abk_test.later = 0;
+    house_close(&h);
+}
+
+TEST_MAIN(TEST(credit_goes_to_the_worker_of_its_request),
+          TEST(what_names_a_session_goes_to_its_owner), TEST(a_list_that_changed_concerns_all),
+          TEST(a_worker_may_cancel_what_it_asked),
+          TEST(the_host_beside_others_answers_its_own_workers),
+          TEST(under_mcp_no_answer_follows_a_cancel), TEST(a_client_has_a_limit_of_its_own),
+          TEST(one_that_waits_for_a_lease_may_give_up), TEST(sessions_that_nobody_uses_end),
+          TEST(memory_that_is_not_needed_goes_back),
+          TEST(a_leap_of_the_clock_fires_what_is_due_once))
