@@ -332,7 +332,7 @@ async def killing(
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-        await process.wait()
+        await process.wait()  # noqa: ASYNC102
 
 
 def kills_config(witness: str, instances: int, payload_limit: int = 8 * MIB) -> Message:
@@ -499,7 +499,7 @@ async def steady(
         out, err = await process.communicate()
     except BaseException:
         process.kill()
-        await process.wait()
+        await process.wait()  # noqa: ASYNC102
         raise
     if process.returncode != 0:
         return {"failed": err.decode(errors="replace").strip() or process.returncode}
@@ -766,7 +766,7 @@ async def _in_a_thread(
         yield turns
     finally:
         stopping = True
-        await running
+        await running  # noqa: ASYNC102
 
 
 def _echo(**top: object) -> bytes:
@@ -794,7 +794,7 @@ async def stalled_client(daemon: Daemon, verdicts: Verdicts, limit: int) -> Asyn
         yield report
     finally:
         asking.cancel()
-        await asyncio.gather(asking, return_exceptions=True)
+        await asyncio.gather(asking, return_exceptions=True)  # noqa: ASYNC102
         report["asked"] = sent[0]
         bounded = sent[0] * len(line) < 8 * limit
         verdicts.check(bounded, "the stalled client is read from without bound", sent[0])
@@ -825,7 +825,7 @@ async def stalled_worker(daemon: Daemon, verdicts: Verdicts, limit: int) -> Asyn
     finally:
         os.kill(pid, signal.SIGCONT)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(everything.wait(), 20)
+            await asyncio.wait_for(everything.wait(), 20)  # noqa: ASYNC102
         report |= answers
         right = everything.is_set() and set(answers) == {"answered", str(OVERLOADED)}
         verdicts.check(right, "what the stopped worker was asked", dict(answers))
@@ -841,7 +841,7 @@ async def flooding_worker(daemon: Daemon, verdicts: Verdicts, limit: int) -> Asy
     try:
         yield report
     finally:
-        after = (await client.status())["statistics"]["dropped_notifications"]
+        after = (await client.status())["statistics"]["dropped_notifications"]  # noqa: ASYNC102
         report["dropped"] = after - before
         verdicts.check(after > before, "the flood is dropped", report)
         client.close()

@@ -85,7 +85,7 @@ typedef enum {
 typedef struct abk_entry {
     abk_link place;   /* in flight or waiting in its lane, or waiting in a client's share of a pool */
     abk_link owner;   /* among its client's requests; a tombstone: among the bus's, by age */
-    abk_link unbound; /* waits for a session that no lane has yet */
+    abk_link unbound; /* of a session that no lane has yet, or whose lane it waits for */
     struct abk_client *client; /* who gets the answer; NULL: nobody any more */
     struct abk_pool *pool;
     struct abk_lane *lane; /* bound to it; NULL: any of its pool */
@@ -186,6 +186,7 @@ typedef struct abk_session {
     abk_link lost;      /* among the lost ones, oldest first */
     abk_link idle;      /* all, by last use */
     abk_link waiting;   /* heads entries that wait for it to be bound (abk_entry.unbound) */
+    abk_link bound;     /* and those that wait for its lane, likewise */
     struct abk_pool *pool;
     struct abk_lane *lane; /* NULL: not yet bound, or lost */
     struct abk_client *owner;

@@ -164,6 +164,8 @@ void abk_entry_wait(abk_entry *entry, abk_lane *lane)
     if (lane != NULL) {
         abk_list_append(&lane->waiting, &entry->place);
         lane->waiting_count++;
+        if (entry->session != NULL)
+            abk_list_append(&entry->session->bound, &entry->unbound);
         return;
     }
     abk_share *share = &entry->client->shares[pool->index];
@@ -182,6 +184,7 @@ void abk_entry_unwait(abk_entry *entry)
     pool->queued--;
     pool->queued_bytes -= entry->len;
     abk_unlink(&entry->place);
+    abk_unlink(&entry->unbound);
     if (entry->lane != NULL) {
         entry->lane->waiting_count--;
         return;
@@ -190,7 +193,6 @@ void abk_entry_unwait(abk_entry *entry)
     if (abk_list_empty(&share->entries))
         abk_unlink(&share->turn);
     pool->queued_here--;
-    abk_unlink(&entry->unbound);
 }
 
 void abk_router_rebind(abk_entry *entry, abk_lane *lane)

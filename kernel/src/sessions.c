@@ -60,6 +60,7 @@ static abk_session *add(abk_bus *bus, abk_pool *pool, abk_client *owner, abk_tex
     session->pool = pool;
     session->owner = owner;
     abk_list_init(&session->waiting);
+    abk_list_init(&session->bound);
     abk_list_append(&bus->idle_sessions, &session->idle);
     if (owner != NULL)
         abk_list_append(&owner->sessions, &session->of_client);
@@ -132,14 +133,10 @@ abk_session *abk_session_begin(abk_bus *bus, const abk_way *way)
 }
 
 /* It leaves its lane; what waits for it there keeps that. */
-static void leave_waiting(const abk_session *session)
+static void leave_waiting(abk_session *session)
 {
-    ABK_EACH(link, &session->lane->waiting)
-    {
-        abk_entry *entry = ABK_OF(link, abk_entry, place);
-        if (entry->session == session)
-            entry->session = NULL;
-    }
+    for (abk_link *link; (link = abk_list_take(&session->bound)) != NULL;)
+        ABK_OF(link, abk_entry, unbound)->session = NULL;
 }
 
 void abk_session_bind(abk_session *session, abk_lane *lane)

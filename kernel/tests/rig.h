@@ -1,5 +1,6 @@
-/* A bus for tests, with tests/worker.c as its workers: it submits, steps, keeps what it is told, and
- * checks in the end that each request had exactly one end, and that no fd and no child is left. */
+/* A bus for tests, with tests/worker.c as its workers: it submits, steps, keeps what it is told,
+ * and checks in the end that each request had exactly one end, and that no fd and no child is left.
+ */
 #ifndef ABK_RIG_H
 #define ABK_RIG_H
 
@@ -27,8 +28,8 @@ typedef struct rig_end {
     int64_t key;
     bool withdrawn;
     int answers, failures;
-    int code;  /* of a failure, or of an error that a worker answered */
-    bool sent; /* of a failure */
+    int code;   /* of a failure, or of an error that a worker answered */
+    bool sent;  /* of a failure */
     char *text; /* the answer's line, or the failure */
 } rig_end;
 
@@ -64,13 +65,14 @@ static inline const char *rig_worker(void)
     return path;
 }
 
-/* {"pools": [{"id": "a", "command": [worker, args...], pool...}], "limits": {limits}}; args and pool
- * begin with a comma where they are not empty. */
+/* {"pools": [{"id": "a", "command": [worker, args...], pool...}], "limits": {limits}}; args and
+ * pool begin with a comma where they are not empty. */
 static inline const char *rig_config(const char *args, const char *pool, const char *limits)
 {
     static char text[16384];
-    snprintf(text, sizeof text, "{\"pools\":[{\"id\":\"a\",\"command\":[\"%s\"%s]%s}],\"limits\":{%s}}",
-             rig_worker(), args, pool, limits);
+    snprintf(text, sizeof text,
+             "{\"pools\":[{\"id\":\"a\",\"command\":[\"%s\"%s]%s}],\"limits\":{%s}}", rig_worker(),
+             args, pool, limits);
     return text;
 }
 
@@ -233,17 +235,21 @@ static inline void rig_forget(rig *self)
 
 /* --- what it asks ----------------------------------------------------------------------------- */
 
-#define RIG_ROUTE {.size = sizeof(abk_route), .worker = -1}
+#define RIG_ROUTE                                                                                  \
+    {                                                                                              \
+        .size = sizeof(abk_route), .worker = -1                                                    \
+    }
 
-/* Submit a request on this way; its id, or the refusal, negative. params is what is in its braces. */
+/* Submit a request on this way; its id, or the refusal, negative. params is what is in its braces.
+ */
 static inline int rig_ask_on(rig *self, const abk_route *route, const char *method,
                              const char *params)
 {
     char line[4096];
     const int id = self->asked + 1;
     const int len = snprintf(line, sizeof line,
-                             "{\"jsonrpc\":\"2.0\",\"id\":%d,\"method\":\"%s\",\"params\":{%s}}\n", id,
-                             method, params);
+                             "{\"jsonrpc\":\"2.0\",\"id\":%d,\"method\":\"%s\",\"params\":{%s}}\n",
+                             id, method, params);
     const int64_t key = abk_submit(self->bus, route, line, (size_t)len);
     if (key < 0)
         return (int)key;
@@ -259,10 +265,14 @@ static inline int rig_ask(rig *self, const char *method, const char *params)
     return rig_ask_on(self, &route, method, params);
 }
 
-static inline int rig_ask_session(rig *self, const char *session, unsigned flags, const char *method)
+static inline int rig_ask_session(rig *self, const char *session, unsigned flags,
+                                  const char *method)
 {
-    const abk_route route = {.size = sizeof route, .worker = -1, .session = session,
-                             .session_len = strlen(session), .flags = flags};
+    const abk_route route = {.size = sizeof route,
+                             .worker = -1,
+                             .session = session,
+                             .session_len = strlen(session),
+                             .flags = flags};
     return rig_ask_on(self, &route, method, "");
 }
 

@@ -207,7 +207,8 @@ static void calls_out_of_turn_are_refused(void)
     abk_error error;
     rig r;
     CHECK(abk_create("{}", 2, &small, &error) == NULL && error.code == ABK_EINVAL);
-    CHECK(abk_create("{}", 2, NULL, &error) == NULL && abk_create("{", 1, &options, &error) == NULL);
+    CHECK(abk_create("{}", 2, NULL, &error) == NULL &&
+          abk_create("{", 1, &options, &error) == NULL);
     rig_make(&r, rig_config("", "", ""), &options);
     CHECK(abk_step(r.bus, 0) == ABK_ESTATE && abk_kill(r.bus, 0, NULL) == ABK_ESTATE);
     CHECK(abk_submit(r.bus, &route, "{\"method\":\"a\"}\n", 15) == ABK_ESTATE);
@@ -288,8 +289,10 @@ static void run_many(abk_bus *bus, int count)
     const uint64_t late = abk_now() + 3 * RIG_PATIENCE;
     while (ended < count && abk_now() < late) {
         for (; begun < count && begun - ended < AT_ONCE; begun++) {
-            const int len = snprintf(line, sizeof line, "{\"jsonrpc\":\"2.0\",\"id\":\"r%d\","
-                                     "\"method\":\"echo\",\"params\":{}}\n", begun);
+            const int len = snprintf(line, sizeof line,
+                                     "{\"jsonrpc\":\"2.0\",\"id\":\"r%d\","
+                                     "\"method\":\"echo\",\"params\":{}}\n",
+                                     begun);
             CHECK(abk_submit(bus, &route, line, (size_t)len) > 0);
         }
         abk_step(bus, 100);

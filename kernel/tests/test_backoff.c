@@ -11,8 +11,12 @@ static const abk_death failed_start = {.uptime_s = 0.1};
 
 static abk_limits limits_of(void)
 {
-    return (abk_limits){.max_restarts = 5, .start_attempts = 3, .restart_window_s = 60,
-                        .restart_delay_s = 0.1, .restart_delay_max_s = 30, .stable_after_s = 10,
+    return (abk_limits){.max_restarts = 5,
+                        .start_attempts = 3,
+                        .restart_window_s = 60,
+                        .restart_delay_s = 0.1,
+                        .restart_delay_max_s = 30,
+                        .stable_after_s = 10,
                         .park_retry_s = 60};
 }
 
@@ -20,11 +24,15 @@ static abk_limits limits_of(void)
 static double die(abk_backoff *self, const abk_limits *limits, abk_death death, double at_s,
                   double random)
 {
-    const abk_verdict verdict = abk_backoff_on_death(self, limits, &death, abk_ns(at_s + 1), random);
+    const abk_verdict verdict =
+        abk_backoff_on_death(self, limits, &death, abk_ns(at_s + 1), random);
     return verdict.park ? -1 : (double)verdict.wait_ns / 1e9;
 }
 
-static bool near(double a, double b) { return fabs(a - b) < 1e-6 * (1 + fabs(b)); }
+static bool near(double a, double b)
+{
+    return fabs(a - b) < 1e-6 * (1 + fabs(b));
+}
 
 static void the_delay_doubles_up_to_its_limit(void)
 {

@@ -22,7 +22,8 @@ static void it_is_a_queue_of_bytes(void)
     for (int i = 0; i < STEPS; i++) {
         const uint32_t what = some(10);
         if (what < 5) {
-            const size_t more = some((uint32_t)(MOST - len) < 600 ? (uint32_t)(MOST - len) + 1 : 600);
+            const size_t more =
+                some((uint32_t)(MOST - len) < 600 ? (uint32_t)(MOST - len) + 1 : 600);
             for (size_t k = 0; k < more; k++)
                 chunk[k] = (char)some(256);
             CHECK(abk_buf_append(&buf, more == 0 ? NULL : chunk, more) == ABK_OK);
@@ -118,8 +119,11 @@ static void strings_are_escaped(void)
     CHECK_TEXT(QUOTED("plain"), "\"plain\"");
     CHECK_TEXT(QUOTED("\"\\/\n\t\r\b\x01\x7f"), "\"\\\"\\\\/\\n\\t\\u000d\\u0008\\u0001\x7f\"");
     CHECK_TEXT(QUOTED("a\0b"), "\"a\\u0000b\"");
-    CHECK_TEXT(QUOTED("\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80"), "\"\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80\"");
-    CHECK_TEXT(QUOTED("a\xff" "b\xc3"), "\"a\\\\xffb\\\\xc3\"");
+    CHECK_TEXT(QUOTED("\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80"),
+               "\"\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80\"");
+    CHECK_TEXT(QUOTED("a\xff"
+                      "b\xc3"),
+               "\"a\\\\xffb\\\\xc3\"");
     CHECK_TEXT(QUOTED("\xed\xa0\x80"), "\"\\\\xed\\\\xa0\\\\x80\"");
 }
 
@@ -158,7 +162,8 @@ static bool is_utf8(const unsigned char *at, size_t len)
         const size_t more = at[i] < 0x80 ? 0 : at[i] >> 5 == 6 ? 1 : at[i] >> 4 == 14 ? 2 : 3;
         if (at[i] >= 0x80 && (at[i] < 0xc0 || at[i] >= 0xf8))
             return false;
-        static const uint32_t mask[] = {0x7f, 0x1f, 0x0f, 0x07}, least[] = {0, 0x80, 0x800, 0x10000};
+        static const uint32_t mask[] = {0x7f, 0x1f, 0x0f, 0x07},
+                              least[] = {0, 0x80, 0x800, 0x10000};
         uint32_t code = at[i] & mask[more];
         if (len - i <= more)
             return false;
@@ -176,9 +181,9 @@ static bool is_utf8(const unsigned char *at, size_t len)
 
 static void every_short_text_is_judged_as_the_standard_does(void)
 {
-    static const unsigned char edges[] = {0,    0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc0, 0xc1,
-                                          0xc2, 0xdf, 0xe0, 0xe1, 0xec, 0xed, 0xee, 0xef, 0xf0, 0xf1,
-                                          0xf3, 0xf4, 0xf5, 0xf8, 0xff};
+    static const unsigned char edges[] = {0,    0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc0,
+                                          0xc1, 0xc2, 0xdf, 0xe0, 0xe1, 0xec, 0xed, 0xee, 0xef,
+                                          0xf0, 0xf1, 0xf3, 0xf4, 0xf5, 0xf8, 0xff};
     const size_t count = sizeof edges;
     for (size_t i = 0; i < count * count * count * count; i++) {
         const unsigned char text[4] = {edges[i % count], edges[i / count % count],

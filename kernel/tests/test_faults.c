@@ -76,7 +76,8 @@ static void host_scenario(bool forgives)
 {
     const char *config = rig_config("", ",\"instances\":2,\"max_in_flight\":2", QUICK);
     const abk_options options = {.size = sizeof options, .host = true};
-    rig r = {.fds = rig_count_fds(), .ends = calloc(RIG_MOST_ENDS, sizeof(rig_end)),
+    rig r = {.fds = rig_count_fds(),
+             .ends = calloc(RIG_MOST_ENDS, sizeof(rig_end)),
              .forgives = forgives};
     size_t len;
     r.bus = abk_create(config, strlen(config), &options, NULL);
@@ -91,8 +92,9 @@ static void host_scenario(bool forgives)
         abk_status(r.bus, &len);
         abk_find_session(r.bus, "own", 3, &len);
         abk_resize(r.bus, "a", 1, 0.0);
-        abk_spawn(r.bus, "a", &(abk_extra){.size = sizeof(abk_extra), .session = "more",
-                                           .session_len = 4, .cwd = "/"});
+        abk_spawn(r.bus, "a",
+                  &(abk_extra){
+                      .size = sizeof(abk_extra), .session = "more", .session_len = 4, .cwd = "/"});
         rig_ask_session(&r, "more", 0, "echo");
         abk_end_session(r.bus, "own", 3);
         rig_ask(&r, "echo", "");
@@ -253,12 +255,30 @@ static void fail_all_calls(scenario *run)
     fault.name = NULL;
 }
 
-static void each_allocation_fails_alone(void) { fail_allocations(host_scenario, 1); }
-static void all_allocations_fail_from_one_on(void) { fail_allocations(host_scenario, 0); }
-static void each_system_call_fails_once(void) { fail_all_calls(host_scenario); }
-static void each_allocation_fails_alone_on_a_wire(void) { fail_allocations(wire_scenario, 1); }
-static void all_allocations_fail_on_a_wire(void) { fail_allocations(wire_scenario, 0); }
-static void each_system_call_fails_once_on_a_wire(void) { fail_all_calls(wire_scenario); }
+static void each_allocation_fails_alone(void)
+{
+    fail_allocations(host_scenario, 1);
+}
+static void all_allocations_fail_from_one_on(void)
+{
+    fail_allocations(host_scenario, 0);
+}
+static void each_system_call_fails_once(void)
+{
+    fail_all_calls(host_scenario);
+}
+static void each_allocation_fails_alone_on_a_wire(void)
+{
+    fail_allocations(wire_scenario, 1);
+}
+static void all_allocations_fail_on_a_wire(void)
+{
+    fail_allocations(wire_scenario, 0);
+}
+static void each_system_call_fails_once_on_a_wire(void)
+{
+    fail_all_calls(wire_scenario);
+}
 
 TEST_MAIN(TEST(each_allocation_fails_alone), TEST(all_allocations_fail_from_one_on),
           TEST(each_system_call_fails_once), TEST(each_allocation_fails_alone_on_a_wire),

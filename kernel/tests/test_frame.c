@@ -100,7 +100,8 @@ static void any_patches_do_what_replacing_does(void)
             at += len[i];
         }
         strcat(want, text + at);
-        for (uint32_t i = 3; i > 0; i--) { /* handed over in any order, but where two begin as one */
+        for (uint32_t i = 3; i > 0;
+             i--) { /* handed over in any order, but where two begin as one */
             const uint32_t k = some(i + 1), swap = order[i];
             if (len[i] > 0 && len[k] > 0) {
                 order[i] = order[k];

@@ -84,7 +84,8 @@ static void requests_of_a_worker_reach_the_host_and_its_answer_the_worker(void)
     rig_close(&r);
 }
 
-/* --- the flags of a run of lines --------------------------------------------------------------- */
+/* --- the flags of a run of lines ---------------------------------------------------------------
+ */
 
 static void the_only_request_in_flight_is_named(void)
 {
@@ -171,8 +172,13 @@ static int64_t submit(rig *self, const char *pool, const char *line)
 
 static void what_is_no_frame_is_refused(void)
 {
-    static const char *const bad[] = {"", "\n", "{}", "{\"id\":1,\"method\":\"a\"}", "nonsense\n",
-                                      "[]\n", "{\"id\":1,\"method\":\"a\"}\n\n",
+    static const char *const bad[] = {"",
+                                      "\n",
+                                      "{}",
+                                      "{\"id\":1,\"method\":\"a\"}",
+                                      "nonsense\n",
+                                      "[]\n",
+                                      "{\"id\":1,\"method\":\"a\"}\n\n",
                                       "{\"id\":1,\n\"method\":\"a\"}\n"};
     rig r;
     rig_open(&r, rig_config("", "", "\"max_input_buffer\":100"));
@@ -328,11 +334,12 @@ static void each_profile_cancels_in_its_way(void)
     static const struct {
         const char *pool;
         const char *told;
-    } all[] = {{",\"cancel\":\"lsp\"", "\"method\":\"$/cancelRequest\",\"params\":{\"id\":1}"},
-               {",\"cancel\":\"mcp\"",
-                "\"method\":\"notifications/cancelled\",\"params\":{\"requestId\":1,\"reason\":\"why\"}"},
-               {",\"cancel\":\"acp\"", "\"method\":\"$/cancel_request\",\"params\":{\"requestId\":1}"},
-               {",\"cancel\":\"none\"", NULL}};
+    } all[] = {
+        {",\"cancel\":\"lsp\"", "\"method\":\"$/cancelRequest\",\"params\":{\"id\":1}"},
+        {",\"cancel\":\"mcp\"",
+         "\"method\":\"notifications/cancelled\",\"params\":{\"requestId\":1,\"reason\":\"why\"}"},
+        {",\"cancel\":\"acp\"", "\"method\":\"$/cancel_request\",\"params\":{\"requestId\":1}"},
+        {",\"cancel\":\"none\"", NULL}};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         rig r;
         rig_open(&r, rig_config("", all[i].pool, "\"cancel_grace_s\":60"));
@@ -401,8 +408,8 @@ static void a_torn_frame_is_sent_and_a_waiting_one_is_not(void)
 }
 
 TEST_MAIN(TEST(what_many_withdrawals_leave_is_written),
-          TEST(a_narrow_queue_is_written_all_the_same),
-          TEST(a_request_is_answered_by_its_worker), TEST(answers_that_trickle_in_are_whole),
+          TEST(a_narrow_queue_is_written_all_the_same), TEST(a_request_is_answered_by_its_worker),
+          TEST(answers_that_trickle_in_are_whole),
           TEST(a_line_may_be_as_long_as_the_limit_and_no_longer), TEST(a_bad_line_costs_itself),
           TEST(answers_that_fit_nothing_are_counted),
           TEST(requests_of_a_worker_reach_the_host_and_its_answer_the_worker),

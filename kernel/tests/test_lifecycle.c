@@ -32,9 +32,11 @@ static void check_cell(abk_state state, abk_life_event event, const char *want)
         abk_lifecycle life = {state, retired == 1};
         const abk_action action = abk_life_fire(&life, event);
         char got[64] = "";
-        const bool ends = (retired == 1 || event == ABK_E_RETIRE) && strncmp(want, "backoff", 7) == 0;
+        const bool ends =
+            (retired == 1 || event == ABK_E_RETIRE) && strncmp(want, "backoff", 7) == 0;
         if (action != ABK_DO_IGNORE)
-            snprintf(got, sizeof got, "%s, %s", abk_state_name(life.state), abk_action_name(action));
+            snprintf(got, sizeof got, "%s, %s", abk_state_name(life.state),
+                     abk_action_name(action));
         else
             CHECK(life.state == state);
         CHECK_TEXT(got, ends ? "stopped, finish" : want);

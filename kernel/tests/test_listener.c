@@ -69,8 +69,9 @@ static void tokens_of_progress_are_put_back(void)
     wire a;
     house_open(&h, rig_config("", "", ""), NULL);
     wire_connect(&a, h.path);
-    SAY(&h.rig, &a, "{\"id\":\"x\",\"method\":\"flood\",\"params\":{\"n\":1,"
-                    "\"_meta\":{\"progressToken\":\"t\"}}}\n");
+    SAY(&h.rig, &a,
+        "{\"id\":\"x\",\"method\":\"flood\",\"params\":{\"n\":1,"
+        "\"_meta\":{\"progressToken\":\"t\"}}}\n");
     HEAR(&h.rig, &a, "\"_meta\":{\"requestId\":\"x\"},\"n\":0");
     HEAR(&h.rig, &a, "\"id\":\"x\",\"result\":\"flooded\"");
     house_close(&h, &a, 1);
@@ -113,8 +114,9 @@ static void a_token_comes_first(void)
         wire_connect(&all[i], h.path);
     SAY(&h.rig, &all[0], "{\"id\":1,\"method\":\"echo\"}\n{\"id\":2,\"method\":\"echo\"}\n");
     SAY(&h.rig, &all[1], "{\"id\":1,\"method\":\"bus/auth\",\"params\":{\"token\":\"secreT\"}}\n");
-    SAY(&h.rig, &all[2], "{\"id\":1,\"method\":\"bus/auth\",\"params\":{\"token\":\"secret\"}}\n"
-                         "{\"id\":2,\"method\":\"echo\"}\n{\"id\":3,\"method\":\"bus/tap\"}\n");
+    SAY(&h.rig, &all[2],
+        "{\"id\":1,\"method\":\"bus/auth\",\"params\":{\"token\":\"secret\"}}\n"
+        "{\"id\":2,\"method\":\"echo\"}\n{\"id\":3,\"method\":\"bus/tap\"}\n");
     HEAR(&h.rig, &all[0], "unauthorized");
     HEAR(&h.rig, &all[1], "unauthorized");
     HEAR(&h.rig, &all[2], "\"id\":2,\"result\":\"done\"");
@@ -205,14 +207,16 @@ static void a_full_client_may_be_given_up_while_it_waits_for_a_lease(void)
     house_open(&h, rig_config("", "", NARROW), NULL);
     wire_connect(&all[0], h.path);
     wire_connect(&all[1], h.path);
-    SAY(&h.rig, &all[1], "{\"id\":1,\"method\":\"bus/session\",\"params\":{\"id\":\"x\","
-                         "\"exclusive\":true}}\n");
+    SAY(&h.rig, &all[1],
+        "{\"id\":1,\"method\":\"bus/session\",\"params\":{\"id\":\"x\","
+        "\"exclusive\":true}}\n");
     HEAR(&h.rig, &all[1], "\"worker\":0}");
-    SAY(&h.rig, &all[0], "{\"id\":1,\"method\":\"big\",\"params\":{\"n\":900000},\"sessionId\":\"x\"}\n"
-                         "{\"id\":2,\"method\":\"bus/session\",\"params\":{\"exclusive\":true,"
-                         "\"wait_s\":0.3}}\n"
-                         "{\"id\":3,\"method\":\"bus/session\",\"params\":{\"exclusive\":true,"
-                         "\"wait_s\":0.3}}\n");
+    SAY(&h.rig, &all[0],
+        "{\"id\":1,\"method\":\"big\",\"params\":{\"n\":900000},\"sessionId\":\"x\"}\n"
+        "{\"id\":2,\"method\":\"bus/session\",\"params\":{\"exclusive\":true,"
+        "\"wait_s\":0.3}}\n"
+        "{\"id\":3,\"method\":\"bus/session\",\"params\":{\"exclusive\":true,"
+        "\"wait_s\":0.3}}\n");
     UNTIL(&h.rig, rig_stats(&h.rig).clients == 1);
     house_close(&h, all, 2);
 }

@@ -61,7 +61,8 @@ static void write_some(abk_outbox *out, bool all)
     for (int i = 0; i < got; i++) {
         const char *at = parts[i].iov_base;
         for (size_t k = 0; k < parts[i].iov_len && left > 0; k++, left--) {
-            while (first < count && (frames[first].withdrawn || frames[first].written == frames[first].len))
+            while (first < count &&
+                   (frames[first].withdrawn || frames[first].written == frames[first].len))
                 first++;
             CHECK(first < count && at[k] == frames[first].text[frames[first].written]);
             if (first < count)
@@ -101,7 +102,8 @@ static void it_writes_what_was_not_withdrawn_in_order(void)
         while (abk_outbox_size(&out) > 0)
             write_some(&out, true);
         for (uint32_t i = 0; i < count; i++)
-            CHECK(frames[i].withdrawn ? frames[i].written == 0 : frames[i].written == frames[i].len);
+            CHECK(frames[i].withdrawn ? frames[i].written == 0
+                                      : frames[i].written == frames[i].len);
         CHECK(out.hole_count == 0 && abk_buf_len(&out.buf) == 0);
         abk_outbox_free(&out);
     }

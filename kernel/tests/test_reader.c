@@ -147,7 +147,8 @@ static void the_longest_line_is_held_and_little_more(void)
         most = reader.buf.cap > most ? reader.buf.cap : most;
     }
     CHECK(most <= 2 * LIMIT);
-    CHECK(write(fds[1], "\nshort\n", 7) == 7 && abk_reader_fill(&reader, fds[0], 4096, BUDGET) == 7);
+    CHECK(write(fds[1], "\nshort\n", 7) == 7 &&
+          abk_reader_fill(&reader, fds[0], 4096, BUDGET) == 7);
     CHECK(abk_reader_next(&reader, LIMIT, &line) && line.oversize);
     CHECK(line.size == 2000 * sizeof chunk + 1 && line.suffix.at[line.suffix.len - 1] == '\n');
     CHECK(abk_reader_next(&reader, LIMIT, &line) && line.len == 6 && !line.oversize);

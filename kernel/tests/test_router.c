@@ -16,8 +16,8 @@ static const char *spread(rig *self)
     const char *at = rig_status(self);
     while ((at = strstr(at, "\"in_flight\":")) != NULL) {
         at += strlen("\"in_flight\":");
-        snprintf(text + strlen(text), sizeof text - strlen(text), "%s%d", text[0] == '\0' ? "" : " ",
-                 atoi(at));
+        snprintf(text + strlen(text), sizeof text - strlen(text), "%s%d",
+                 text[0] == '\0' ? "" : " ", atoi(at));
     }
     return text;
 }
@@ -133,7 +133,8 @@ static void pools_are_apart(void)
     CHECK(rig_last(&r, ABK_EV_LINES)->worker == 1);
     route.worker = 0;
     CHECK(rig_ask_on(&r, &route, "echo", "") == ABK_EREFUSED); /* not in that pool */
-    static const char line[] = "{\"pool\":\"b\",\"id\":2,\"sessionId\":\"s\",\"method\":\"hold\"}\n";
+    static const char line[] =
+        "{\"pool\":\"b\",\"id\":2,\"sessionId\":\"s\",\"method\":\"hold\"}\n";
     const abk_route any = RIG_ROUTE;
     CHECK(abk_tap(r.bus, true) == ABK_OK);
     const int64_t key = abk_submit(r.bus, &any, line, sizeof line - 1);
@@ -144,7 +145,8 @@ static void pools_are_apart(void)
     CHECK(abk_withdraw(r.bus, key, NULL, 0) == ABK_CANCELLED);
     UNTIL(&r, rig_last(&r, ABK_EV_FRAME) != NULL);
     for (size_t i = 0; i < r.event_count; i++) {
-        if (r.events[i].event.type == ABK_EV_FRAME && strstr(r.events[i].event.text, "hold") != NULL)
+        if (r.events[i].event.type == ABK_EV_FRAME &&
+            strstr(r.events[i].event.text, "hold") != NULL)
             CHECK_HAS(r.events[i].event.text, "\"message\":{\"id\":2,\"method\":\"hold\"}");
     }
     rig_close(&r);
@@ -157,7 +159,8 @@ static void sessions_are_one_set_in_all_pools(void)
              "{\"pools\":[{\"id\":\"a\",\"command\":[\"%s\"],\"max_in_flight\":1},{\"id\":\"b\","
              "\"command\":[\"%s\"],\"session\":\"acp\"}]}",
              rig_worker(), rig_worker());
-    abk_route a = {.size = sizeof a, .worker = -1, .pool = "a", .session = "made", .session_len = 4};
+    abk_route a = {
+        .size = sizeof a, .worker = -1, .pool = "a", .session = "made", .session_len = 4};
     const abk_route b = {.size = sizeof b, .worker = -1, .pool = "b"};
     rig r;
     rig_open(&r, config);

@@ -8,8 +8,9 @@ static void ids_pass_as_they_are(void)
     rig r;
     served s;
     served_open(&r, &s, rig_config("", "", ""), false);
-    SAY(&r, &s.wire, "{\"id\":1.50e1,\"method\":\"echo\",\"params\":{}}\n"
-                     "{\"id\":\"\\u00e4\",\"method\":\"echo\"}\n{\"id\":null,\"method\":\"echo\"}\n");
+    SAY(&r, &s.wire,
+        "{\"id\":1.50e1,\"method\":\"echo\",\"params\":{}}\n"
+        "{\"id\":\"\\u00e4\",\"method\":\"echo\"}\n{\"id\":null,\"method\":\"echo\"}\n");
     HEAR(&r, &s.wire, "\"id\":1.50e1,\"result\":\"done\"");
     HEAR(&r, &s.wire, "\"id\":\"\\u00e4\",\"result\":\"done\"");
     HEAR(&r, &s.wire, "\"id\":null,\"result\":\"done\"");
@@ -78,10 +79,11 @@ static void a_cancel_before_it_is_written_and_after(void)
     served_open(&r, &s, rig_config("", ",\"max_in_flight\":1", "\"cancel_grace_s\":0.1"), false);
     SAY(&r, &s.wire, "{\"id\":1,\"method\":\"hold\"}\n");
     UNTIL(&r, rig_stats(&r).bytes_out > 0);
-    SAY(&r, &s.wire, "{\"id\":2,\"method\":\"exit\"}\n"
-                     "{\"method\":\"$/cancelRequest\",\"params\":{\"id\":2}}\n"
-                     "{\"method\":\"$/cancelRequest\",\"params\":{\"id\":99}}\n"
-                     "{\"method\":\"$/cancelRequest\",\"params\":{\"id\":1}}\n");
+    SAY(&r, &s.wire,
+        "{\"id\":2,\"method\":\"exit\"}\n"
+        "{\"method\":\"$/cancelRequest\",\"params\":{\"id\":2}}\n"
+        "{\"method\":\"$/cancelRequest\",\"params\":{\"id\":99}}\n"
+        "{\"method\":\"$/cancelRequest\",\"params\":{\"id\":1}}\n");
     HEAR(&r, &s.wire, "\"id\":2,\"error\":{\"code\":-32800");
     HEAR(&r, &s.wire, "\"id\":1,\"error\":{\"code\":-32800,\"message\":\"cancelled\"}");
     SAY(&r, &s.wire, "{\"id\":3,\"method\":\"stuck\"}\n");
@@ -155,17 +157,21 @@ static void the_kernel_answers_its_own_methods(void)
     SAY(&r, &s.wire, "{\"id\":1,\"method\":\"bus/status\"}\n");
     HEAR(&r, &s.wire, "\"statistics\":{");
     CHECK_HAS(s.wire.text, "\"state\":\"running\"");
-    SAY(&r, &s.wire, "{\"id\":2,\"method\":\"bus/watch\",\"params\":{\"events\":[\"worker_changed\","
-                     "\"line_bad\",\"client\"]}}\n{\"id\":3,\"method\":\"garbage\"}\n"
-                     "{\"id\":4,\"method\":\"bus/resize\",\"params\":{\"pool\":\"a\",\"instances\":2}}\n");
+    SAY(&r, &s.wire,
+        "{\"id\":2,\"method\":\"bus/watch\",\"params\":{\"events\":[\"worker_changed\","
+        "\"line_bad\",\"client\"]}}\n{\"id\":3,\"method\":\"garbage\"}\n"
+        "{\"id\":4,\"method\":\"bus/resize\",\"params\":{\"pool\":\"a\",\"instances\":2}}\n");
     HEAR(&r, &s.wire, "\"event\":\"line_bad\"");
-    HEAR(&r, &s.wire, "\"event\":\"worker_changed\",\"pool\":\"a\",\"worker\":1,\"generation\":1,"
-                      "\"state\":\"ready\"");
-    SAY(&r, &s.wire, "{\"id\":5,\"method\":\"bus/restart\",\"params\":{\"pool\":\"a\",\"worker\":1}}\n");
+    HEAR(&r, &s.wire,
+         "\"event\":\"worker_changed\",\"pool\":\"a\",\"worker\":1,\"generation\":1,"
+         "\"state\":\"ready\"");
+    SAY(&r, &s.wire,
+        "{\"id\":5,\"method\":\"bus/restart\",\"params\":{\"pool\":\"a\",\"worker\":1}}\n");
     HEAR(&r, &s.wire, "\"worker\":1,\"generation\":2,\"state\":\"ready\"");
-    SAY(&r, &s.wire, "{\"id\":6,\"method\":\"bus/nothing\"}\n{\"id\":7,\"method\":\"bus/resize\"}\n"
-                     "{\"id\":8,\"method\":\"bus/session_end\",\"params\":{\"id\":\"x\"}}\n"
-                     "{\"method\":\"bus/status\"}\n{\"method\":\"bus/session\"}\n");
+    SAY(&r, &s.wire,
+        "{\"id\":6,\"method\":\"bus/nothing\"}\n{\"id\":7,\"method\":\"bus/resize\"}\n"
+        "{\"id\":8,\"method\":\"bus/session_end\",\"params\":{\"id\":\"x\"}}\n"
+        "{\"method\":\"bus/status\"}\n{\"method\":\"bus/session\"}\n");
     HEAR(&r, &s.wire, "\"id\":8,\"error\":{\"code\":-32602");
     HEAR(&r, &s.wire, "\"id\":6,\"error\":{\"code\":-32601");
     HEAR(&r, &s.wire, "\"id\":7,\"error\":{\"code\":-32602");
@@ -179,11 +185,13 @@ static void a_session_may_have_a_worker_for_itself(void)
     served_open(&r, &s, rig_config("", "", SOON), false);
     SAY(&r, &s.wire, "{\"id\":1,\"method\":\"echo\"}\n");
     HEAR(&r, &s.wire, "\"id\":1,\"result\"");
-    SAY(&r, &s.wire, "{\"id\":2,\"method\":\"bus/session\",\"params\":{\"id\":\"x\",\"exclusive\":true}}\n");
+    SAY(&r, &s.wire,
+        "{\"id\":2,\"method\":\"bus/session\",\"params\":{\"id\":\"x\",\"exclusive\":true}}\n");
     HEAR(&r, &s.wire, "\"id\":2,\"result\":{\"id\":\"x\",\"worker\":0}");
-    SAY(&r, &s.wire, "{\"id\":3,\"method\":\"bus/session\",\"params\":{\"exclusive\":true,\"wait_s\":0.05}}\n"
-                     "{\"id\":4,\"method\":\"bus/session\",\"params\":{\"id\":\"x\",\"exclusive\":true}}\n"
-                     "{\"id\":5,\"method\":\"echo\",\"sessionId\":\"x\"}\n{\"id\":6,\"method\":\"echo\"}\n");
+    SAY(&r, &s.wire,
+        "{\"id\":3,\"method\":\"bus/session\",\"params\":{\"exclusive\":true,\"wait_s\":0.05}}\n"
+        "{\"id\":4,\"method\":\"bus/session\",\"params\":{\"id\":\"x\",\"exclusive\":true}}\n"
+        "{\"id\":5,\"method\":\"echo\",\"sessionId\":\"x\"}\n{\"id\":6,\"method\":\"echo\"}\n");
     HEAR(&r, &s.wire, "no_free_worker");
     HEAR(&r, &s.wire, "session_in_use");
     HEAR(&r, &s.wire, "\"id\":5,\"result\"");
@@ -202,8 +210,9 @@ static void a_tap_shows_every_line(void)
     served s;
     served_open(&r, &s, rig_config("", "", SOON), false);
     SAY(&r, &s.wire, "{\"id\":1,\"method\":\"bus/tap\"}\n{\"id\":2,\"method\":\"garbage\"}\n");
-    HEAR(&r, &s.wire, "\"direction\":\"to_worker\",\"pool\":\"a\",\"worker\":0,\"generation\":1,"
-                      "\"kind\":\"request\",\"id\":2,\"method\":\"garbage\",\"request\":2");
+    HEAR(&r, &s.wire,
+         "\"direction\":\"to_worker\",\"pool\":\"a\",\"worker\":0,\"generation\":1,"
+         "\"kind\":\"request\",\"id\":2,\"method\":\"garbage\",\"request\":2");
     HEAR(&r, &s.wire, "\"kind\":\"bad\",\"size\":9");
     HEAR(&r, &s.wire, "\"line\":\"bm9uc2Vuc2UK\"");
     HEAR(&r, &s.wire, "\"kind\":\"response\",\"id\":2,\"request\":2");
@@ -225,7 +234,8 @@ static void the_steady_path_over_pipes_allocates_nothing(void)
     const uint64_t late = abk_now() + 3 * RIG_PATIENCE;
     while (ended < ALL && abk_now() < late) {
         for (; begun < ALL && begun - ended < AT_ONCE; begun++) {
-            snprintf(line, sizeof line, "{\"jsonrpc\":\"2.0\",\"id\":%zu,\"method\":\"echo\"}\n", begun);
+            snprintf(line, sizeof line, "{\"jsonrpc\":\"2.0\",\"id\":%zu,\"method\":\"echo\"}\n",
+                     begun);
             SAY(&r, &s.wire, line);
         }
         abk_step(r.bus, 20);

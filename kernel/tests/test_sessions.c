@@ -92,7 +92,8 @@ static void sessions_are_bounded_and_lost_ones_give_way(void)
 static void a_session_that_never_began_leaves_nothing(void)
 {
     rig r;
-    rig_open(&r, rig_config("", ",\"max_in_flight\":1", SOON ",\"max_queued\":1,\"max_sessions\":1"));
+    rig_open(&r,
+             rig_config("", ",\"max_in_flight\":1", SOON ",\"max_queued\":1,\"max_sessions\":1"));
     const int held = rig_ask(&r, "hold", "");
     const int waits = rig_ask_session(&r, "s", 0, "echo");
     CHECK(rig_ask_session(&r, "s", 0, "echo") == ABK_EREFUSED);
@@ -185,8 +186,8 @@ static void a_lease_with_rebind_goes_on(void)
 static void a_worker_may_be_made_for_a_session(void)
 {
     static const char *const env[] = {"WORD=mine", "HOME", NULL};
-    const abk_extra extra = {.size = sizeof extra, .session = "s", .session_len = 1, .env = env,
-                             .cwd = "/"};
+    const abk_extra extra = {
+        .size = sizeof extra, .session = "s", .session_len = 1, .env = env, .cwd = "/"};
     const abk_route route = {.size = sizeof route, .worker = -1, .session = "s", .session_len = 1};
     rig r;
     rig_open(&r, rig_config("", "", SOON));
@@ -318,6 +319,7 @@ TEST_MAIN(TEST(a_session_stays_with_its_worker), TEST(a_lost_session_is_refused_
           TEST(a_lease_with_rebind_goes_on), TEST(a_worker_may_be_made_for_a_session),
           TEST(one_made_for_a_session_ends_when_it_is_lost), TEST(one_session_has_one_lease),
           TEST(a_worker_that_takes_a_leased_session_takes_its_lease),
-          TEST(what_waits_for_a_released_lease_ends_with_its_slot), TEST(one_that_is_stopped_cannot_be_lent),
+          TEST(what_waits_for_a_released_lease_ends_with_its_slot),
+          TEST(one_that_is_stopped_cannot_be_lent),
           TEST(what_waits_for_a_session_that_moves_keeps_its_worker),
           TEST(an_empty_session_is_none))

@@ -2,7 +2,8 @@
 #include "rig.h"
 
 #define SOON "\"restart_delay_s\":0.01,\"restart_delay_max_s\":0.01"
-#define WITH_HANDSHAKE ",\"ready\":{\"method\":\"initialize\",\"then_notify\":\"initialized\",\"timeout_s\":0.2}"
+#define WITH_HANDSHAKE                                                                             \
+    ",\"ready\":{\"method\":\"initialize\",\"then_notify\":\"initialized\",\"timeout_s\":0.2}"
 
 /* --- death ----------------------------------------------------------------------------------- */
 
@@ -217,7 +218,8 @@ static void the_ladder_closes_stdin_then_terms_then_kills(void)
 static void nothing_is_started_after_the_end(void)
 {
     rig r;
-    rig_open(&r, rig_config(",\"exit=1\"", "", SOON ",\"start_attempts\":1000,\"max_restarts\":1000"));
+    rig_open(&r,
+             rig_config(",\"exit=1\"", "", SOON ",\"start_attempts\":1000,\"max_restarts\":1000"));
     UNTIL(&r, rig_state(&r, 0) == ABK_WORKER_BACKOFF);
     abk_kill_now(r.bus, 1.0);
     CHECK(abk_stopped(r.bus) && !rig_has_children());
@@ -242,7 +244,8 @@ static void a_drained_worker_finishes_and_has_a_successor(void)
     CHECK(abk_drain(r.bus, 0, 60.0, false) == ABK_OK);
     CHECK(rig_ask(&r, "echo", "") > 0);
     UNTIL(&r, rig_state(&r, 0) == ABK_WORKER_DRAINING);
-    CHECK(abk_submit(r.bus, &(abk_route){.size = sizeof(abk_route)}, "{\"method\":\"go\"}\n", 16) == 0);
+    CHECK(abk_submit(r.bus, &(abk_route){.size = sizeof(abk_route)}, "{\"method\":\"go\"}\n", 16) ==
+          0);
     CHECK_HAS(rig_answer(&r, held), "went");
     CHECK_HAS(rig_answer(&r, 2), "done");
     CHECK(rig_last(&r, ABK_EV_LINES)->generation == 2);
@@ -344,18 +347,15 @@ static void a_paused_worker_is_not_heard_until_it_is_resumed(void)
     rig_close(&r);
 }
 
-TEST_MAIN(TEST(a_death_fails_what_is_in_flight_and_a_successor_follows), TEST(a_signal_is_named),
-          TEST(half_a_line_is_a_bad_one), TEST(a_worker_that_closes_a_pipe_is_ended),
-          TEST(what_outlives_its_group_is_read_for_a_while_and_no_longer),
-          TEST(lines_live_as_long_as_their_events),
-          TEST(a_command_that_is_not_there_parks_and_refuses),
-          TEST(starts_that_fail_park_and_fail_what_waits), TEST(too_many_deaths_park),
-          TEST(a_worker_is_ready_when_it_has_answered),
-          TEST(one_that_does_not_answer_or_refuses_parks),
-          TEST(a_stop_lets_finish_then_fails_then_ends), TEST(a_second_stop_ends_sooner),
-          TEST(the_ladder_closes_stdin_then_terms_then_kills),
-          TEST(nothing_is_started_after_the_end),
-          TEST(a_drained_worker_finishes_and_has_a_successor), TEST(a_second_drain_ends_sooner),
-          TEST(a_kill_with_a_fault_says_so_and_counts),
-          TEST(a_resting_worker_starts_when_it_is_needed), TEST(a_pool_grows_and_shrinks),
-          TEST(a_paused_worker_is_not_heard_until_it_is_resumed))
+TEST_MAIN(
+    TEST(a_death_fails_what_is_in_flight_and_a_successor_follows), TEST(a_signal_is_named),
+    TEST(half_a_line_is_a_bad_one), TEST(a_worker_that_closes_a_pipe_is_ended),
+    TEST(what_outlives_its_group_is_read_for_a_while_and_no_longer),
+    TEST(lines_live_as_long_as_their_events), TEST(a_command_that_is_not_there_parks_and_refuses),
+    TEST(starts_that_fail_park_and_fail_what_waits), TEST(too_many_deaths_park),
+    TEST(a_worker_is_ready_when_it_has_answered), TEST(one_that_does_not_answer_or_refuses_parks),
+    TEST(a_stop_lets_finish_then_fails_then_ends), TEST(a_second_stop_ends_sooner),
+    TEST(the_ladder_closes_stdin_then_terms_then_kills), TEST(nothing_is_started_after_the_end),
+    TEST(a_drained_worker_finishes_and_has_a_successor), TEST(a_second_drain_ends_sooner),
+    TEST(a_kill_with_a_fault_says_so_and_counts), TEST(a_resting_worker_starts_when_it_is_needed),
+    TEST(a_pool_grows_and_shrinks), TEST(a_paused_worker_is_not_heard_until_it_is_resumed))

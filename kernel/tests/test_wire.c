@@ -1,5 +1,5 @@
-/* Whose line is it: clients on a wire, and what their workers say. Housekeeping, with a clock of its
- * own. */
+/* Whose line is it: clients on a wire, and what their workers say. Housekeeping, with a clock of
+ * its own. */
 #include "wire.h"
 
 typedef struct house {
@@ -57,8 +57,9 @@ static void credit_goes_to_the_worker_of_its_request(void)
     SAY(&h.rig, &h.a, "{\"method\":\"bus/credit\",\"params\":{\"id\":\"mine\",\"bytes\":5}}\n");
     HEAR(&h.rig, &h.a, "\"method\":\"credited\",\"params\":{\"_meta\":{\"requestId\":\"mine\"}}");
     CHECK(!wire_hear(&h.b));
-    SAY(&h.rig, &h.b, "{\"method\":\"bus/credit\",\"params\":{\"id\":\"nobody's\"}}\n"
-                      "{\"id\":2,\"method\":\"echo\"}\n");
+    SAY(&h.rig, &h.b,
+        "{\"method\":\"bus/credit\",\"params\":{\"id\":\"nobody's\"}}\n"
+        "{\"id\":2,\"method\":\"echo\"}\n");
     HEAR(&h.rig, &h.b, "\"id\":2,");
     CHECK(!wire_heard(&h.b, "credited"));
     house_close(&h);
@@ -101,8 +102,10 @@ static void a_worker_may_cancel_what_it_asked(void)
     house h;
     house_open(&h, rig_config("", "", ""), false);
     SAY(&h.rig, &h.a, "{\"id\":1,\"method\":\"ask_and_cancel\"}\n");
-    HEAR(&h.rig, &h.a, "\"method\":\"$/cancelRequest\",\"params\":{\"id\":1}}"); /* as it was shown */
-    HEAR(&h.rig, &h.a, "{\"id\":1,\"method\":\"question\",\"params\":{\"_meta\":{\"requestId\":1}}}");
+    HEAR(&h.rig, &h.a,
+         "\"method\":\"$/cancelRequest\",\"params\":{\"id\":1}}"); /* as it was shown */
+    HEAR(&h.rig, &h.a,
+         "{\"id\":1,\"method\":\"question\",\"params\":{\"_meta\":{\"requestId\":1}}}");
     house_close(&h);
 }
 
@@ -112,7 +115,8 @@ static void the_host_beside_others_answers_its_own_workers(void)
     house_open(&h, rig_config("", "", ""), true);
     const int id = rig_ask(&h.rig, "ask", "");
     UNTIL(&h.rig, h.rig.notes == 1);
-    CHECK_HAS(rig_last(&h.rig, ABK_EV_LINES)->data, "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"question\"");
+    CHECK_HAS(rig_last(&h.rig, ABK_EV_LINES)->data,
+              "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"question\"");
     const abk_route route = RIG_ROUTE;
     CHECK(abk_submit(h.rig.bus, &route, "{\"id\":1,\"result\":{}}\n", 21) == 0);
     CHECK_HAS(rig_answer(&h.rig, id), "heard");
@@ -125,8 +129,9 @@ static void under_mcp_no_answer_follows_a_cancel(void)
     house_open(&h, rig_config("", ",\"cancel\":\"mcp\"", ""), false);
     SAY(&h.rig, &h.a, "{\"id\":1,\"method\":\"hold\"}\n");
     UNTIL(&h.rig, rig_stats(&h.rig).live_requests == 1);
-    SAY(&h.rig, &h.a, "{\"method\":\"notifications/cancelled\",\"params\":{\"requestId\":1}}\n"
-                      "{\"id\":2,\"method\":\"echo\"}\n");
+    SAY(&h.rig, &h.a,
+        "{\"method\":\"notifications/cancelled\",\"params\":{\"requestId\":1}}\n"
+        "{\"id\":2,\"method\":\"echo\"}\n");
     HEAR(&h.rig, &h.a, "\"id\":2,");
     UNTIL(&h.rig, rig_stats(&h.rig).late_answers == 1);
     CHECK(wire_count(&h.a, "\n") == 1);
@@ -137,8 +142,9 @@ static void a_client_has_a_limit_of_its_own(void)
 {
     house h;
     house_open(&h, rig_config("", "", "\"max_pending\":2"), false);
-    SAY(&h.rig, &h.a, "{\"id\":1,\"method\":\"hold\"}\n{\"id\":2,\"method\":\"hold\"}\n"
-                      "{\"id\":3,\"method\":\"echo\"}\n");
+    SAY(&h.rig, &h.a,
+        "{\"id\":1,\"method\":\"hold\"}\n{\"id\":2,\"method\":\"hold\"}\n"
+        "{\"id\":3,\"method\":\"echo\"}\n");
     HEAR(&h.rig, &h.a, "max_pending=2");
     SAY(&h.rig, &h.b, "{\"id\":3,\"method\":\"echo\"}\n");
     HEAR(&h.rig, &h.b, "\"id\":3,\"result\"");
@@ -149,17 +155,43 @@ static void one_that_waits_for_a_lease_may_give_up(void)
 {
     house h;
     house_open(&h, rig_config("", "", "\"restart_delay_s\":0.01"), false);
-    SAY(&h.rig, &h.b, "{\"id\":1,\"method\":\"bus/session\",\"params\":{\"id\":\"x\","
-                      "\"exclusive\":true}}\n");
+    SAY(&h.rig, &h.b,
+        "{\"id\":1,\"method\":\"bus/session\",\"params\":{\"id\":\"x\","
+        "\"exclusive\":true}}\n");
     HEAR(&h.rig, &h.b, "\"worker\":0}");
-    SAY(&h.rig, &h.a, "{\"id\":1,\"method\":\"bus/session\",\"params\":{\"exclusive\":true}}\n"
-                      "{\"method\":\"$/cancelRequest\",\"params\":{\"id\":1}}\n");
+    SAY(&h.rig, &h.a,
+        "{\"id\":1,\"method\":\"bus/session\",\"params\":{\"exclusive\":true}}\n"
+        "{\"method\":\"$/cancelRequest\",\"params\":{\"id\":1}}\n");
     HEAR(&h.rig, &h.a, "\"id\":1,\"error\":{\"code\":-32800");
-    SAY(&h.rig, &h.a, "{\"id\":2,\"method\":\"bus/session\",\"params\":{\"id\":\"y\","
-                      "\"exclusive\":true}}\n");
+    SAY(&h.rig, &h.a,
+        "{\"id\":2,\"method\":\"bus/session\",\"params\":{\"id\":\"y\","
+        "\"exclusive\":true}}\n");
     SAY(&h.rig, &h.b, "{\"id\":2,\"method\":\"exit\",\"sessionId\":\"x\"}\n");
     HEAR(&h.rig, &h.b, "\"id\":2,\"error\":{\"code\":-32050");
     HEAR(&h.rig, &h.a, "\"id\":2,\"result\":{\"id\":\"y\",\"worker\":0}");
+    house_close(&h);
+}
+
+/* What is no request may outlive its client, in the queue of a worker that is not up. */
+static void what_a_gone_client_left_waiting_is_dropped_with_its_worker(void)
+{
+    house h;
+    house_open(&h, rig_config("", ",\"session\":\"acp\"", "\"restart_delay_s\":600"), false);
+    SAY(&h.rig, &h.a,
+        "{\"id\":1,\"method\":\"bus/session\",\"params\":{\"id\":\"x\","
+        "\"exclusive\":true,\"rebind\":true}}\n");
+    HEAR(&h.rig, &h.a, "\"worker\":0}");
+    SAY(&h.rig, &h.a, "{\"id\":2,\"method\":\"exit\",\"params\":{\"sessionId\":\"x\"}}\n");
+    HEAR(&h.rig, &h.a, "\"id\":2,\"error\"");
+    SAY(&h.rig, &h.a, "{\"method\":\"session/load\",\"params\":{\"sessionId\":\"x\"}}\n");
+    UNTIL(&h.rig, rig_stats(&h.rig).queued_requests == 1);
+    close(h.a.to);
+    h.a.to = h.a.from = -1;
+    UNTIL(&h.rig, rig_stats(&h.rig).clients == 1);
+    rig_step(&h.rig, 0);
+    CHECK(abk_drain(h.rig.bus, 0, 0.0, true) == ABK_OK);
+    UNTIL(&h.rig, rig_state(&h.rig, 0) == ABK_WORKER_STOPPED);
+    CHECK(rig_stats(&h.rig).queued_requests == 0);
     house_close(&h);
 }
 
@@ -232,6 +264,7 @@ TEST_MAIN(TEST(credit_goes_to_the_worker_of_its_request),
           TEST(a_worker_may_cancel_what_it_asked),
           TEST(the_host_beside_others_answers_its_own_workers),
           TEST(under_mcp_no_answer_follows_a_cancel), TEST(a_client_has_a_limit_of_its_own),
-          TEST(one_that_waits_for_a_lease_may_give_up), TEST(sessions_that_nobody_uses_end),
-          TEST(memory_that_is_not_needed_goes_back),
+          TEST(one_that_waits_for_a_lease_may_give_up),
+          TEST(what_a_gone_client_left_waiting_is_dropped_with_its_worker),
+          TEST(sessions_that_nobody_uses_end), TEST(memory_that_is_not_needed_goes_back),
           TEST(a_leap_of_the_clock_fires_what_is_due_once))

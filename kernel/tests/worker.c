@@ -1,5 +1,6 @@
-/* The worker of the tests: what it does stands in the methods of its requests, and, for what happens
- * before the first of them, in its arguments. Requests are {"id", "method", "params": {...}}. */
+/* The worker of the tests: what it does stands in the methods of its requests, and, for what
+ * happens before the first of them, in its arguments. Requests are {"id", "method", "params":
+ * {...}}. */
 #include "../src/scan.h"
 
 #include <errno.h>
@@ -89,7 +90,8 @@ static void cancelled(const abk_message *m)
     for (int i = 0; i < held_count; i++) {
         if (strlen(held[i]) != raw.len || memcmp(held[i], raw.at, raw.len) != 0)
             continue;
-        say("{\"jsonrpc\":\"2.0\",\"id\":%s,\"error\":{\"code\":-32800,\"message\":\"cancelled\"}}\n",
+        say("{\"jsonrpc\":\"2.0\",\"id\":%s,\"error\":{\"code\":-32800,\"message\":\"cancelled\"}}"
+            "\n",
             held[i]);
         memmove(held[i], held[i + 1], (size_t)(held_count - i - 1) * ID_BYTES);
         held_count--;
@@ -134,7 +136,8 @@ static void flood(const char *id, long n)
 {
     for (long i = 0; i < n; i++)
         say("{\"jsonrpc\":\"2.0\",\"method\":\"chunk\",\"params\":{\"_meta\":{\"requestId\":%s},"
-            "\"n\":%ld}}\n", id, i);
+            "\"n\":%ld}}\n",
+            id, i);
     answer(id, "\"flooded\"");
 }
 
@@ -214,7 +217,8 @@ static bool speak(const char *method, const char *id, const abk_message *m)
         answer(id, "1");
     } else if (strcmp(method, "ask_and_cancel") == 0) {
         say("{\"id\":\"w2\",\"method\":\"question\",\"params\":{\"_meta\":{\"requestId\":%s}}}\n"
-            "{\"method\":\"$/cancelRequest\",\"params\":{\"id\":\"w2\"}}\n", id);
+            "{\"method\":\"$/cancelRequest\",\"params\":{\"id\":\"w2\"}}\n",
+            id);
         answer(id, "1");
     } else if (strcmp(method, "bus/credit") == 0) {
         abk_value of;
@@ -224,7 +228,8 @@ static bool speak(const char *method, const char *id, const abk_message *m)
     } else if (strcmp(method, "ask") == 0) {
         snprintf(asked_for, sizeof asked_for, "%s", id);
         say("{\"jsonrpc\":\"2.0\",\"id\":\"w1\",\"method\":\"question\",\"params\":"
-            "{\"_meta\":{\"requestId\":%s}}}\n", id);
+            "{\"_meta\":{\"requestId\":%s}}}\n",
+            id);
     } else if (strcmp(method, "stderr") == 0) {
         fprintf(stderr, "%s\n", text(m, words, sizeof words));
         answer(id, "1");
