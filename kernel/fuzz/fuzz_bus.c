@@ -270,7 +270,7 @@ static void begin(void)
     }
     path[0] = '\0';
     if ((how & 4) != 0) {
-        snprintf(path, sizeof path, "%s/s", folder);
+        snprintf(path, sizeof path, "/tmp/abk-fuzz-%d", (int)getpid());
         const abk_listener listener = {.size = sizeof listener,
                                        .unix_path = path,
                                        .admin = true,
@@ -358,19 +358,13 @@ static int open_fds(void)
     return count;
 }
 
-static void remove_folder(void)
-{
-    rmdir(folder);
-}
-
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    if (folder[0] == '\0') {
+    static bool begun;
+    if (!begun) {
+        begun = true;
         signal(SIGPIPE, SIG_IGN);
-        strcpy(folder, "/tmp/abk-fuzz-XXXXXX");
-        MUST(mkdtemp(folder) != NULL);
-        atexit(remove_folder);
         for (int i = 0; i < WORKERS; i++)
             workers[i].in = workers[i].out = workers[i].err = workers[i].exit = -1;
         for (int i = 0; i < CLIENTS; i++)

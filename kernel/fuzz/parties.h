@@ -90,7 +90,7 @@ static client clients[CLIENTS];
 static request requests[REQUESTS];
 static uint32_t request_count;
 static bool forgives; /* an allocation failed: ends may be missing */
-static char folder[64], path[96];
+static char path[64]; /* of the listener; empty: there is none */
 
 static void close_one(int *fd)
 {

@@ -70,15 +70,20 @@ static int open_unix(abk_door *door, const abk_listener *wanted, abk_error *erro
     const int cleared = clear_path(path, &address, error);
     if (cleared < 0)
         return cleared;
+    door->path = abk_copy(path, strlen(path));
+    if (door->path == NULL)
+        return abk_fail(error, ABK_ENOMEM, 0, "out of memory");
     door->watch.fd = make_socket(AF_UNIX);
     if (door->watch.fd < 0)
         return abk_fail(error, ABK_ESYS, errno, "socket: %s", strerror(errno));
     fchmod(door->watch.fd, mode); /* on Linux the file is born with it, so nobody slips in before */
     if (bind(door->watch.fd, (const struct sockaddr *)&address, sizeof address) < 0)
         return abk_fail(error, ABK_ESYS, errno, "%s: %s", path, strerror(errno));
-    door->path = abk_copy(path, strlen(path));
-    if (door->path == NULL || chmod(path, mode) < 0 || lstat(path, &made) < 0)
-        return abk_fail(error, ABK_ESYS, errno, "%s: %s", path, strerror(errno));
+    if (chmod(path, mode) < 0 || lstat(path, &made) < 0) {
+        const int number = errno;
+        unlink(path);
+        return abk_fail(error, ABK_ESYS, number, "%s: %s", path, strerror(number));
+    }
     door->device = (uint64_t)made.st_dev;
     door->inode = (uint64_t)made.st_ino;
     return ABK_OK;
