@@ -21,7 +21,7 @@ from anyio_bus._io.loop import running_loop_name
 from anyio_bus._sansio.events import KernelEvent, Lines, WorkerChanged
 from anyio_bus._sansio.lifecycle import State
 from anyio_bus._sansio.routing import Refused, Route
-from tests.bus.support import WAIT_S, scripted, until
+from tests.bus.support import scripted, until
 
 pytestmark = pytest.mark.skipif(lib is None, reason="no extension")
 
@@ -54,8 +54,7 @@ class Host:
         async with anyio.create_task_group() as tasks:
             await tasks.start(native.run)
             try:
-                with anyio.fail_after(WAIT_S):
-                    yield native
+                yield native
             finally:
                 with anyio.CancelScope(shield=True):
                     await native.stop(0.5)
