@@ -16,6 +16,7 @@ from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
 MARK = "ANYIO_BUS_TEST_RUN"
+KTHREADD = 2  # the parent of the kernel's own threads, which have no environment
 DYING_MS = 2000  # a killed process takes its time to be gone; one that lives this long is a leak
 
 
@@ -61,11 +62,11 @@ def snapshot() -> Snapshot:
 
 def left_since(before: Snapshot, dying_ms: int = DYING_MS) -> list[Process | OpenFile]:
     """Return what is new since ``before`` and stays; the processes among it are killed."""
-    left = snapshot().processes - before.processes
-    if left:
-        _wait_until_dead(left, dying_ms)
     now = snapshot()
-    left = now.processes - before.processes
+    if left := now.processes - before.processes:
+        _wait_until_dead(left, dying_ms)
+        now = snapshot()
+        left = now.processes - before.processes
     for process in left:
         _kill(process.pid)
     return [*sorted(left), *sorted(now.files - before.files)]
@@ -82,7 +83,7 @@ def _processes() -> Iterator[Process]:
             environment = b"" if parent == me else _environment(pid)
             if parent == me or mark in environment:
                 yield Process(pid, started, _command(pid, state))
-            elif environment:  # none at all: a zombie that is not ours, or between fork and exec
+            elif environment or parent == KTHREADD:  # none: a zombie, or between fork and exec
                 _strangers.add(pid)
 
 
