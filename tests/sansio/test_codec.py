@@ -29,6 +29,7 @@ from anyio_bus._sansio.codec import (
     encode_result,
     encode_value,
     read_frame,
+    read_scalar,
     salvage_id,
 )
 from anyio_bus._sansio.lines import LineSplitter, Oversize
@@ -423,6 +424,13 @@ def test_an_id_that_is_read_from_the_ends_is_the_line_s_own(
 
 class Point(msgspec.Struct):
     x: int
+
+
+@pytest.mark.parametrize(
+    ("raw", "key"), [(b"7", 7), (b'"a"', "a"), (b"null", None), (b"[7]", None), (b"", None)]
+)
+def test_an_id_alone_is_read_and_what_is_none_is_none(raw: bytes, key: Any) -> None:
+    assert read_scalar(raw) == key
 
 
 def test_a_value_is_decoded_into_the_type_that_is_asked_for() -> None:
