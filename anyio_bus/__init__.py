@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from msgspec import UNSET as UNSET
     from msgspec import Raw as Raw
 
+    from anyio_bus._backends.links import Connect as Connect
+    from anyio_bus._backends.links import Subprocess as Subprocess
     from anyio_bus._backends.memory import Memory as Memory
     from anyio_bus._bus.bus import Bus as Bus
     from anyio_bus._bus.bus import BusStatistics as BusStatistics
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from anyio_bus._errors import BusError as BusError
     from anyio_bus._errors import BusInternalError as BusInternalError
     from anyio_bus._errors import BusStoppedError as BusStoppedError
+    from anyio_bus._errors import ConnectionLostError as ConnectionLostError
     from anyio_bus._errors import FrameTooLargeError as FrameTooLargeError
     from anyio_bus._errors import InvalidArgumentError as InvalidArgumentError
     from anyio_bus._errors import InvalidStateError as InvalidStateError
@@ -80,6 +83,7 @@ __version__ = "0.1.0"
 
 _MODULES: dict[str, tuple[str, ...]] = {
     "msgspec": ("UNSET", "Raw"),
+    "anyio_bus._backends.links": ("Connect", "Subprocess"),
     "anyio_bus._backends.memory": ("Memory",),
     "anyio_bus._bus.bus": ("Bus", "BusStatistics"),
     "anyio_bus._bus.calls": ("Scope",),
@@ -109,6 +113,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "BusError",
         "BusInternalError",
         "BusStoppedError",
+        "ConnectionLostError",
         "FrameTooLargeError",
         "InvalidArgumentError",
         "InvalidStateError",

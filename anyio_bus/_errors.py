@@ -16,6 +16,7 @@ __all__ = (
     "BusError",
     "BusInternalError",
     "BusStoppedError",
+    "ConnectionLostError",
     "Failure",
     "FrameTooLargeError",
     "InvalidArgumentError",
@@ -56,6 +57,7 @@ class KernelCode:
     FRAME_TOO_LARGE = -32054
     SHUTTING_DOWN = -32055
     SESSION_LOST = -32056
+    CONNECTION_LOST = -32057  # made by a client alone: it has lost its kernel
     CANCELLED = -32800
 
 
@@ -189,6 +191,12 @@ class BusStoppedError(TransportError, anyio.ClosedResourceError):
     """The bus is shutting down: you stopped it."""
 
 
+class ConnectionLostError(TransportError, anyio.BrokenResourceError):
+    """The kernel is elsewhere, and cannot be reached (any more)."""
+
+    reason: str = ""
+
+
 class WorkerStartError(TransportError, OSError):
     """A worker did not come up: exec failed, it died at start, or its handshake failed."""
 
@@ -274,6 +282,7 @@ _CLASSES: dict[int, type[BusError]] = {
     KernelCode.FRAME_TOO_LARGE: FrameTooLargeError,
     KernelCode.SHUTTING_DOWN: BusStoppedError,
     KernelCode.SESSION_LOST: SessionLostError,
+    KernelCode.CONNECTION_LOST: ConnectionLostError,
     KernelCode.CANCELLED: ScopeCancelledError,
 }
 

@@ -7,7 +7,7 @@ a message costs no hop between tasks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
@@ -33,6 +33,9 @@ class Backend(Protocol):
     """
 
     name: str
+    borrow: Callable[..., Awaitable[None]] | None
+    """``(pool, session, *, rebind)``: have a worker found for a session alone; None where the
+    client chooses one itself, with :meth:`lease`."""
 
     async def run(
         self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED

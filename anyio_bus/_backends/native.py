@@ -6,7 +6,6 @@ comes as runs of whole lines, each decoded by one call. Everything runs in the l
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -15,8 +14,14 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.abc
 import msgspec
-from msgspec import UNSET, UnsetType
 
+from anyio_bus._backends.reports import (
+    config_json,
+    decode_failure,
+    decode_frame,
+    decode_session,
+    decode_status,
+)
 from anyio_bus._errors import (
     BusInternalError,
     Failure,
@@ -43,13 +48,11 @@ from anyio_bus._sansio.events import (
 from anyio_bus._sansio.lifecycle import State
 from anyio_bus._sansio.messages import BadLine, RequestId
 from anyio_bus._sansio.routing import Refused, Route, Withdrawal
-from anyio_bus._sansio.tapping import Tap, TapFrame
 from anyio_bus._sansio.throttle import LOG_WINDOW_S, Throttle
 
 if TYPE_CHECKING:
     from anyio_bus._config import BusConfig, Limits
-
-    pass
+    from anyio_bus._sansio.tapping import Tap
 
 ffi: Any = None
 lib: Any = None
@@ -84,51 +87,6 @@ _NO_MEMORY = Failure(
     code=KernelCode.OVERLOADED, message="out of memory", reason="memory", sent=False
 )
 
-_failures = msgspec.json.Decoder(Failure)
-
-
-class _PoolStatus(msgspec.Struct):
-    workers: list[WorkerInfo]
-
-
-class _Status(msgspec.Struct):
-    pools: list[_PoolStatus]
-
-
-class _Frame(msgspec.Struct):
-    time: float
-    at: float
-    direction: Any
-    pool: str
-    worker: int
-    generation: int
-    kind: Any
-    size: int
-    id: RequestId = None
-    method: str | None = None
-    request: RequestId = None
-    reason: str = ""
-    message: msgspec.Raw | UnsetType = UNSET
-    line: bytes = b""  # base64 on the wire
-
-
-_FRAME_FIELDS = tuple(name for name in _Frame.__struct_fields__ if name not in ("message", "line"))
-_statuses = msgspec.json.Decoder(_Status)
-_sessions = msgspec.json.Decoder(SessionInfo)
-_frames = msgspec.json.Decoder(_Frame)
-
-
-# What the C kernel counts with; whoever asks for more has no bound in mind.
-_MOST_UINT32 = 2**32 - 1
-_MOST_S = 1e9
-_MOST = {
-    "max_input_buffer": 2**30,
-    "max_output_queue": 2**52,
-    "max_restarts": 1_000_000,
-    "stderr_tail_bytes": 64 * 2**20,
-}
-
-
 def why_not_native(config: BusConfig) -> str | None:
     """Say why the C kernel cannot serve these pools here; None where it can."""
     if lib is None:
@@ -159,28 +117,6 @@ def open_native(config: BusConfig, deliver: Deliver) -> Native:
     return Native(config, deliver)
 
 
-def _as_json(config: BusConfig) -> bytes:
-    """Encode a configuration for the C kernel; what is the client's own is left out."""
-    pools = []
-    for pool in config.pools:
-        fields = {name: getattr(pool, name) for name in pool.__struct_fields__}
-        for name in ("args", "chunks", "collect", "serial", "guard", "spawn", "spares"):
-            del fields[name]
-        fields["ready"] = pool.ready if pool.ready == "spawn" else msgspec.to_builtins(pool.ready)
-        fields["groups"] = None if pool.groups is None else list(pool.groups)
-        fields["command"] = list(pool.argv)
-        fields["max_in_flight"] = min(pool.max_in_flight, _MOST_UINT32)
-        for name in ("max_requests", "idle_timeout_s", "max_lifetime_s", "max_rss_bytes"):
-            fields[name] = min(fields[name], 2**52)
-        pools.append(fields)
-    limits = {
-        name: min(value, _MOST.get(name, _MOST_UINT32 if isinstance(value, int) else _MOST_S))
-        for name, value in msgspec.to_builtins(config.limits).items()
-    }
-    # Not msgspec's: bytes of paths that are no text are surrogates, and go as escapes.
-    return json.dumps({"pools": pools, "limits": limits}, default=msgspec.to_builtins).encode()
-
-
 class Native:
     """The C kernel, as a backend.
 
@@ -193,6 +129,7 @@ class Native:
     """
 
     name = "native"
+    borrow = None
 
     def __init__(self, config: BusConfig, deliver: Deliver) -> None:
         self._config = config
@@ -232,7 +169,7 @@ class Native:
         self._create()
 
     def _create(self) -> None:
-        text = _as_json(self._config)
+        text = config_json(self._config)
         options = ffi.new("abk_options *")
         options.size = ffi.sizeof("abk_options")
         options.host = True
@@ -366,10 +303,10 @@ class Native:
 
     def _take_failed(self, event: Any, events: list[KernelEvent]) -> None:
         key = read_scalar(_copy(event.data, event.len))
-        events.append(Failed(key, _failures.decode(_copy(event.text, event.text_len))))
+        events.append(Failed(key, decode_failure(_copy(event.text, event.text_len))))
 
     def _take_worker(self, event: Any, events: list[KernelEvent]) -> None:
-        failure = _failures.decode(_copy(event.text, event.text_len)) if event.text_len else None
+        failure = decode_failure(_copy(event.text, event.text_len)) if event.text_len else None
         pool, pid = self._where(event), event.b or None
         if pid is None and event.worker in self._stderr:
             self._log_stderr(pool, event.worker, self._stderr[event.worker][0].close())
@@ -420,10 +357,7 @@ class Native:
     def _take_frame(self, event: Any, _events: list[KernelEvent]) -> None:
         if self._tap is None:
             return
-        seen = _frames.decode(_copy(event.text, event.text_len))
-        fields = {name: getattr(seen, name) for name in _FRAME_FIELDS}
-        frame = seen.line if seen.message is UNSET else bytes(seen.message) + b"\n"
-        self._tap([TapFrame(frame=frame, **fields)])
+        self._tap([decode_frame(_copy(event.text, event.text_len))])
 
     # -- frames towards workers ---------------------------------------------------------------
 
@@ -433,7 +367,7 @@ class Native:
         if self._bus is None or result != lib.ABK_EREFUSED:  # it does not run yet, or no more
             return Refused(_GONE)
         text = lib.abk_refusal(self._bus, self._size)
-        return Refused(_failures.decode(_copy(text, self._size[0])))
+        return Refused(decode_failure(_copy(text, self._size[0])))
 
     def _aim(self, route: Route) -> Any:
         """Return the route for the kernel; the last one is kept, since calls come in rows."""
@@ -647,7 +581,7 @@ class Native:
             return None
         name = session.encode("utf-8", "surrogatepass")
         found = lib.abk_find_session(self._bus, name, len(name), self._size)
-        return None if found == ffi.NULL else _sessions.decode(_copy(found, self._size[0]))
+        return None if found == ffi.NULL else decode_session(_copy(found, self._size[0]))
 
     def tap(self, callback: Tap | None) -> None:
         """Show every line of every pipe to ``callback``; None ends it."""
@@ -662,8 +596,8 @@ class Native:
         if self._bus is None:
             return self._last_workers
         text = lib.abk_status(self._bus, self._size)
-        status = _statuses.decode(_copy(text, self._size[0]))
-        return [self._with_memory(info) for pool in status.pools for info in pool.workers]
+        status = decode_status(_copy(text, self._size[0]))
+        return [self._with_memory(info) for info in status.workers()]
 
     def _with_memory(self, info: WorkerInfo) -> WorkerInfo:
         asked = any(pool.id == info.pool and pool.max_rss_bytes for pool in self._config.pools)

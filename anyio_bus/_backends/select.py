@@ -5,22 +5,88 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+import msgspec
+
+from anyio_bus._backends.links import Connect, Link, Subprocess, dial, spawn_daemon
 from anyio_bus._backends.memory import Memory, open_memory
 from anyio_bus._backends.native import open_native, why_not_native
 from anyio_bus._backends.python import open_python
-from anyio_bus._errors import InvalidArgumentError
+from anyio_bus._backends.reports import Status
+from anyio_bus._backends.wire import Wire, check_remote, greet
+from anyio_bus._config import BusConfig, Limits, Pool
+from anyio_bus._errors import InvalidArgumentError, UnknownPoolError
+from anyio_bus._io.launch import check_launch
 
 if TYPE_CHECKING:
     from anyio_bus._backends.base import Backend
-    from anyio_bus._config import BusConfig
     from anyio_bus._sansio.events import Deliver
 
-__all__ = ("BackendOption", "open_backend")
+__all__ = ("BackendOption", "Reached", "open_backend", "reach")
 
-BackendOption: TypeAlias = Literal["auto", "native", "python"] | Memory
+BackendOption: TypeAlias = (
+    Literal["auto", "native", "python", "subprocess"] | Memory | Subprocess | Connect
+)
+REAP_S = 1.0
 
 
-def open_backend(option: BackendOption, config: BusConfig, deliver: Deliver) -> Backend:
+class Reached(msgspec.Struct):
+    """A kernel elsewhere that has answered, until a bus takes it over."""
+
+    link: Link
+    greeting: tuple[Status, bytes]
+
+    def config(self, config: BusConfig | None, limits: Limits | None) -> BusConfig:
+        """Return the pools as this end is to see them: as it was told, else as they are there.
+
+        Raises:
+            UnknownPoolError: There is no such pool there.
+        """
+        there = [pool.id for pool in self.greeting[0].pools]
+        if config is None:
+            return BusConfig(tuple(Pool(name, ["-"]) for name in there), limits or Limits())
+        for pool in config.pools:
+            if pool.id not in there:
+                msg = f"{self.link.name} has no pool {pool.id!r}; there are: {', '.join(there)}"
+                raise UnknownPoolError(msg, pool=pool.id)
+        return config
+
+    def close(self) -> None:
+        """No bus came of it."""
+        self.link.kill(REAP_S)
+
+
+async def reach(option: BackendOption, config: BusConfig | None) -> Reached | None:
+    """Reach the kernel where that is elsewhere; None where it is not.
+
+    Raises:
+        NotSupportedError: There is no daemon to be started, or it cannot do what a pool asks for.
+        ConnectionLostError: It cannot be reached.
+
+    Cancellation:
+        What was begun is ended.
+    """
+    name = os.environ.get("ANYIO_BUS_BACKEND") if option == "auto" else option
+    if name == "subprocess":
+        option = Subprocess()
+    if isinstance(option, Subprocess):
+        assert config is not None  # only a daemon that is there already has pools of its own
+        check_remote(config.pools, "subprocess")
+        for pool in config.pools:
+            check_launch(pool, "posix")
+        link = spawn_daemon(option, config)
+    elif isinstance(option, Connect):
+        check_remote(() if config is None else config.pools, "connect")
+        link = await dial(option)
+    else:
+        return None
+    try:
+        return Reached(link, await greet(link))
+    except BaseException:
+        link.kill(REAP_S)
+        raise
+
+
+def open_backend(option: BackendOption | Reached, config: BusConfig, deliver: Deliver) -> Backend:
     """Make the backend that was asked for; ``"auto"`` is the best that is there.
 
     ``ANYIO_BUS_BACKEND`` says what ``"auto"`` means.
@@ -29,6 +95,8 @@ def open_backend(option: BackendOption, config: BusConfig, deliver: Deliver) -> 
         InvalidArgumentError: There is none of that name.
         NotSupportedError: It is not there, or cannot do what a pool asks for.
     """
+    if isinstance(option, Reached):
+        return Wire(option.link, option.greeting, config, deliver)
     if isinstance(option, Memory):
         return open_memory(config, deliver, option)
     name = str(option)
@@ -43,6 +111,11 @@ def open_backend(option: BackendOption, config: BusConfig, deliver: Deliver) -> 
     what = f"ANYIO_BUS_BACKEND={name!r}" if option == "auto" else f"backend={option!r}"
     if name == "memory":
         msg = f"{what} needs workers: Memory(workers={{'pool': worker}})"
+    elif name == "connect":
+        msg = f"{what} needs to know where: Connect('unix:///path')"
     else:
-        msg = f"{what}: there are 'auto', 'native', 'python' and Memory(...)"
+        msg = (
+            f"{what}: there are 'auto', 'native', 'python', 'subprocess', Subprocess(...), "
+            "Connect(...) and Memory(...)"
+        )
     raise InvalidArgumentError(msg, field="backend")

@@ -18,7 +18,7 @@ import anyio.lowlevel
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from anyio_bus._backends.select import BackendOption, open_backend
+from anyio_bus._backends.select import BackendOption, Reached, open_backend
 from anyio_bus._bus.bad_lines import BadLines
 from anyio_bus._bus.calls import (
     Batch,
@@ -158,7 +158,7 @@ class Bus:
     def _create(
         cls,
         config: BusConfig,
-        option: BackendOption,
+        option: BackendOption | Reached,
         timeout: float | None,
         telemetry: Telemetry | None = None,
         ids: Ids = "number",

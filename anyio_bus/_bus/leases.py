@@ -84,6 +84,12 @@ class Lessor:
             The wait ends; the caller ends the session, which gives back what was leased.
         """
         backend = self._bus._backend
+        if backend.borrow is not None and not opening.own:
+            try:
+                await backend.borrow(pool, session, rebind=opening.rebind)
+            except Refused as exc:
+                raise error_from_failure(exc.failure) from None
+            return
         while True:
             if opening.own:
                 backend.spawn(

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.lowlevel
 
+from anyio_bus._backends.links import Connect
+from anyio_bus._backends.select import reach
 from anyio_bus._bus.bus import Bus
 from anyio_bus._bus.calls import check_seconds, check_timeout
 from anyio_bus._bus.forks import abandon_in_fork
@@ -77,6 +79,8 @@ async def open_bus(
         config: A :class:`BusConfig`, a mapping in the schema of a configuration file, or its path.
         limits: The bounds; default those of ``config``, else :class:`Limits`.
         backend: Where the kernel runs: ``"native"`` (the C kernel in this process), ``"python"``,
+            ``"subprocess"`` or ``Subprocess(...)`` (a daemon of its own), ``Connect(url)`` (a daemon
+            that is there already; without pools and ``config`` the bus has those of the daemon),
             ``Memory(...)``, or ``"auto"``: native where it is there, else python.
         timeout: Default timeout of requests in seconds; None for no limit.
         handlers: What answers the requests of workers: pattern -> function, as for
@@ -95,6 +99,7 @@ async def open_bus(
     Raises:
         InvalidArgumentError: The configuration is wrong; the message names the field.
         NotSupportedError: The backend is not there, or cannot do what a pool asks for.
+        ConnectionLostError: The kernel is elsewhere, and cannot be reached.
         BusInternalError: A bug of ours; please report it.
 
     The body's own exception comes out bare; so does a KeyboardInterrupt or SystemExit that a handler
@@ -107,9 +112,21 @@ async def open_bus(
     check_seconds("drain_s", drain_s)
     check_seconds("grace_s", grace_s)
     check_telemetry(telemetry)
-    bus = Bus._create(_config(pools, config, limits), backend, timeout, telemetry, ids)
-    bus._handlers.add_all(handlers or {})
-    bus._taps.record_all(record_tap)
+    wanted: BusConfig | None = None
+    if pools or config is not None or not isinstance(backend, Connect):
+        wanted = _config(pools, config, limits)
+    reached = await reach(backend, wanted)
+    try:
+        if reached is not None:
+            wanted = reached.config(wanted, limits)
+        assert wanted is not None
+        bus = Bus._create(wanted, reached or backend, timeout, telemetry, ids)
+        bus._handlers.add_all(handlers or {})
+        bus._taps.record_all(record_tap)
+    except BaseException:
+        if reached is not None:
+            reached.close()
+        raise
     body_error: BaseException | None = None
     try:
         async with anyio.create_task_group() as tasks:

@@ -72,6 +72,13 @@ class LineSplitter:
             self._hold(data[end:])
         return out
 
+    def rest(self) -> bytes:
+        """Give up the line that is not yet ended, whole: another splitter takes over."""
+        rest = b"".join(self._parts)
+        self._parts.clear()
+        self._size = 0
+        return rest
+
     def close(self) -> bytes:
         """End the stream; return the first bytes of the unterminated line that is discarded."""
         rest = self._oversize.prefix if self._oversize is not None else b"".join(self._parts)

@@ -328,7 +328,7 @@ static void take_event(abkd_daemon *daemon, const abk_event *event)
 static int run(abkd_daemon *daemon)
 {
     abk_event event;
-    while (!daemon->killed && !(daemon->stopping && abk_stopped(daemon->bus))) {
+    while (!daemon->killed && !abk_stopped(daemon->bus)) {
         const int wait_ms = abkd_log_flush(&daemon->log) ? RETRY_LOG_MS : -1;
         const int code = abk_step(daemon->bus, wait_ms);
         if (code < 0) {

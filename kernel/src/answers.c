@@ -338,6 +338,12 @@ static bool ask(abk_lane *lane, const abk_message *message, aim *to)
     return true;
 }
 
+static void send_call(abk_client *client, const abk_lane *lane, const abk_frame *frame)
+{
+    abk_watchers_source(client, lane);
+    abk_client_send(client, frame);
+}
+
 static void take_call(run *self, const abk_message *message, abk_text line)
 {
     abk_lane *lane = self->process->lane;
@@ -357,7 +363,7 @@ static void take_call(run *self, const abk_message *message, abk_text line)
             if (client == bus->host)
                 to_host(self, &to.frame, false);
             else if (!client->needs_auth && !abk_client_full(client))
-                abk_client_send(client, &to.frame);
+                send_call(client, lane, &to.frame);
         }
     } else if (to.client == NULL) {
         bus->counts.dropped_notifications++;
@@ -366,7 +372,7 @@ static void take_call(run *self, const abk_message *message, abk_text line)
     } else if (message->id.kind == ABK_ABSENT && abk_client_loses(to.client)) {
         overflow(lane, &to);
     } else {
-        abk_client_send(to.client, &to.frame);
+        send_call(to.client, lane, &to.frame);
     }
 }
 

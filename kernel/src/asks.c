@@ -116,6 +116,7 @@ void abk_asks_lane_gone(abk_lane *lane)
     abk_bus *bus = lane->pool->bus;
     for (abk_link *link; (link = abk_list_first(&lane->asks)) != NULL;) {
         abk_ask *ask = ABK_OF(link, abk_ask, of_lane);
+        abk_watchers_source(ask->client, lane);
         abk_buf *out = &bus->scratch;
         abk_buf_clear(out);
         abk_cancel_frame(out, lane->pool->config->cancel, abk_id_raw(&ask->seen),

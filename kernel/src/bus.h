@@ -277,10 +277,18 @@ typedef struct abk_client {
     abk_link sessions;
     uint32_t live, ask_count;
     uint32_t watched; /* ABK_WATCH_... */
+    int32_t source_worker; /* as it was told last: whose notifications come; -1: not yet */
+    int64_t source_sole;
     abk_share shares[]; /* one for each pool */
 } abk_client;
 
-enum { ABK_WATCH_WORKER = 1, ABK_WATCH_LINE_BAD = 2, ABK_WATCH_CLIENT = 4 };
+enum {
+    ABK_WATCH_WORKER = 1,
+    ABK_WATCH_LINE_BAD = 2,
+    ABK_WATCH_CLIENT = 4,
+    ABK_WATCH_SESSION = 8, /* of its own sessions: bound, lost, over */
+    ABK_WATCH_SOURCE = 16  /* where the next notification or request comes from */
+};
 
 typedef struct abk_door { /* a listener */
     abk_link link;
@@ -517,6 +525,8 @@ int abk_take_method(abk_client *client, const abk_message *message); /* 1: it wa
 void abk_turn_away(abk_client *client, const abk_message *message); /* NULL: it was none */
 void abk_watchers_worker(abk_slot *slot);
 void abk_watchers_client(abk_client *client, bool came, const char *why);
+void abk_watchers_session(const abk_session *session, bool over);
+void abk_watchers_source(abk_client *client, const abk_lane *lane);
 void abk_watchers_bad_line(abk_slot *slot, const char *at, size_t len, const char *reason,
                            uint64_t size);
 abk_pool *abk_pool_find(abk_bus *bus, abk_text id);

@@ -103,7 +103,9 @@ static void on_watch(abk_client *client, const abk_message *message)
         uint32_t bit;
     } all[] = {{"\"worker_changed\"", ABK_WATCH_WORKER},
                {"\"line_bad\"", ABK_WATCH_LINE_BAD},
-               {"\"client\"", ABK_WATCH_CLIENT}};
+               {"\"client\"", ABK_WATCH_CLIENT},
+               {"\"session\"", ABK_WATCH_SESSION},
+               {"\"source\"", ABK_WATCH_SOURCE}};
     abk_value events;
     if (!member(message, "events", &events) || events.kind != ABK_ARRAY) {
         invalid(client, message, "params.events: expected a list of names");
@@ -115,12 +117,20 @@ static void on_watch(abk_client *client, const abk_message *message)
             watched |= all[i].bit;
     }
     client->watched = watched;
+    client->source_worker = -1;
     answer_empty(client, message);
 }
 
 static void on_tap(abk_client *client, const abk_message *message)
 {
     abk_value value;
+    if (member(message, "off", &value) && is_true(&value)) {
+        client->bus->tap_clients -= client->taps;
+        client->taps = false;
+        abk_tap_on(client->bus);
+        answer_empty(client, message);
+        return;
+    }
     client->tap_worker = member(message, "worker", &value) ? (int32_t)abk_id_number(&value) : -1;
     client->tap_pool = NULL;
     if (member(message, "pool", &value) && (client->tap_pool = pool_of(client, message)) == NULL)
@@ -213,9 +223,27 @@ static void on_session_end(abk_client *client, const abk_message *message)
 
 /* --- admin ----------------------------------------------------------------------------------- */
 
+/* How long what is in flight may take; else the configuration says so. */
+static double drain_s_of(const abk_client *client, const abk_message *message)
+{
+    abk_value value;
+    member(message, "drain_s", &value);
+    return seconds(&value, client->bus->config->limits.drain_timeout_s);
+}
+
+static void on_stop(abk_client *client, const abk_message *message)
+{
+    enum { GRACE_S = 5 }; /* as after a signal */
+    abk_value grace;
+    member(message, "grace_s", &grace);
+    answer_empty(client, message);
+    abk_client_flush(client);
+    abk_stop(client->bus, drain_s_of(client, message), seconds(&grace, GRACE_S));
+}
+
 static void on_restart(abk_client *client, const abk_message *message)
 {
-    const double drain_s = client->bus->config->limits.drain_timeout_s;
+    const double drain_s = drain_s_of(client, message);
     abk_pool *pool = pool_of(client, message);
     abk_value worker;
     if (pool == NULL)
@@ -247,7 +275,7 @@ static void on_resize(abk_client *client, const abk_message *message)
         invalid(client, message, "params.instances: must be within 1 and 65536");
         return;
     }
-    abk_pool_resize(pool, (uint32_t)instances, client->bus->config->limits.drain_timeout_s);
+    abk_pool_resize(pool, (uint32_t)instances, drain_s_of(client, message));
     answer_empty(client, message);
 }
 
@@ -302,7 +330,8 @@ static const struct {
 } methods[] = {{"bus/status", on_status, false},       {"bus/watch", on_watch, false},
                {"bus/session", on_session, false},     {"bus/session_end", on_session_end, false},
                {"bus/auth", on_auth, false},           {"bus/restart", on_restart, true},
-               {"bus/resize", on_resize, true},        {"bus/tap", on_tap, true}};
+               {"bus/resize", on_resize, true},        {"bus/tap", on_tap, true},
+               {"bus/stop", on_stop, true}};
 
 /* However its bytes are spelt: some encoders write a slash as "\/". */
 static bool is_reserved(const abk_value *method)
@@ -400,6 +429,56 @@ void abk_watchers_client(abk_client *client, bool came, const char *why)
     abk_out_member(out, "state", came ? "connected" : "gone");
     abk_out_member(out, came ? "peer" : "reason", why);
     end_event(bus, out, ABK_WATCH_CLIENT);
+}
+
+static void end_event_for(abk_client *client, abk_buf *out)
+{
+    abk_out(out, "}}\n");
+    abk_client_put(client, out);
+}
+
+/* What became of a session, for its owner: an answer that follows is from that worker. */
+void abk_watchers_session(const abk_session *session, bool over)
+{
+    abk_client *owner = session->owner;
+    if (owner == NULL || (owner->watched & ABK_WATCH_SESSION) == 0 || owner->gone)
+        return;
+    abk_buf *out = begin_event(owner->bus, "session");
+    abk_out(out, ",\"id\":");
+    abk_out_string(out, session->name, session->name_len);
+    abk_out_member(out, "pool", session->pool->config->id);
+    abk_out_member(out, "state", over ? "over" : session->lane != NULL ? "bound" : "lost");
+    if (session->lane != NULL)
+        abk_out_number(out, "worker", session->lane->slot->worker);
+    if (session->failure != NULL) {
+        abk_out(out, ",\"failure\":");
+        abk_failure_write(out, session->failure, false, NULL);
+    }
+    end_event_for(owner, out);
+}
+
+/* Told before a notification or request that comes from elsewhere than the last one. */
+void abk_watchers_source(abk_client *client, const abk_lane *lane)
+{
+    if ((client->watched & ABK_WATCH_SOURCE) == 0)
+        return;
+    const abk_entry *sole = abk_lane_sole(lane);
+    if (sole != NULL && sole->client != client)
+        sole = NULL;
+    const int64_t key = sole == NULL ? 0 : abk_router_key(sole);
+    if (client->source_worker == lane->slot->worker && client->source_sole == key)
+        return;
+    client->source_worker = lane->slot->worker;
+    client->source_sole = key;
+    abk_buf *out = begin_event(client->bus, "source");
+    abk_out_member(out, "pool", lane->pool->config->id);
+    abk_out_number(out, "worker", lane->slot->worker);
+    if (sole != NULL) {
+        const abk_text id = abk_id_raw(&sole->id);
+        abk_out(out, ",\"sole\":");
+        abk_buf_append(out, id.at, id.len);
+    }
+    end_event_for(client, out);
 }
 
 void abk_watchers_bad_line(abk_slot *slot, const char *at, size_t len, const char *reason,

@@ -16,6 +16,7 @@ abk_session *abk_session_find(abk_bus *bus, abk_text name)
 
 static void forget(abk_bus *bus, abk_session *session)
 {
+    abk_watchers_session(session, true);
     if (session->lane == NULL && !session->is_lost)
         bus->unbound_sessions--;
     if (session->lane != NULL)
@@ -160,6 +161,7 @@ void abk_session_bind(abk_session *session, abk_lane *lane)
     session->pool = lane->pool;
     abk_list_append(&lane->sessions, &session->of_lane);
     lane->session_count++;
+    abk_watchers_session(session, false);
     /* What waits for it goes along, from the queue of the pool to that of the lane; but into no other
      * pool, where nobody would look after it. */
     for (abk_link *link; (link = abk_list_take(&session->waiting)) != NULL;) {
@@ -183,6 +185,7 @@ void abk_session_lose(abk_session *session, const abk_failure *failure, bool lea
     session->leased = leased;
     session->failure = failure == NULL ? NULL : abk_failure_keep(failure);
     abk_list_append(&bus->lost_sessions, &session->lost);
+    abk_watchers_session(session, false);
 }
 
 void abk_session_unused(abk_bus *bus, abk_session *session)

@@ -45,6 +45,7 @@ class Setting(NamedTuple):
 PLACES: dict[str, Setting] = {
     "python": Setting(lambda _kinds: "python"),
     "native": Setting(lambda _kinds: "native"),
+    "subprocess": Setting(lambda _kinds: "subprocess"),
     "python-portable": Setting(lambda _kinds: "python", {"ANYIO_BUS_SPAWNER": "portable"}),
     "python-no-pidfd": Setting(lambda _kinds: "python", {"ANYIO_BUS_NO_PIDFD": "1"}),
     "memory": Setting(lambda kinds: Memory({name: k.function for name, k in kinds.items()})),

@@ -1,0 +1,317 @@
+"""Own the ways to a kernel that runs elsewhere: a daemon of our own, or one that is there already.
+
+A link is a pair of fds that do not block, and what has to be ended with them. It is made before the
+bus is, so that what goes wrong then is raised as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import anyio
+import msgspec
+
+from anyio_bus._backends.reports import config_json
+from anyio_bus._daemon import find_daemon
+from anyio_bus._errors import ConnectionLostError, InvalidArgumentError, NotSupportedError
+from anyio_bus._io.process import StderrRing
+
+if TYPE_CHECKING:
+    from anyio_bus._config import BusConfig
+
+__all__ = ("Connect", "Link", "Subprocess", "dial", "spawn_daemon")
+
+STDERR_BYTES = 16 * 1024  # of the daemon's log, kept for errors
+POLL_S = 0.005  # how often an exit is looked for, once the daemon has closed its stdout
+KILL_WAIT_S = 0.01
+_READ_BYTES = 64 * 1024
+
+logger = logging.getLogger("anyio_bus.kernel")
+stderr_log = logging.getLogger("anyio_bus.stderr")
+
+
+class Subprocess(msgspec.Struct, frozen=True, kw_only=True):
+    """Options of ``backend="subprocess"``: the kernel is a daemon of this bus alone.
+
+    Args:
+        binary_path: The daemon; default as :func:`anyio_bus._daemon.find_daemon` finds it: the one
+            that the environment variable ``ANYIO_BUSD`` names, the one in this package, ``PATH``.
+        args: More arguments for it.
+        log_level: ``"debug"``, ``"info"``, ``"warning"`` or ``"error"``: what it logs.
+    """
+
+    binary_path: str | os.PathLike[str] | None = None
+    args: Sequence[str] = ()
+    log_level: str = "info"
+
+
+class Connect(msgspec.Struct, frozen=True):
+    """Options of a bus whose kernel is a daemon that runs already, shared with other programs.
+
+    Args:
+        url: ``unix:///path`` or ``tcp://host:port``.
+        token: What a listener with a token file asks for.
+        timeout_s: Seconds to connect and be let in.
+        reconnect: Whether a lost connection is made again, with growing pauses. What was in flight
+            fails all the same: it may have been done.
+    """
+
+    url: str
+    token: str | None = None
+    timeout_s: float = 10.0
+    reconnect: bool = False
+
+    def __post_init__(self) -> None:
+        """Validate."""
+        where = urlsplit(self.url)
+        try:
+            whole = (where.scheme == "unix" and where.path and not where.netloc) or (
+                where.scheme == "tcp" and where.hostname and where.port is not None
+            )
+        except ValueError:  # no number of a port
+            whole = False
+        if not whole:
+            msg = f"Connect.url: expected unix:///path or tcp://host:port, not {self.url!r}"
+            raise InvalidArgumentError(msg, field="url")
+
+
+class Link:
+    """Two fds to a kernel, which may be one.
+
+    Owns:
+        The fds; a socket, or a process and its stderr.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        admin: bool,
+        sock: socket.socket | None = None,
+        process: subprocess.Popen[bytes] | None = None,
+    ) -> None:
+        self.name = name
+        self.admin = admin
+        self.token: str | None = None
+        self.stderr = StderrRing(STDERR_BYTES)
+        self._socket = sock
+        self._process = process
+        if sock is not None:
+            self.read_fd = self.write_fd = sock.fileno()
+            self.stderr_fd = -1
+        else:
+            assert process is not None
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stderr is not None
+            self.write_fd = process.stdin.fileno()
+            self.read_fd = process.stdout.fileno()
+            self.stderr_fd = process.stderr.fileno()
+            for fd in (self.write_fd, self.read_fd, self.stderr_fd):
+                os.set_blocking(fd, False)
+
+    @property
+    def pid(self) -> int | None:
+        """The process of our own daemon."""
+        return None if self._process is None else self._process.pid
+
+    def read(self, max_bytes: int) -> bytes | None:
+        """Return some bytes, none at the end; None where there is nothing now."""
+        try:
+            return os.read(self.read_fd, max_bytes)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Write what fits now.
+
+        Raises:
+            OSError: The other side is gone.
+        """
+        try:
+            if self._socket is not None:
+                return self._socket.send(data, getattr(socket, "MSG_NOSIGNAL", 0))
+            return os.write(self.write_fd, data)
+        except BlockingIOError:
+            return 0
+
+    def read_stderr(self) -> bool:
+        """Take what the daemon has logged; False at its end."""
+        try:
+            data = os.read(self.stderr_fd, _READ_BYTES)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        for line in self.stderr.feed(data):
+            _log(line)
+        return bool(data)
+
+    def exited(self) -> bool:
+        """Tell whether our own daemon has ended, and reap it."""
+        return self._process is None or self._process.poll() is not None
+
+    def why_lost(self) -> str:
+        """Say in a few words why there is nothing more to read."""
+        if self._process is None:
+            return f"{self.name} has closed the connection"
+        code = self._process.poll()
+        if code is None:
+            return "anyio-busd has closed its stdout"
+        how = f"exited with {code}" if code >= 0 else f"was killed by signal {-code}"
+        tail = self.stderr.tail(1024).strip()
+        return f"anyio-busd {how}{': ' if tail else ''}{tail}"
+
+    def kill(self, reap_s: float) -> None:
+        """Without the loop: end our own daemon, which takes its workers along; close the fds."""
+        if self._process is not None and self._process.poll() is None:
+            # Told twice it kills its workers; killed itself it could not.
+            for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
+                self._process.send_signal(number)
+                limit = time.monotonic() + (reap_s if number == signal.SIGKILL else reap_s / 4)
+                while self._process.poll() is None and time.monotonic() < limit:
+                    time.sleep(KILL_WAIT_S if number != signal.SIGKILL else POLL_S)
+                if self._process.poll() is not None:
+                    break
+        self.close()
+
+    def close(self) -> None:
+        """Close the fds."""
+        if self._socket is not None:
+            self._socket.close()
+        elif self._process is not None:
+            for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+                assert pipe is not None
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+
+_LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.DEBUG,  # what it says of its own life is a detail to this program
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+_log_line = msgspec.json.Decoder(dict[str, Any])
+
+
+def _log(line: str) -> None:
+    """Hand a line of the daemon's log to ours."""
+    try:
+        record = _log_line.decode(line)
+        event, text = str(record["event"]), str(record["text"])
+    except (msgspec.MsgspecError, KeyError, UnicodeError):
+        logger.warning("%s", line, extra={"event": "kernel"})
+        return
+    extra: dict[str, Any] = {"event": event}
+    if "worker" in record:
+        extra |= {"pool": record.get("pool"), "worker": record["worker"]}
+    if event == "worker_stderr":
+        stderr_log.info("%s/%s: %s", record.get("pool"), record.get("worker"), text, extra=extra)
+    elif event != "bad_line":  # which comes as an event, too
+        logger.log(_LEVELS.get(str(record.get("level")), logging.INFO), "%s", text, extra=extra)
+
+
+def spawn_daemon(options: Subprocess, config: BusConfig) -> Link:
+    """Start a daemon for this configuration; it says on its stdout when it serves.
+
+    Raises:
+        NotSupportedError: There is no daemon.
+        ConnectionLostError: It cannot be started.
+    """
+    path = options.binary_path
+    try:
+        program = find_daemon() if path is None else os.fspath(path)
+    except FileNotFoundError as exc:
+        msg = f"backend='subprocess' needs the program anyio-busd: {exc}"
+        raise NotSupportedError(msg, backend="subprocess") from None
+    with tempfile.TemporaryFile() as file:
+        file.write(config_json(config))
+        file.seek(0)
+        command = [program, "--stdio", "--config-fd", str(file.fileno())]
+        command += ["--log-format", "json", "--log-level", options.log_level, *options.args]
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=[file.fileno()],
+                start_new_session=True,  # Ctrl-C is for this program: it ends the daemon in its time
+                bufsize=0,
+            )
+        except OSError as exc:
+            msg = f"{program} cannot be started: {exc}"
+            raise ConnectionLostError(msg, reason=str(exc), sent=False) from exc
+    return Link("anyio-busd", admin=True, process=process)
+
+
+async def dial(options: Connect) -> Link:
+    """Connect to a daemon.
+
+    Raises:
+        ConnectionLostError: Nobody listens there, or not in time.
+
+    Cancellation:
+        What was opened is closed.
+    """
+    where = urlsplit(options.url)
+    try:
+        with anyio.fail_after(options.timeout_s):
+            if where.scheme == "unix":
+                sock = await _connect(socket.AF_UNIX, where.path)
+            else:
+                assert where.hostname is not None
+                sock = await _connect_tcp(where.hostname, where.port or 0)
+    except (OSError, TimeoutError) as exc:
+        why = str(exc) or f"not within {options.timeout_s:g} s"
+        msg = f"{options.url}: cannot connect: {why}"
+        raise ConnectionLostError(msg, reason=why, sent=False) from exc
+    link = Link(options.url, admin=False, sock=sock)
+    link.token = options.token
+    return link
+
+
+async def _connect_tcp(host: str, port: int) -> socket.socket:
+    error: OSError = OSError(f"{host} has no address")
+    for family, _, _, _, address in await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        try:
+            sock = await _connect(family, address)
+        except OSError as exc:
+            error = exc
+        else:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return sock
+    raise error
+
+
+async def _connect(family: int, address: Any) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)  # noqa: FBT003
+        while True:
+            try:
+                sock.connect(address)
+            except BlockingIOError as exc:
+                if family == socket.AF_UNIX and exc.errno != 115:  # its queue is full
+                    await anyio.sleep(POLL_S)
+                    continue
+                await anyio.wait_writable(sock)
+                if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                    raise OSError(code, os.strerror(code)) from None
+            return sock
+    except BaseException:
+        sock.close()
+        raise

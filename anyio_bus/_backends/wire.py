@@ -1,0 +1,779 @@
+"""Own the backends whose kernel is elsewhere, at the other end of a link: ``docs/design/wire.md``.
+
+The kernel there decides the fate of every request; this end only keeps what must be known at once:
+which requests are live, which workers and sessions there are, and where the next line comes from.
+Only when the link is lost does it settle requests itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.abc
+import msgspec
+from msgspec import UNSET, Raw
+
+from anyio_bus._backends.links import Link
+from anyio_bus._backends.reports import Status, decode_frame, decode_status
+from anyio_bus._errors import (
+    ConnectionLostError,
+    Failure,
+    KernelCode,
+    NotSupportedError,
+)
+from anyio_bus._io.loop import Bell, current_loop
+from anyio_bus._sansio.codec import decode_block, decode_lines, encode_notification, encode_request
+from anyio_bus._sansio.events import (
+    Deliver,
+    Failed,
+    KernelEvent,
+    KernelStatistics,
+    LineBad,
+    Lines,
+    SessionInfo,
+    WorkerChanged,
+    WorkerInfo,
+)
+from anyio_bus._sansio.lifecycle import State
+from anyio_bus._sansio.lines import LineSplitter, Oversize
+from anyio_bus._sansio.messages import BadLine, Message, RequestId
+from anyio_bus._sansio.profiles import cancel_frame
+from anyio_bus._sansio.routing import Refused, Route, Withdrawal
+
+if TYPE_CHECKING:
+    from anyio_bus._config import BusConfig, Pool
+    from anyio_bus._sansio.tapping import Tap
+
+__all__ = ("Wire", "check_remote", "greet")
+
+READ_BYTES = 256 * 1024
+READS = 4  # of one fd before others have their turn
+GREETING_S = 10.0
+ENVELOPE_BYTES = 8192  # a line of the kernel is that much longer than a worker's at most
+EXIT_POLL_S = 0.005
+FLUSH_S = 0.2  # for the last words to a daemon that goes on without us
+EVENTS = ["worker_changed", "line_bad", "session", "source"]
+PREFIXES = 4096  # beginnings of frames that are remembered, one for each session in use
+
+logger = logging.getLogger("anyio_bus.kernel")
+
+_GONE = Failure(
+    code=KernelCode.SHUTTING_DOWN, message="bus is stopped", reason="shutting down", sent=False
+)
+_CROWDED = Failure(
+    code=KernelCode.OVERLOADED,
+    message="too much waits to be written to the kernel",
+    reason="max_output_bytes",
+    sent=False,
+)
+
+
+class _KernelError(msgspec.Struct):
+    code: int
+    message: str
+    data: dict[str, Any]
+
+
+class _Event(msgspec.Struct):
+    event: str
+    pool: str = ""
+    worker: int = -1
+    generation: int = 0
+    state: str = ""
+    pid: int | None = None
+    failure: Failure | None = None
+    prefix: str = ""
+    reason: str = ""
+    size: int = 0
+    id: str = ""
+    sole: RequestId = None
+
+
+_kernel_errors = msgspec.json.Decoder(_KernelError)
+_events = msgspec.json.Decoder(_Event)
+_encode = msgspec.json.encode
+
+
+def check_remote(pools: tuple[Pool, ...], backend: str) -> None:
+    """Refuse what a kernel elsewhere cannot do: its policies are that kernel's own.
+
+    Raises:
+        NotSupportedError: A pool asks for it.
+    """
+    fields = "spares", "health", "max_requests", "max_lifetime_s", "max_rss_bytes", "idle_timeout_s"
+    for pool in pools:
+        for name in fields:
+            if getattr(pool, name):
+                msg = f"backend={backend!r} cannot do Pool({pool.id!r}).{name}"
+                raise NotSupportedError(msg, backend=backend)
+        if pool.spawn not in ("auto", "posix"):
+            msg = f"backend={backend!r}: Pool({pool.id!r}) asks for the {pool.spawn} spawner"
+            raise NotSupportedError(msg, backend=backend)
+
+
+async def greet(link: Link) -> tuple[Status, bytes]:
+    """Introduce ourselves; return how the kernel stands, and what it said after that.
+
+    Raises:
+        ConnectionLostError: It does not answer as a kernel of ours would.
+
+    Cancellation:
+        The link is left open, and is of no use any more.
+    """
+    status_id = "anyio-bus:status"
+    frames = [
+        encode_request("anyio-bus:watch", "bus/watch", {"events": EVENTS}),
+        encode_request(status_id, "bus/status", {}),
+    ]
+    if link.token is not None:
+        frames.insert(0, encode_request("anyio-bus:auth", "bus/auth", {"token": link.token}))
+    left = b"".join(frames)
+    splitter = LineSplitter(2**30)
+    with anyio.move_on_after(GREETING_S):
+        while left:
+            try:
+                left = left[link.write(left) :]
+            except OSError:
+                break  # it will be seen where we read
+            if left:
+                await anyio.wait_writable(link.write_fd)
+        while True:
+            await anyio.wait_readable(link.read_fd)
+            data = link.read(READ_BYTES)
+            if data == b"":
+                raise await _no_greeting(link)
+            blocks = [block for block in splitter.feed(data or b"") if type(block) is bytes]
+            for line in b"".join(blocks).splitlines(keepends=True):
+                for message in decode_block(line):
+                    if not isinstance(message, Message) or message.method is not UNSET:
+                        continue
+                    if message.error is not UNSET:
+                        raise _refused_greeting(link, message)
+                    if message.id == status_id:
+                        return _as_status(link, message, b"".join(blocks), line, splitter)
+    text = f"{link.name} does not answer as a kernel within {GREETING_S:g} s"
+    raise ConnectionLostError(text, reason="no greeting", sent=False)
+
+
+def _as_status(
+    link: Link, message: Message, block: bytes, line: bytes, splitter: LineSplitter
+) -> tuple[Status, bytes]:
+    try:
+        status = decode_status(message.result)  # type: ignore[arg-type]
+    except msgspec.MsgspecError as exc:
+        msg = f"{link.name} is not a kernel of anyio_bus: {exc}"
+        raise ConnectionLostError(msg, reason="no kernel", sent=False) from None
+    return status, block.partition(line)[2] + splitter.rest()
+
+
+def _refused_greeting(link: Link, message: Message) -> ConnectionLostError:
+    try:
+        error = msgspec.json.decode(message.error, type=dict[str, Any])  # type: ignore[arg-type]
+    except msgspec.MsgspecError:
+        error = {}
+    why = str(error.get("message", "an error"))
+    return ConnectionLostError(f"{link.name} refuses: {why}", reason=why, sent=False)
+
+
+async def _no_greeting(link: Link) -> ConnectionLostError:
+    """Find out why a daemon has ended before it said anything."""
+    with anyio.move_on_after(1):
+        while not link.exited():
+            await anyio.sleep(EXIT_POLL_S)
+    while link.stderr_fd >= 0 and link.read_stderr() and not link.exited():
+        pass
+    why = link.why_lost()
+    return ConnectionLostError(f"the kernel did not start: {why}", reason=why, sent=False)
+
+
+class Wire:
+    """A kernel at the other end of a link, as a backend.
+
+    Owns:
+        The link, with our own daemon where it leads to one.
+
+    Args:
+        link: The link, greeted.
+        greeting: What :func:`greet` returned.
+        config: Pools and limits, as far as this end needs them.
+        deliver: Takes each batch of events, at once.
+    """
+
+    def __init__(
+        self, link: Link, greeting: tuple[Status, bytes], config: BusConfig, deliver: Deliver
+    ) -> None:
+        self.name = "connect" if link.pid is None else "subprocess"
+        self._link = link
+        self._deliver = deliver
+        self._loop = current_loop()
+        self._single = len(greeting[0].pools) == 1
+        self._max_bytes = config.limits.max_output_bytes
+        self._splitter = LineSplitter(config.limits.max_frame_bytes + ENVELOPE_BYTES)
+        self._live: dict[RequestId, str] = {}  # requests without an outcome -> their pool
+        self._asked: dict[str, Callable[[Message], None]] = {}
+        self._last_asked = 0
+        self._refreshing = False
+        self._prefixes: dict[tuple[str, str | None], bytes] = {}
+        self._sessions: dict[str, SessionInfo] = {}
+        self._source: tuple[str, int, RequestId] = ("", -1, None)
+        self._tap: Tap | None = None
+        self._lost: Failure | None = None
+        # Towards the kernel.
+        self._out: list[bytes] = []
+        self._out_bytes = 0
+        self._blocked = False  # the kernel takes nothing now
+        self._batch = 0
+        self._draining = self._owes = False
+        self._flusher: Any = None
+        self._room = Bell()
+        # Its end.
+        self._scope = anyio.CancelScope()
+        self._over = Bell()
+        self._stopping = self._done = self._closed = False
+        self._workers: dict[int, WorkerInfo] = {}
+        self._failures: dict[int, Failure] = {}
+        status, self._unread = greeting
+        self._bus_id = status.bus
+        self._take_status(status)
+
+    def _take_status(self, status: Status) -> None:
+        self._workers = {info.worker: info for info in status.workers()}
+        if status.statistics is not None:
+            self._statistics: KernelStatistics = status.statistics
+
+    # -- running ------------------------------------------------------------------------------
+
+    async def run(
+        self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Run until stopped, or the link is lost."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._flush_when_asked)
+                tasks.start_soon(self._write_when_room)
+                if self._link.stderr_fd >= 0:
+                    tasks.start_soon(
+                        self._loop.serve_readable, self._link.stderr_fd, self._link.read_stderr
+                    )
+                unread, self._unread = self._unread, b""
+                self._take(unread)
+                task_status.started()
+                with self._scope:
+                    await self._loop.serve_readable(self._link.read_fd, self._step)
+                    await self._lose()
+                await self._end()
+                tasks.cancel_scope.cancel("kernel stopped")
+        finally:
+            self._done = True
+            self._over.ring()
+
+    def _step(self) -> bool:
+        """Take what has come; False at the end."""
+        for _ in range(READS):
+            data = self._link.read(READ_BYTES)
+            if data is None:
+                return True
+            if not data:
+                return False
+            self._take(data)
+            if self._closed:
+                return False
+            if len(data) < READ_BYTES // 4:
+                return True
+        return True
+
+    async def _lose(self) -> None:
+        """The kernel is gone: what it owed us fails, and so does all that is asked from now on."""
+        if self._link.pid is not None:
+            with anyio.move_on_after(1):
+                while not self._link.exited():
+                    await anyio.sleep(EXIT_POLL_S)
+        if self._stopping:
+            return
+        why = self._link.why_lost()
+        self._lost = Failure(
+            code=KernelCode.CONNECTION_LOST,
+            message=f"the kernel is lost: {why}",
+            reason=why,
+            sent=False,
+        )
+        logger.error("the kernel is lost: %s", why, extra={"event": "kernel_lost"})
+        in_flight = msgspec.structs.replace(self._lost, sent=True)
+        events: list[KernelEvent] = [Failed(key, in_flight) for key in self._live]
+        self._live.clear()
+        self._asked.clear()
+        self._sessions = {
+            name: msgspec.structs.replace(info, worker=None, failure=self._lost)
+            for name, info in self._sessions.items()
+        }
+        for info in list(self._workers.values()):
+            events.append(
+                WorkerChanged(
+                    info.pool, info.worker, info.generation, State.PARKED, None, self._lost
+                )
+            )
+            self._failures[info.worker] = self._lost
+            self._workers[info.worker] = msgspec.structs.replace(
+                info, state=State.PARKED, pid=None, reason=why
+            )
+        self._hand_over(events)
+        while not self._stopping:
+            await self._over.wait()
+
+    async def _end(self) -> None:
+        """Our own daemon has closed its stdout, or we leave one that goes on."""
+        while self._link.pid is not None and not self._link.exited():
+            await anyio.sleep(EXIT_POLL_S)
+
+    async def stop(self, grace_s: float) -> None:
+        """End our own daemon and its workers within ``grace_s``, or leave one that others use."""
+        self._stopping = True
+        self._over.ring()
+        if not self._done and not self._closed:
+            if self._link.admin and self._lost is None:
+                self._send(
+                    encode_notification("bus/stop", {"drain_s": 0, "grace_s": min(grace_s, 1e9)})
+                )
+                self._write()
+            else:
+                with anyio.move_on_after(min(FLUSH_S, grace_s)):
+                    while self._out and not self._done:
+                        await self._room.wait()
+                self._scope.cancel("bus stopped")
+        while not self._done:
+            await self._over.wait()
+
+    def kill_now(self, reap_s: float) -> None:
+        """Without the loop: end our own daemon, close the fds."""
+        if self._closed:
+            return
+        self._closed = True
+        for fd in {self._link.read_fd, self._link.write_fd, self._link.stderr_fd} - {-1}:
+            self._loop.forget_readable(fd)
+        self._link.kill(reap_s)
+
+    def abandon(self) -> None:
+        """In a forked process: close every fd, touch nothing else."""
+        self._closed = True
+        self._link.close()
+
+    # -- what the kernel says -----------------------------------------------------------------
+
+    def _take(self, data: bytes) -> None:
+        events: list[KernelEvent] = []
+        for block in self._splitter.feed(data):
+            if isinstance(block, Oversize):
+                logger.error("the kernel wrote a line of %d bytes", block.size)
+                continue
+            try:
+                messages: list[Any] = decode_lines(block)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                messages = [m for m in decode_block(block) if not isinstance(m, BadLine)]
+            self._batch = len(messages)
+            self._sort(messages, events)
+        self._hand_over(events)
+
+    def _hand_over(self, events: list[KernelEvent]) -> None:
+        if events:
+            self._draining = True
+            try:
+                self._deliver(events)
+            finally:
+                self._draining = False
+        if self._owes and not self._closed:
+            self._owes = False
+            self._write()
+
+    def _sort(self, messages: list[Message], events: list[KernelEvent]) -> None:
+        """Make events of messages; what stands beside each other and is of one kind is one."""
+        live, out = self._live, events.append
+        answers: list[Message] = []
+        calls: list[Message] = []
+        for message in messages:
+            if message.method is not UNSET:
+                if answers:
+                    out(Lines("", -1, answers, None, "answers"))
+                    answers = []
+                if message.method in ("bus/event", "bus/frame") and message.id is UNSET:
+                    self._end_run(calls, events)
+                    calls = []
+                    self._take_report(message, events)
+                else:
+                    calls.append(message)
+                continue
+            if calls:
+                self._end_run(calls, events)
+                calls = []
+            if message.id in live:
+                del live[message.id]  # type: ignore[arg-type]
+                failure = None if message.error is UNSET else self._own_error(message.error)
+                if failure is None:
+                    answers.append(message)
+                    continue
+                if answers:
+                    out(Lines("", -1, answers, None, "answers"))
+                    answers = []
+                out(Failed(message.id, failure))  # type: ignore[arg-type]
+            elif message.id in self._asked:
+                self._asked.pop(message.id)(message)  # type: ignore[arg-type]
+        if answers:
+            out(Lines("", -1, answers, None, "answers"))
+        self._end_run(calls, events)
+
+    def _end_run(self, calls: list[Message], events: list[KernelEvent]) -> None:
+        if calls:
+            pool, worker, sole = self._source
+            events.append(Lines(pool, worker, calls, sole, "calls"))
+
+    def _own_error(self, raw: Raw) -> Failure | None:
+        """Return the failure of an error that is the kernel's own word, not a worker's."""
+        if b'"anyio-bus"' not in bytes(raw):
+            return None
+        try:
+            error = _kernel_errors.decode(raw)
+            if error.data.pop("source", "") != "anyio-bus":
+                return None
+            if error.data.pop("bus", "") != self._bus_id:
+                return None
+            facts = {"code": error.code, "message": error.message, **error.data}
+            return msgspec.convert(facts, Failure)
+        except msgspec.MsgspecError:
+            return None
+
+    def _take_report(self, message: Message, events: list[KernelEvent]) -> None:
+        params = bytes(message.params) if message.params is not UNSET else b"{}"
+        if message.method == "bus/frame":
+            if self._tap is not None:
+                self._tap([decode_frame(params)])
+            return
+        event = _events.decode(params)
+        if event.event == "source":
+            self._source = (event.pool, event.worker, event.sole)
+        elif event.event == "worker_changed":
+            self._take_worker(event, events)
+        elif event.event == "session":
+            self._take_session(event)
+        elif event.event == "line_bad":
+            line = BadLine(event.prefix.encode(errors="replace"), event.reason, event.size)
+            events.append(LineBad(event.pool, event.worker, line))
+
+    def _take_worker(self, event: _Event, events: list[KernelEvent]) -> None:
+        state = State(event.state)
+        known = self._workers.get(event.worker) or WorkerInfo(
+            pool=event.pool,
+            worker=event.worker,
+            generation=event.generation,
+            pid=None,
+            state=state,
+            in_flight=0,
+            queued=0,
+            queued_bytes=0,
+            restarts=0,
+            uptime_s=0.0,
+            reason="",
+            stderr_tail="",
+        )
+        self._workers[event.worker] = msgspec.structs.replace(
+            known,
+            generation=event.generation,
+            restarts=max(event.generation - 1, 0),
+            pid=event.pid,
+            state=state,
+            reason="" if event.failure is None else event.failure.message,
+        )
+        if event.failure is not None:
+            self._failures[event.worker] = event.failure
+        if state is State.STOPPED:
+            del self._workers[event.worker]
+            self._failures.pop(event.worker, None)
+        events.append(
+            WorkerChanged(
+                event.pool, event.worker, event.generation, state, event.pid, event.failure
+            )
+        )
+
+    def _take_session(self, event: _Event) -> None:
+        if event.state == "over":
+            self._sessions.pop(event.id, None)
+        else:
+            worker = event.worker if event.state == "bound" else None
+            self._sessions[event.id] = SessionInfo(event.pool, worker, failure=event.failure)
+
+    # -- frames towards the kernel ------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._lost is not None:
+            raise Refused(self._lost)
+        if self._closed or self._stopping:
+            raise Refused(_GONE)
+
+    def _prefix(self, route: Route) -> bytes:
+        """Return how a frame begins that goes this way."""
+        name = route.pool, route.session
+        prefix = self._prefixes.get(name)
+        if prefix is None:
+            pool = b"" if self._single else b'"pool":%b,' % _encode(route.pool)
+            session = b""
+            if route.session is not None:
+                session = b'"sessionId":%b,' % _encode(route.session)
+            prefix = b"{%b%b" % (pool, session)
+            if len(self._prefixes) >= PREFIXES:
+                self._prefixes.clear()
+            self._prefixes[name] = prefix
+        return prefix
+
+    def submit(self, frame: bytes, route: Route, key: RequestId) -> None:
+        """Take a frame to the kernel. ``key`` is its id if it is a request, else None.
+
+        Raises:
+            Refused: It cannot be taken; nothing of it was sent.
+        """
+        self._check_open()
+        if route.rebind and route.session is not None:
+            self._begin_anew(route.session)
+        if key is not None:
+            if self._out_bytes > self._max_bytes:
+                raise Refused(_CROWDED)
+            self._live[key] = route.pool
+        elif self._out_bytes > 2 * self._max_bytes:
+            raise Refused(_CROWDED)
+        self._send(frame if route.worker is not None else self._prefix(route) + frame[1:])
+        self._flush()
+
+    def submit_many(self, frames: list[bytes], route: Route, keys: list[RequestId]) -> bool:
+        """Take several requests at once; False if none was, and each is to be submitted."""
+        if self._lost is not None or self._closed or self._stopping or route.rebind:
+            return False
+        if self._out_bytes > self._max_bytes:
+            return False
+        prefix = self._prefix(route)
+        block = b"".join(frames) if prefix == b"{" else b"".join([prefix + f[1:] for f in frames])
+        self._live.update(dict.fromkeys(keys, route.pool))
+        self._send(block)
+        self._flush()
+        return True
+
+    def withdraw(self, key: RequestId, reason: str = "") -> Withdrawal:
+        """Give up a request: the kernel is told."""
+        if self._live.pop(key, None) is None:
+            return Withdrawal.UNKNOWN
+        frame = cancel_frame("mcp", key, reason)  # the one with a reason; the kernel knows each
+        if frame is not None and self._lost is None and not self._closed:
+            self._send(frame)
+            self._flush()
+        return Withdrawal.CANCELLED
+
+    def _send(self, frame: bytes) -> None:
+        self._out.append(frame)
+        self._out_bytes += len(frame)
+
+    def _flush(self) -> None:
+        """Have what was sent written: at once if frames come one by one, else together."""
+        if self._draining:
+            self._owes = True
+        elif self._batch <= 1:
+            self._write()
+        elif self._flusher is not None:
+            waiter, self._flusher = self._flusher, None
+            self._loop.wake(waiter, None)
+
+    async def _flush_when_asked(self) -> None:
+        while True:
+            self._flusher = self._loop.waiter()
+            await self._flusher
+            self._write()
+
+    def _write(self) -> None:
+        """Write what the kernel takes now."""
+        if self._blocked or self._closed or not self._out:
+            return
+        data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
+        try:
+            written = self._link.write(data)
+        except OSError:  # its end is seen where we read
+            written = len(data)
+        self._out_bytes -= written
+        if written < len(data):
+            self._out = [data[written:]]
+            self._blocked = True
+            self._room.ring()
+        else:
+            self._out = []
+
+    async def _write_when_room(self) -> None:
+        while True:
+            while not self._blocked:
+                await self._room.wait()
+            await anyio.wait_writable(self._link.write_fd)
+            self._blocked = False
+            self._write()
+            if not self._out:
+                self._room.ring()  # a stop may wait for that
+
+    # -- questions of our own -----------------------------------------------------------------
+
+    def _ask(
+        self, method: str, params: Mapping[str, Any], then: Callable[[Message], None]
+    ) -> None:
+        self._last_asked += 1
+        key = f"anyio-bus:{self._last_asked}"
+        self._asked[key] = then
+        self._send(encode_request(key, method, params))
+        self._flush()
+
+    def _admin(self, method: str, params: Mapping[str, Any], what: str) -> None:
+        self._check_open()
+        if not self._link.admin:
+            raise self._cannot(what)
+        self._ask(method, params, _ignore)
+
+    def _cannot(self, what: str) -> NotSupportedError:
+        return NotSupportedError(f"backend={self.name!r} cannot {what}", backend=self.name)
+
+    async def borrow(self, pool: str, session: str, *, rebind: bool) -> None:
+        """Have the kernel find a worker for a session alone.
+
+        Raises:
+            Refused: It cannot.
+
+        Cancellation:
+            The kernel is told: what it finds later is given back.
+        """
+        self._check_open()
+        waiter = self._loop.waiter()
+        self._ask(
+            "bus/session",
+            {"pool": pool, "id": session, "exclusive": True, "rebind": rebind, "wait_s": 1e9},
+            lambda answer: self._loop.wake(waiter, answer),
+        )
+        answer = await waiter
+        if answer.error is not UNSET:
+            failure = self._own_error(answer.error)
+            raise Refused(failure or _GONE)
+
+    # -- primitives ---------------------------------------------------------------------------
+
+    def pause(self, worker: int) -> None:
+        """Not possible: others may wait for that worker."""
+        raise self._cannot(f"pause worker {worker}")
+
+    def resume(self, worker: int) -> None:
+        """Nothing is paused."""
+
+    def spawn(
+        self,
+        pool_id: str,
+        *,
+        session: str | None = None,
+        rebind: bool = False,
+        env: Mapping[str, str | None] | None = None,
+        cwd: str | None = None,
+    ) -> int:
+        """Not possible: the kernel's configuration says which workers there are."""
+        raise self._cannot("start a worker for a session (env=, cwd=)")
+
+    def resize(self, pool_id: str, instances: int, drain_s: float) -> None:
+        """Have a pool resized."""
+        params = {"pool": pool_id, "instances": instances, "drain_s": min(drain_s, 1e9)}
+        self._admin("bus/resize", params, "resize a pool that others use")
+
+    def check_pool(self, pool_id: str) -> None:
+        """Refuse, with the reason, if every slot of the pool is parked."""
+        if self._lost is not None:
+            raise Refused(self._lost)
+        workers = [info for info in self._workers.values() if info.pool == pool_id]
+        if workers and all(info.state is State.PARKED for info in workers):
+            failure = self._failures.get(workers[0].worker)
+            if failure is not None:
+                raise Refused(failure)
+
+    def drain(self, worker: int, drain_s: float, *, retire: bool = False) -> None:
+        """Have a worker replaced once it has finished."""
+        info = self._workers.get(worker)
+        if info is None:
+            text = f"there is no worker {worker}"
+            raise Refused(
+                Failure(code=KernelCode.NO_WORKER, message=text, reason="worker_gone", sent=False)
+            )
+        if retire:
+            raise self._cannot("end a worker for good")
+        params = {"pool": info.pool, "worker": worker, "drain_s": min(drain_s, 1e9)}
+        self._admin("bus/restart", params, "restart a worker that others use")
+
+    def rest(self, worker: int) -> bool:
+        """Not possible."""
+        raise self._cannot(f"let worker {worker} rest")
+
+    def kill(self, worker: int, fault: str = "") -> None:
+        """Not possible."""
+        raise self._cannot(f"kill worker {worker}")
+
+    def hold(self, worker: int) -> None:
+        """Not possible."""
+        raise self._cannot(f"hold worker {worker}")
+
+    def release(self, worker: int) -> None:
+        """Not possible."""
+        raise self._cannot(f"release worker {worker}")
+
+    def lease(self, worker: int, session: str, *, rebind: bool = False) -> None:
+        """Not possible: see :meth:`borrow`."""
+        raise self._cannot(f"choose worker {worker} for a lease")
+
+    def end_session(self, session: str) -> None:
+        """Forget a session; end its lease."""
+        self._sessions.pop(session, None)
+        self._prefixes = {name: p for name, p in self._prefixes.items() if name[1] != session}
+        if self._lost is None and not self._closed and not self._stopping:
+            self._ask("bus/session_end", {"id": session}, _ignore)
+
+    def _begin_anew(self, session: str) -> None:
+        info = self._sessions.get(session)
+        if info is not None and info.worker is None:
+            self._ask("bus/session_end", {"id": session}, _ignore)
+
+    def find_session(self, session: str) -> SessionInfo | None:
+        """Report a session of this bus; None where it is not known."""
+        return self._sessions.get(session)
+
+    def tap(self, callback: Tap | None) -> None:
+        """Show every line of every pipe to ``callback``; None ends it."""
+        self._tap = callback
+        if self._closed or self._lost is not None:
+            return
+        if callback is not None or self._link.admin:
+            self._admin("bus/tap", {"off": callback is None}, "show what goes through its pipes")
+
+    # -- reports ------------------------------------------------------------------------------
+
+    def _refresh(self) -> None:
+        """Ask for a report, so that the next look sees what happened since the last one."""
+        if self._refreshing or self._lost is not None or self._closed or self._stopping:
+            return
+        self._refreshing = True
+
+        def take(answer: Message) -> None:
+            self._refreshing = False
+            if answer.result is not UNSET:
+                self._take_status(decode_status(answer.result))
+
+        self._ask("bus/status", {}, take)
+
+    def workers(self) -> list[WorkerInfo]:
+        """Report every slot: its state as it stands, its counts as of the last report."""
+        self._refresh()
+        return list(self._workers.values())
+
+    def statistics(self) -> KernelStatistics:
+        """Return the counters of the last report."""
+        self._refresh()
+        return self._statistics
+
+
+def _ignore(_answer: Message) -> None:
+    return
+
+
