@@ -517,6 +517,7 @@ if sys.argv[1] == "uvloop":
 for where in sys.argv[2:]:
     main(where, sys.argv[1])
 """
+SETTLE_S = 0.3
 TOLD = {"request": 1, "stream": 1, "subscription": 0, "map": 3, "exit": 0}
 
 
@@ -532,6 +533,7 @@ def test_ctrl_c_cancels_what_is_waited_for_and_leaves_nothing(loop: str) -> None
         assert program.stdout is not None
         for where, told in TOLD.items():
             assert program.stdout.readline() == "ready\n"
+            time.sleep(SETTLE_S)  # until its main thread waits, too: nobody but it could tell
             program.send_signal(signal.SIGINT)
             assert program.stdout.readline() == f"{where} {told} 1 0 []\n"
     finally:

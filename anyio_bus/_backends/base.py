@@ -110,6 +110,9 @@ class Backend(Protocol):
     def tap(self, callback: Tap | None) -> None:
         """Show every line of every pipe to ``callback``, in batches, at once; None ends it."""
 
+    refresh: Callable[[], Awaitable[None]] | None
+    """Have the next reports be of now; None where they always are."""
+
     def workers(self) -> list[WorkerInfo]:
         """Report every worker slot."""
         ...

@@ -62,6 +62,8 @@ class Connect(msgspec.Struct, frozen=True):
         url: ``unix:///path`` or ``tcp://host:port``.
         token: What a listener with a token file asks for.
         timeout_s: Seconds to connect and be let in.
+        admin: Whether that is an admin listener: then the bus can resize pools, replace workers and
+            tap them, as on a daemon of its own.
         reconnect: Whether a lost connection is made again, with growing pauses. What was in flight
             fails all the same: it may have been done.
     """
@@ -69,6 +71,7 @@ class Connect(msgspec.Struct, frozen=True):
     url: str
     token: str | None = None
     timeout_s: float = 10.0
+    admin: bool = False
     reconnect: bool = False
 
     def __post_init__(self) -> None:
@@ -279,7 +282,7 @@ async def dial(options: Connect) -> Link:
         why = str(exc) or f"not within {options.timeout_s:g} s"
         msg = f"{options.url}: cannot connect: {why}"
         raise ConnectionLostError(msg, reason=why, sent=False) from exc
-    link = Link(options.url, admin=False, sock=sock)
+    link = Link(options.url, admin=options.admin, sock=sock)
     link.token = options.token
     return link
 

@@ -130,6 +130,7 @@ class Native:
 
     name = "native"
     borrow = None
+    refresh = None
 
     def __init__(self, config: BusConfig, deliver: Deliver) -> None:
         self._config = config

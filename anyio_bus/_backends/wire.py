@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import msgspec
 from msgspec import UNSET, Raw
 
@@ -92,6 +93,7 @@ class _Event(msgspec.Struct):
     sole: RequestId = None
 
 
+_REBIND = encode_notification("bus/next", {"rebind": True})
 _kernel_errors = msgspec.json.Decoder(_KernelError)
 _events = msgspec.json.Decoder(_Event)
 _encode = msgspec.json.encode
@@ -216,6 +218,7 @@ class Wire:
         self._asked: dict[str, Callable[[Message], None]] = {}
         self._last_asked = 0
         self._refreshing = False
+        self._late = 0  # answers to requests that were withdrawn here
         self._prefixes: dict[tuple[str, str | None], bytes] = {}
         self._sessions: dict[str, SessionInfo] = {}
         self._source: tuple[str, int, RequestId] = ("", -1, None)
@@ -304,7 +307,7 @@ class Wire:
         in_flight = msgspec.structs.replace(self._lost, sent=True)
         events: list[KernelEvent] = [Failed(key, in_flight) for key in self._live]
         self._live.clear()
-        self._asked.clear()
+        self._fail_asked()
         self._sessions = {
             name: msgspec.structs.replace(info, worker=None, failure=self._lost)
             for name, info in self._sessions.items()
@@ -323,6 +326,12 @@ class Wire:
         while not self._stopping:
             await self._over.wait()
 
+    def _fail_asked(self) -> None:
+        """There will be no answers to questions of our own."""
+        asked, self._asked = self._asked, {}
+        for then in asked.values():
+            then(Message(error=Raw(b"{}")))
+
     async def _end(self) -> None:
         """Our own daemon has closed its stdout, or we leave one that goes on."""
         while self._link.pid is not None and not self._link.exited():
@@ -333,15 +342,17 @@ class Wire:
         self._stopping = True
         self._over.ring()
         if not self._done and not self._closed:
-            if self._link.admin and self._lost is None:
+            if self._link.pid is not None and self._lost is None:
+                self._refreshing = False
+                self._refresh()  # the last report
                 self._send(
                     encode_notification("bus/stop", {"drain_s": 0, "grace_s": min(grace_s, 1e9)})
                 )
                 self._write()
             else:
                 with anyio.move_on_after(min(FLUSH_S, grace_s)):
-                    while self._out and not self._done:
-                        await self._room.wait()
+                    await self.refresh()  # the last report; once it is here all else was read, too
+                self._fail_asked()
                 self._scope.cancel("bus stopped")
         while not self._done:
             await self._over.wait()
@@ -419,6 +430,8 @@ class Wire:
                 out(Failed(message.id, failure))  # type: ignore[arg-type]
             elif message.id in self._asked:
                 self._asked.pop(message.id)(message)  # type: ignore[arg-type]
+            else:
+                self._late += 1
         if answers:
             out(Lines("", -1, answers, None, "answers"))
         self._end_run(calls, events)
@@ -532,8 +545,15 @@ class Wire:
             Refused: It cannot be taken; nothing of it was sent.
         """
         self._check_open()
+        if route.worker is not None and self._link.admin and not _is_response(frame):
+            self._known(route.worker)
+            self._send(
+                encode_notification("bus/next", {"worker": route.worker, "probe": route.probe})
+            )
+        elif key is not None and route.worker is not None:
+            raise self._cannot("choose the worker of a request")
         if route.rebind and route.session is not None:
-            self._begin_anew(route.session)
+            self._send(_REBIND)
         if key is not None:
             if self._out_bytes > self._max_bytes:
                 raise Refused(_CROWDED)
@@ -610,19 +630,18 @@ class Wire:
             await anyio.wait_writable(self._link.write_fd)
             self._blocked = False
             self._write()
-            if not self._out:
-                self._room.ring()  # a stop may wait for that
 
     # -- questions of our own -----------------------------------------------------------------
 
     def _ask(
         self, method: str, params: Mapping[str, Any], then: Callable[[Message], None]
-    ) -> None:
+    ) -> str:
         self._last_asked += 1
         key = f"anyio-bus:{self._last_asked}"
         self._asked[key] = then
         self._send(encode_request(key, method, params))
         self._flush()
+        return key
 
     def _admin(self, method: str, params: Mapping[str, Any], what: str) -> None:
         self._check_open()
@@ -644,24 +663,48 @@ class Wire:
         """
         self._check_open()
         waiter = self._loop.waiter()
-        self._ask(
+        key = self._ask(
             "bus/session",
             {"pool": pool, "id": session, "exclusive": True, "rebind": rebind, "wait_s": 1e9},
             lambda answer: self._loop.wake(waiter, answer),
         )
-        answer = await waiter
+        try:
+            answer = await waiter
+        except BaseException:
+            asked = self._asked.get(key)
+            if asked is not None:
+                self._asked[key] = lambda _answer: self.end_session(session)
+            raise
         if answer.error is not UNSET:
             failure = self._own_error(answer.error)
             raise Refused(failure or _GONE)
 
     # -- primitives ---------------------------------------------------------------------------
 
+    def _do(self, action: str, worker: int, **more: object) -> None:
+        """Have our own daemon do something with a worker."""
+        self._check_open()
+        if not self._link.admin or (action == "pause" and self._link.pid is None):
+            raise self._cannot(f"{action} a worker that others use")
+        self._known(worker)
+        self._ask("bus/worker", {"worker": worker, "do": action, **more}, _ignore)
+
+    def _known(self, worker: int) -> WorkerInfo:
+        info = self._workers.get(worker)
+        if info is None:
+            text = f"there is no worker {worker}"
+            raise Refused(
+                Failure(code=KernelCode.NO_WORKER, message=text, reason="worker_gone", sent=False)
+            )
+        return info
+
     def pause(self, worker: int) -> None:
-        """Not possible: others may wait for that worker."""
-        raise self._cannot(f"pause worker {worker}")
+        """Leave a worker's output unread."""
+        self._do("pause", worker)
 
     def resume(self, worker: int) -> None:
-        """Nothing is paused."""
+        """Read a worker's output again."""
+        self._do("resume", worker)
 
     def spawn(
         self,
@@ -692,12 +735,7 @@ class Wire:
 
     def drain(self, worker: int, drain_s: float, *, retire: bool = False) -> None:
         """Have a worker replaced once it has finished."""
-        info = self._workers.get(worker)
-        if info is None:
-            text = f"there is no worker {worker}"
-            raise Refused(
-                Failure(code=KernelCode.NO_WORKER, message=text, reason="worker_gone", sent=False)
-            )
+        info = self._known(worker)
         if retire:
             raise self._cannot("end a worker for good")
         params = {"pool": info.pool, "worker": worker, "drain_s": min(drain_s, 1e9)}
@@ -708,16 +746,16 @@ class Wire:
         raise self._cannot(f"let worker {worker} rest")
 
     def kill(self, worker: int, fault: str = "") -> None:
-        """Not possible."""
-        raise self._cannot(f"kill worker {worker}")
+        """Have a worker killed; its successor starts."""
+        self._do("kill", worker, fault=fault[:200])
 
     def hold(self, worker: int) -> None:
-        """Not possible."""
-        raise self._cannot(f"hold worker {worker}")
+        """Give a worker no work but what names it."""
+        self._do("hold", worker)
 
     def release(self, worker: int) -> None:
-        """Not possible."""
-        raise self._cannot(f"release worker {worker}")
+        """End a hold or a lease."""
+        self._do("release", worker)
 
     def lease(self, worker: int, session: str, *, rebind: bool = False) -> None:
         """Not possible: see :meth:`borrow`."""
@@ -730,11 +768,6 @@ class Wire:
         if self._lost is None and not self._closed and not self._stopping:
             self._ask("bus/session_end", {"id": session}, _ignore)
 
-    def _begin_anew(self, session: str) -> None:
-        info = self._sessions.get(session)
-        if info is not None and info.worker is None:
-            self._ask("bus/session_end", {"id": session}, _ignore)
-
     def find_session(self, session: str) -> SessionInfo | None:
         """Report a session of this bus; None where it is not known."""
         return self._sessions.get(session)
@@ -742,7 +775,7 @@ class Wire:
     def tap(self, callback: Tap | None) -> None:
         """Show every line of every pipe to ``callback``; None ends it."""
         self._tap = callback
-        if self._closed or self._lost is not None:
+        if callback is None and (self._closed or self._stopping or self._lost is not None):
             return
         if callback is not None or self._link.admin:
             self._admin("bus/tap", {"off": callback is None}, "show what goes through its pipes")
@@ -751,7 +784,7 @@ class Wire:
 
     def _refresh(self) -> None:
         """Ask for a report, so that the next look sees what happened since the last one."""
-        if self._refreshing or self._lost is not None or self._closed or self._stopping:
+        if self._refreshing or self._lost is not None or self._closed or self._done:
             return
         self._refreshing = True
 
@@ -762,6 +795,17 @@ class Wire:
 
         self._ask("bus/status", {}, take)
 
+    async def refresh(self) -> None:
+        """Have the next reports be of now."""
+        if self._lost is not None or self._closed or self._done:
+            await anyio.lowlevel.checkpoint()
+            return
+        waiter = self._loop.waiter()
+        self._ask("bus/status", {}, lambda answer: self._loop.wake(waiter, answer))
+        answer = await waiter
+        if answer.result is not UNSET:
+            self._take_status(decode_status(answer.result))
+
     def workers(self) -> list[WorkerInfo]:
         """Report every slot: its state as it stands, its counts as of the last report."""
         self._refresh()
@@ -770,7 +814,17 @@ class Wire:
     def statistics(self) -> KernelStatistics:
         """Return the counters of the last report."""
         self._refresh()
-        return self._statistics
+        late = self._statistics.late_answers + self._late
+        now = {"workers": 0, "live_requests": 0, "queued_requests": 0, "sessions": 0}
+        return msgspec.structs.replace(
+            self._statistics, late_answers=late, **(now if self._done else {})
+        )
+
+
+def _is_response(frame: bytes) -> bool:
+    """Tell a response, which finds its way by its id, from what may be sent to any worker."""
+    message = decode_lines(frame)[0]
+    return message.method is UNSET
 
 
 def _ignore(_answer: Message) -> None:

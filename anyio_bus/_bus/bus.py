@@ -1006,13 +1006,32 @@ class Bus:
         """The name of the backend in use."""
         return self._backend.name
 
+    async def refresh(self) -> None:
+        """Have :meth:`workers` and :meth:`statistics` be of now.
+
+        Where the kernel is in this process they always are. Where it is elsewhere states are kept up
+        to date, counts are those of the last report; each look asks for the next one, and this waits
+        for it.
+
+        Raises:
+            BusStoppedError: The bus is not running.
+
+        Cancellation:
+            Always a checkpoint. The wait ends.
+        """
+        self._life.check_running()
+        if self._backend.refresh is None:
+            await anyio.lowlevel.checkpoint()
+        else:
+            await self._backend.refresh()
+
     def workers(self) -> list[WorkerInfo]:
-        """Return every worker slot, as it stands."""
+        """Return every worker slot, as it stands; see :meth:`refresh`."""
         self._life.check_place()
         return self._backend.workers()
 
     def statistics(self) -> BusStatistics:
-        """Return the counters."""
+        """Return the counters; see :meth:`refresh`."""
         self._life.check_place()
         calls = self._calls
         return BusStatistics(

@@ -79,7 +79,7 @@ class Kernel:
         self, config: BusConfig, spawner: Spawner, deliver: Deliver, name: str = "python"
     ) -> None:
         self.name = name
-        self.borrow = None
+        self.borrow = self.refresh = None
         self.limits = config.limits
         self.spawner = spawner
         self.deliver = deliver

@@ -47,9 +47,14 @@ static int choose_seen(abk_bus *bus, abk_ask *ask, const abk_value *id)
             return ABK_OK;
         abk_id_free(&ask->seen);
     }
-    char digits[24];
-    const int len = snprintf(digits, sizeof digits, "%llu", (unsigned long long)++bus->next_ask);
-    return abk_id_parse(&ask->seen, digits, (size_t)len);
+    for (;;) { /* a worker's own id that passes as it is may be such a number, too */
+        char digits[24];
+        const int len = snprintf(digits, sizeof digits, "%llu", (unsigned long long)++bus->next_ask);
+        const int made = abk_id_parse(&ask->seen, digits, (size_t)len);
+        if (made < 0 || find(bus, ask->client, &ask->seen) == NULL)
+            return made;
+        abk_id_free(&ask->seen);
+    }
 }
 
 abk_ask *abk_ask_add(abk_lane *lane, abk_client *client, const abk_value *id)

@@ -279,6 +279,9 @@ typedef struct abk_client {
     uint32_t watched; /* ABK_WATCH_... */
     int32_t source_worker; /* as it was told last: whose notifications come; -1: not yet */
     int64_t source_sole;
+    int32_t next_worker; /* whom the next line is for; -1: whoever takes it */
+    bool next_probe;     /* and nobody's work */
+    bool next_rebind;    /* a lost session begins anew with it */
     abk_share shares[]; /* one for each pool */
 } abk_client;
 

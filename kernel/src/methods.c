@@ -279,6 +279,64 @@ static void on_resize(abk_client *client, const abk_message *message)
     answer_empty(client, message);
 }
 
+/* What the host of a kernel does with one worker. A pause is for the client on stdio, whose kernel it
+ * is and with which it ends: others would leave a worker unread for ever. */
+static void on_worker(abk_client *client, const abk_message *message)
+{
+    static const struct {
+        const char *name;
+        int (*run)(abk_bus *bus, int32_t worker);
+    } all[] = {{"hold", abk_hold},
+               {"release", abk_release},
+               {"pause", abk_pause},
+               {"resume", abk_resume},
+               {"rest", abk_rest}};
+    abk_value action;
+    abk_value value;
+    const int64_t worker = member(message, "worker", &value) ? abk_id_number(&value) : -1;
+    member(message, "do", &action);
+    int result = ABK_EINVAL;
+    const bool pauses = abk_value_is(&action, ABK_TEXT("pause"));
+    if (worker < 0 || worker > INT32_MAX || (pauses && client->kind != ABK_SERVED)) {
+        result = ABK_ENOENT;
+    } else if (abk_value_is(&action, ABK_TEXT("kill"))) {
+        char fault[256] = "";
+        if (member(message, "fault", &value) && value.kind == ABK_STRING && value.len < sizeof fault)
+            fault[abk_decode(&value, fault)] = '\0';
+        result = abk_kill(client->bus, (int32_t)worker, fault);
+    }
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        if (result == ABK_EINVAL && abk_value_is(&action, (abk_text){all[i].name, (uint32_t)strlen(all[i].name)}))
+            result = all[i].run(client->bus, (int32_t)worker);
+    }
+    if (result == ABK_EREFUSED)
+        abk_client_fail(client, abk_value_raw(&message->id), &client->bus->refusal, false);
+    else if (result < 0)
+        invalid(client, message,
+                result == ABK_EINVAL ? "params.do: hold, release, pause, resume, rest or kill"
+                                     : "params.worker: there is no such worker");
+    else
+        answer_empty(client, message);
+}
+
+/* Whom the next line is for that is neither a method of ours nor a response. */
+static void on_next(abk_client *client, const abk_message *message)
+{
+    abk_value value;
+    const bool named = member(message, "worker", &value);
+    const int64_t worker = named ? abk_id_number(&value) : -1;
+    if (named && (worker < 0 || worker > INT32_MAX || !client->admin)) {
+        invalid(client, message, "params.worker: expected the number of a worker");
+        return;
+    }
+    member(message, "rebind", &value);
+    client->next_rebind = is_true(&value);
+    client->next_worker = (int32_t)worker;
+    member(message, "probe", &value);
+    client->next_probe = is_true(&value);
+    answer_empty(client, message);
+}
+
 /* --- the token ------------------------------------------------------------------------------- */
 
 /* In constant time for texts of one length. */
@@ -331,7 +389,8 @@ static const struct {
                {"bus/session", on_session, false},     {"bus/session_end", on_session_end, false},
                {"bus/auth", on_auth, false},           {"bus/restart", on_restart, true},
                {"bus/resize", on_resize, true},        {"bus/tap", on_tap, true},
-               {"bus/stop", on_stop, true}};
+               {"bus/stop", on_stop, true},            {"bus/worker", on_worker, true},
+               {"bus/next", on_next, false}};
 
 /* However its bytes are spelt: some encoders write a slash as "\/". */
 static bool is_reserved(const abk_value *method)

@@ -241,6 +241,17 @@ static void take_response(abk_client *client, const abk_message *message, abk_te
     abk_ask_end(bus, ask);
 }
 
+/* What bus/next has said of this line. */
+static abk_pool *aim_next(abk_client *client, abk_way *way)
+{
+    const abk_slot *slot = abk_slot_find(client->bus, client->next_worker);
+    way->worker = client->next_worker;
+    way->probe = client->next_probe;
+    client->next_worker = -1;
+    client->next_probe = false;
+    return slot == NULL ? NULL : slot->pool;
+}
+
 static void take_call(abk_client *client, const abk_message *message, abk_text line)
 {
     abk_bus *bus = client->bus;
@@ -252,7 +263,13 @@ static void take_call(abk_client *client, const abk_message *message, abk_text l
     if (!request && !aim_notification(client, message, &way, &frame, digits))
         return;
     int64_t key = ABK_EREFUSED;
-    if (way.pool == NULL) {
+    way.rebind = client->next_rebind;
+    client->next_rebind = false;
+    if (client->next_worker >= 0)
+        way.pool = aim_next(client, &way);
+    if (way.worker >= 0 && way.pool == NULL) {
+        abk_refuse(bus, NULL, ABK_CODE_NO_WORKER, "worker_gone", "there is no worker %d", way.worker);
+    } else if (way.pool == NULL) {
         bus->counts.routing_errors++;
         const bool named = message->pool.kind == ABK_STRING && message->pool.len > 0;
         abk_refuse(bus, NULL, ABK_CODE_UNKNOWN_POOL, "unknown_pool",

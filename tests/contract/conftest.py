@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import pytest
 
+from tests.contract.places import CANNOT
+
 FALLBACKS = ("python-portable", "python-no-pidfd")
 FURTHER_LOOPS = ("asyncio+uvloop", "asyncio+eager")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the mark known."""
+    config.addinivalue_line("markers", "needs(feature): runs where the backend can do it")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Run the fallbacks on asyncio and on trio alone."""
-    left_out = [item for item in items if _is_left_out(item.nodeid)]
+    """Run the fallbacks on asyncio and on trio alone, and each test where it can be run."""
+    left_out = [item for item in items if _is_left_out(item)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not _is_left_out(item.nodeid)]
+        items[:] = [item for item in items if not _is_left_out(item)]
 
 
-def _is_left_out(nodeid: str) -> bool:
+def _is_left_out(item: pytest.Item) -> bool:
+    nodeid = item.nodeid
     if "tests/contract/" not in nodeid:
         return False
+    needed = {feature for mark in item.iter_markers("needs") for feature in mark.args}
+    if needed and isinstance(item, pytest.Function):
+        place = item.callspec.params["place"]
+        if needed & CANNOT.get(place.name, frozenset()):
+            return True
     return any(f in nodeid for f in FALLBACKS) and any(loop in nodeid for loop in FURTHER_LOOPS)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import anyio.lowlevel
 import pytest
 
-from anyio_bus import Bus, Memory, Pool, open_bus
+from anyio_bus import Bus, BusConfig, Connect, Limits, Memory, Pool, open_bus
+from anyio_bus._backends.reports import config_json
+from anyio_bus._daemon import find_daemon
 from tests.bus.support import scripted
 from tests.bus.workers.scripted import serve
 
@@ -46,10 +52,41 @@ PLACES: dict[str, Setting] = {
     "python": Setting(lambda _kinds: "python"),
     "native": Setting(lambda _kinds: "native"),
     "subprocess": Setting(lambda _kinds: "subprocess"),
+    "connect": Setting(lambda _kinds: "connect"),
     "python-portable": Setting(lambda _kinds: "python", {"ANYIO_BUS_SPAWNER": "portable"}),
     "python-no-pidfd": Setting(lambda _kinds: "python", {"ANYIO_BUS_NO_PIDFD": "1"}),
     "memory": Setting(lambda kinds: Memory({name: k.function for name, k in kinds.items()})),
 }
+
+
+# What a backend cannot do, in the words of the table in docs/howto/backends.md.
+CANNOT: dict[str, frozenset[str]] = {
+    "subprocess": frozenset({"policies", "own workers", "spawn"}),
+    "connect": frozenset({"policies", "own workers", "spawn", "pause", "own ids"}),
+}
+
+
+@contextmanager
+def daemon(config: BusConfig) -> Iterator[str]:
+    """Run a daemon with an admin listener; yield its URL."""
+    with tempfile.TemporaryDirectory(prefix="busd-") as folder:
+        path = Path(folder) / "config.json"
+        path.write_bytes(config_json(config))
+        command = [find_daemon(), "--config", str(path), "--admin-unix", f"{folder}/socket"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
+            assert program.stderr is not None
+            for line in program.stderr:
+                if " ready: " in line:
+                    break
+            reader = threading.Thread(target=program.stderr.read)  # its log must go somewhere
+            reader.start()
+            try:
+                yield f"unix://{folder}/socket"
+            finally:
+                program.terminate()
+                program.terminate()
+                program.wait(10)
+                reader.join()
 
 
 class Place:
@@ -57,6 +94,7 @@ class Place:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.remote = name in CANNOT  # the kernel is in another process
 
     @asynccontextmanager
     async def bus(
@@ -71,13 +109,18 @@ class Place:
         pools = [Pool(name, kind.argv, **(pool or {})) for name, kind in kinds.items()]
         options.setdefault("grace_s", 2)
         setting = PLACES[self.name]
-        with pytest.MonkeyPatch.context() as patch:
+        with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
             for name, value in setting.env.items():
                 patch.setenv(name, value)
-            async with open_bus(*pools, backend=setting.backend(kinds), **options) as bus:
+            backend = setting.backend(kinds)
+            if backend == "connect":
+                config = BusConfig(tuple(pools), options.get("limits") or Limits())
+                backend = Connect(stack.enter_context(daemon(config)), admin=True)
+            async with open_bus(*pools, backend=backend, **options) as bus:
                 if kinds == {"w": SCRIPTED}:
                     await bus.wait_ready()
                 yield bus
 
 
 all_places = pytest.mark.parametrize("place", [Place(name) for name in PLACES], ids=list(PLACES))
+needs = pytest.mark.needs  # a feature of CANNOT: the test runs where the backend can do it

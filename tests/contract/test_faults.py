@@ -26,11 +26,13 @@ async def test_death_fails_what_is_in_flight_and_a_successor_serves_the_next(pla
             with pytest.raises(WorkerLostError) as caught:
                 await call.wait()
             assert caught.value.pool == "w"
+            await bus.refresh()
             assert caught.value.worker == bus.workers()[0].worker
             assert caught.value.sent
             assert caught.value.exit_code
             assert caught.value.stderr_tail
         assert await bus.request("echo", [1]) == [1]
+        await bus.refresh()
         assert bus.workers()[0].generation == 2
         assert bus.statistics().kernel.worker_restarts == 1
 
@@ -89,6 +91,7 @@ async def test_replaced_worker_finishes_what_it_has_first(place: Place) -> None:
 
         assert await call.wait() == ["old"]
         assert await late.wait() == []
+        await bus.refresh()
         assert bus.workers()[0].generation == 2
 
 
@@ -96,6 +99,7 @@ async def test_pool_can_grow_and_shrink(place: Place) -> None:
     async with place.bus() as bus:
         await bus.resize("w", 3)
         await bus.wait_ready()
+        await bus.refresh()
         assert len(bus.workers()) == 3
         await bus.resize("w", 1)
         await until(lambda: len(bus.workers()) == 1)
@@ -120,6 +124,7 @@ async def test_every_request_ends_once_while_workers_die(place: Place) -> None:
                 tasks.start_soon(hammer, number)
         assert len(ended) == 400
         assert bus.statistics().pending == 0
+        await bus.refresh()
         assert bus.statistics().kernel.live_requests == 0
         assert bus.statistics().kernel.stray_answers == 0
 

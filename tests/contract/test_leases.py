@@ -25,7 +25,7 @@ from anyio_bus import (
 )
 from anyio_bus.testing import cancel_sweep
 from tests.bus.support import begin, held, log, methods, until
-from tests.contract.places import Place, all_places
+from tests.contract.places import Place, all_places, needs
 
 pytestmark = all_places
 
@@ -68,8 +68,10 @@ async def test_a_lease_has_its_worker_alone(place: Place) -> None:
                 await bus.notify("other")
             await session.notify("mine")
             assert methods(await log(bus, session=session)) == ["mine"]
+            await bus.refresh()
             assert [info.lease for info in leases(bus)] == [session.id]
             assert [info.worker for info in leases(bus)] == [session.worker]
+        await bus.refresh()
         assert not leases(bus)
         assert bus.statistics().kernel.sessions == 0
 
@@ -105,6 +107,7 @@ async def test_leases_wait_in_turn(place: Place) -> None:
         await first.leave()
         for other in (others[0], others[2]):
             await other.opened()
+            await bus.refresh()
             assert len(leases(bus)) == 1
             await other.leave()
         assert others[1].session is None
@@ -116,6 +119,7 @@ async def test_a_lease_takes_no_worker_that_has_a_session(place: Place) -> None:
             await session.request("echo")
             holder = Holder(bus, tasks)
             await anyio.wait_all_tasks_blocked()
+            await bus.refresh()
             assert not leases(bus)
         await holder.opened()
         await holder.leave()
@@ -134,8 +138,10 @@ async def test_a_lease_whose_worker_dies_is_lost_for_good(place: Place) -> None:
                 assert session.lost
                 with pytest.raises(SessionLostError, match=r"is gone: worker \d"):
                     await session.request("echo")
+            await bus.refresh()
             assert not leases(bus)
             await bus.wait_ready()
+            await bus.refresh()
             assert not any(info.held for info in bus.workers())
 
 
@@ -149,6 +155,7 @@ async def test_a_lease_with_rebind_goes_on_with_the_successor(place: Place) -> N
             await bus.notify("other")
             assert methods(await log(bus, session=session)) == ["echo"]
             assert (session.worker, session.lost) == (worker, False)
+            await bus.refresh()
             info = next(info for info in bus.workers() if info.worker == worker)
             assert (info.generation, info.lease) == (2, session.id)
 
@@ -164,6 +171,7 @@ async def test_a_lease_with_rebind_is_lost_when_its_worker_is_given_up(place: Pl
             assert await bus.request("echo", [1]) == [1]
 
 
+@needs("own workers")
 async def test_a_lease_with_a_place_of_its_own_has_a_worker_there(
     place: Place, tmp_path: Path
 ) -> None:
@@ -181,6 +189,7 @@ async def test_a_lease_with_a_place_of_its_own_has_a_worker_there(
         assert os.getcwd() != str(tmp_path)
 
 
+@needs("own workers")
 async def test_a_worker_of_ones_own_is_no_hope_for_others(place: Place) -> None:
     async with place.bus() as bus, anyio.create_task_group() as tasks:
         async with bus.session(exclusive=True, env={}) as session:
@@ -188,6 +197,7 @@ async def test_a_worker_of_ones_own_is_no_hope_for_others(place: Place) -> None:
             await held(bus, 1)
             await bus.resize("w", 2)
             await bus.wait_ready()
+            await bus.refresh()
             assert [info.own for info in bus.workers()] == [False, True, False]
             await bus.resize("w", 1)
             await until(lambda: len(bus.workers()) == 2)
@@ -195,6 +205,7 @@ async def test_a_worker_of_ones_own_is_no_hope_for_others(place: Place) -> None:
             assert not call.over
 
 
+@needs("own workers")
 async def test_a_lease_whose_own_worker_cannot_start_says_why(place: Place) -> None:
     if place.name == "memory":
         pytest.skip("its workers have no folder")
@@ -203,6 +214,7 @@ async def test_a_lease_whose_own_worker_cannot_start_says_why(place: Place) -> N
             async with bus.session(exclusive=True, cwd="/no/such"):
                 pass
         await until(lambda: len(bus.workers()) == 1)
+        await bus.refresh()
         assert bus.statistics().kernel.sessions == 0
         wrong: Any
         for field, wrong in (("env", {"A=": "1"}), ("env", 5), ("cwd", "\0")):
@@ -211,6 +223,7 @@ async def test_a_lease_whose_own_worker_cannot_start_says_why(place: Place) -> N
                 async with bus.session(exclusive=True, **options):
                     pass
             assert caught.value.field == field
+        await bus.refresh()
         assert len(bus.workers()) == 1
 
 
@@ -226,8 +239,10 @@ async def test_a_session_can_be_cancelled_at_any_step(place: Place, options: Any
                 await session.request("echo")
 
         async def check() -> None:
+            await bus.refresh()
             assert not [info for info in leases(bus) if not info.own]
             await until(lambda: len(bus.workers()) == 1)
+            await bus.refresh()
             assert bus.statistics().kernel.sessions == 0
             assert bus.statistics().pending == 0
 

@@ -19,6 +19,7 @@ async def test_work_is_given_to_the_least_busy_in_turn(place: Place) -> None:
         for count in range(1, 7):
             begin(tasks, lambda: bus.request("hold"))
             await held(bus, count)
+        await bus.refresh()
         assert [worker.in_flight for worker in bus.workers()] == [2, 2, 2]
         for worker in bus.workers():
             await bus.send(b'{"method":"release"}', worker=worker.worker)
@@ -32,6 +33,7 @@ async def test_no_worker_has_more_than_max_in_flight(place: Place) -> None:
     async with place.bus(pool=pool) as bus, anyio.create_task_group() as tasks:
         calls = [begin(tasks, lambda i=i: bus.request("hold", [i])) for i in range(6)]
         await held(bus, 4)
+        await bus.refresh()
         assert [worker.in_flight for worker in bus.workers()] == [2, 2]
         assert bus.statistics().kernel.queued_requests == 2
 

@@ -10,9 +10,9 @@ import pytest
 
 from anyio_bus import Bus, Limits, WorkerInfo, WorkerLostError
 from tests.bus.support import until
-from tests.contract.places import Place, all_places
+from tests.contract.places import Place, all_places, needs
 
-pytestmark = all_places
+pytestmark = [all_places, needs("policies")]
 
 FAST = Limits(restart_delay_s=0.001, restart_delay_max_s=0.002)
 

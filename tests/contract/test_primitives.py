@@ -9,7 +9,7 @@ from anyio_bus import Bus, Limits, WorkerLostError, WorkerState
 from anyio_bus._backends.base import Backend
 from anyio_bus._sansio.routing import Refused
 from tests.bus.support import begin, held, log, methods, until
-from tests.contract.places import Place, all_places
+from tests.contract.places import Place, all_places, needs
 
 pytestmark = all_places
 
@@ -27,6 +27,7 @@ async def test_held_worker_gets_only_what_names_it(place: Place) -> None:
         for count in range(1, 5):
             begin(tasks, lambda: bus.request("hold"))
             await held(bus, count)
+        await bus.refresh()
         assert [worker.in_flight for worker in bus.workers()] == [0, 4]
 
         await bus.send(b'{"method":"note"}', worker=first)
@@ -45,6 +46,7 @@ async def test_request_waits_while_every_worker_is_held(place: Place) -> None:
         assert await call.wait() == [1]
 
 
+@needs("pause")
 async def test_paused_worker_is_read_again_when_resumed(place: Place) -> None:
     async with place.bus(pool=TWO) as bus, anyio.create_task_group() as tasks:
         paused, other = (worker.worker for worker in bus.workers())
@@ -72,6 +74,7 @@ async def test_killed_worker_is_lost_and_replaced(place: Place) -> None:
             await call.wait()
         assert caught.value.sent
         assert await bus.request("echo", [1]) == [1]
+        await bus.refresh()
         assert [(w.worker, w.generation) for w in bus.workers()] == [(worker, 2)]
 
 
@@ -84,6 +87,7 @@ async def test_worker_killed_on_request_spends_no_restart(place: Place) -> None:
         assert await bus.request("echo", [1]) == [1]
 
 
+@needs("spawn")
 async def test_spawned_worker_joins_and_a_drained_one_leaves(place: Place) -> None:
     async with place.bus() as bus, anyio.create_task_group() as tasks:
         old = bus.workers()[0].worker
@@ -94,12 +98,14 @@ async def test_spawned_worker_joins_and_a_drained_one_leaves(place: Place) -> No
         backend_of(bus).drain(old, 60, retire=True)
 
         assert await bus.request("log") == []
+        await bus.refresh()
         assert next(w.state for w in bus.workers() if w.worker == old) is WorkerState.DRAINING
         await bus.send(b'{"method":"release"}', worker=old)
         assert await call.wait() == ["old"]
         await until(lambda: [worker.worker for worker in bus.workers()] == [new])
 
 
+@needs("spawn")
 async def test_leased_worker_serves_its_session_alone(place: Place) -> None:
     async with place.bus(pool=TWO) as bus:
         leased, other = (worker.worker for worker in bus.workers())
@@ -112,10 +118,12 @@ async def test_leased_worker_serves_its_session_alone(place: Place) -> None:
         logs = [methods(await log(bus)) for _ in range(2)]
 
         assert sorted(logs) == [["mine"], ["note"] * 4]
+        await bus.refresh()
         assert bus.statistics().kernel.sessions == 0
         del other
 
 
+@needs("pause")
 async def test_primitives_refuse_a_worker_that_is_not_there(place: Place) -> None:
     async with place.bus() as bus:
         backend = backend_of(bus)

@@ -99,11 +99,13 @@ async def test_timed_out_request_tells_the_worker_and_its_late_answer_is_dropped
         with pytest.raises(RequestTimeoutError) as caught:
             await bus.request("hold", timeout=0.05)
         assert caught.value.sent
+        await bus.refresh()
         assert bus.workers()[0].in_flight == 1
         request, cancel = await log(bus)
         assert cancel["params"] == {"id": request["id"]}
 
         await bus.request("release")
+        await bus.refresh()
         assert bus.statistics().kernel.late_answers == 1
         assert bus.workers()[0].in_flight == 0
 
@@ -130,6 +132,7 @@ async def test_cancelled_request_that_was_sent_tells_the_worker(place: Place) ->
         await doomed.wait()
 
         assert methods(await log(bus)) == ["hold", "$/cancelRequest"]
+        await bus.refresh()
         assert bus.statistics().kernel.cancelled == 1
 
 
@@ -159,6 +162,7 @@ async def test_unasked_messages_harm_nobody(place: Place) -> None:
     async with place.bus() as bus:
         assert await bus.request("say", {"lines": [*lines, DONE]}) == "done"
 
+        await bus.refresh()
         statistics = bus.statistics()
         assert statistics.kernel.stray_answers == 1
         assert statistics.kernel.bad_lines == 3

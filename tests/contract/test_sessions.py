@@ -42,10 +42,12 @@ async def test_a_session_stays_on_one_worker(place: Place) -> None:
             await session.notify("mine")
         await bus.notify("mine", session=session.id)
         await bus.notify("other")
+        await bus.refresh()
         assert session.worker is not None
         assert methods(await log(bus, session=session)) == ["mine"] * 5
         assert await session.request("echo", [1]) == [1]
         assert len(session.id) == 32
+        await bus.refresh()
         assert bus.statistics().kernel.sessions == 1
     assert bus.statistics().kernel.sessions == 0
 
@@ -68,6 +70,7 @@ async def test_a_session_remembers_its_pool(place: Place) -> None:
                 await bus.request("echo", session=session, pool="a")
             assert caught.value.field == "pool"
         await bus.notify("mine", session="s", pool="b")
+        await bus.refresh()
         assert methods(await log(bus, session="s")) == ["echo", "echo", "mine"]
         with pytest.raises(InvalidArgumentError, match="pool= must be given"):
             await bus.request("echo", session="never")
@@ -184,8 +187,10 @@ async def test_an_agents_session_is_known_by_its_own_name(place: Place) -> None:
         for session, lines in zip(made, logs, strict=True):
             named = [line for line in lines if line.get("params", {}).get("sessionId") == session]
             assert len(named) == 4 + (session == made[0])
+        await bus.refresh()
         assert bus.statistics().kernel.sessions == 4
         await bus.end_session(made[0])
+        await bus.refresh()
         assert bus.statistics().kernel.sessions == 3
 
 

@@ -55,7 +55,8 @@ async def test_rest_fails_at_a_stop_and_its_workers_are_told(place: Place) -> No
         for call in (*calls, queued):
             with pytest.raises(BusStoppedError) as caught:
                 await call.wait()
-            assert caught.value.sent is (call is not queued)
+            if not place.remote:  # where every byte that left this process may have been sent
+                assert caught.value.sent is (call is not queued)
         assert bus.statistics().kernel.cancelled == 2
         assert bus.statistics().kernel.workers == 0
 

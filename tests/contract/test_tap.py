@@ -7,13 +7,14 @@ import pytest
 
 from anyio_bus import Limits, TapFrame, WorkerLostError
 from tests.bus.support import begin, held
-from tests.contract.places import SCRIPTED, Place, all_places
+from tests.contract.places import SCRIPTED, Place, all_places, needs
 
 pytestmark = all_places
 
 QUICK = Limits(restart_delay_s=0.01, restart_delay_max_s=0.02)
 
 
+@needs("own ids")
 async def test_both_directions_are_shown_as_they_were_on_the_pipe(place: Place) -> None:
     async with place.bus() as bus, bus.tap() as frames:
         await bus.request("say", {"lines": ['{ "id":$ID, "result":[1.50] }']})
@@ -38,6 +39,7 @@ async def test_both_directions_are_shown_as_they_were_on_the_pipe(place: Place) 
     assert back.time >= there.time > 1_600_000_000
 
 
+@needs("own ids")
 async def test_bad_lines_and_notifications_are_shown(place: Place) -> None:
     lines = ["garbage", '{"method":"note"}', '{"id":"no","result":0}', '{"id":$ID,"result":0}']
     async with place.bus() as bus, bus.tap(redact=False) as frames:
@@ -67,6 +69,7 @@ async def test_line_over_the_limit_is_shown_by_its_beginning(place: Place) -> No
     assert not long.whole
 
 
+@needs("own ids")
 async def test_cancel_is_shown_with_the_request_that_it_cancels(place: Place) -> None:
     async with place.bus() as bus, bus.tap() as frames, anyio.create_task_group() as tasks:
         call = begin(tasks, lambda: bus.request("hold"))
