@@ -40,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "_sansio": _VALUES,
     "_io": _WIRE,
     "_kernel": _EDGES,
-    "_backends": _KERNEL | {"_native"},
+    "_backends": _KERNEL | {"_native", "_daemon"},
     "_bus": _BACKENDS,
     "public": _BACKENDS | {"_bus"},
     "abc": _WIRE | {"public"},
@@ -61,6 +61,7 @@ ALLOWED: dict[str, set[str]] = {
 # command line is a program on top of the library, with groups as any program has them.
 TASK_GROUP_OWNERS = {
     "_backends.native",  # its flusher, beside the loop that steps the kernel
+    "_backends.wire",  # the same beside the loop that reads the link, and whoever waits for room
     "_bus.host",
     "_bus.lifetime",
     "_bus.maps",  # reads asynchronous params while results are awaited

@@ -33,9 +33,14 @@ class Backend(Protocol):
     """
 
     name: str
-    borrow: Callable[..., Awaitable[None]] | None
-    """``(pool, session, *, rebind)``: have a worker found for a session alone; None where the
-    client chooses one itself, with :meth:`lease`."""
+
+    @property
+    def borrow(self) -> Callable[..., Awaitable[None]] | None:
+        """``(pool, session, *, rebind)``: have a worker found for a session alone.
+
+        None where the client chooses one itself, with :meth:`lease`.
+        """
+        ...
 
     async def run(
         self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
@@ -110,8 +115,10 @@ class Backend(Protocol):
     def tap(self, callback: Tap | None) -> None:
         """Show every line of every pipe to ``callback``, in batches, at once; None ends it."""
 
-    refresh: Callable[[], Awaitable[None]] | None
-    """Have the next reports be of now; None where they always are."""
+    @property
+    def refresh(self) -> Callable[[], Awaitable[None]] | None:
+        """Have the next reports be of now; None where they always are."""
+        ...
 
     def workers(self) -> list[WorkerInfo]:
         """Report every worker slot."""

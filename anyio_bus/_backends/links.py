@@ -166,6 +166,12 @@ class Link:
         """Tell whether our own daemon has ended, and reap it."""
         return self._process is None or self._process.poll() is not None
 
+    async def exit(self, limit_s: float) -> None:
+        """Wait until our own daemon has ended, but not for ever: it has closed its stdout."""
+        with anyio.move_on_after(limit_s):
+            while not self.exited():  # noqa: ASYNC110  # portable, and a matter of milliseconds
+                await anyio.sleep(POLL_S)
+
     def why_lost(self) -> str:
         """Say in a few words why there is nothing more to read."""
         if self._process is None:
@@ -303,7 +309,7 @@ async def _connect_tcp(host: str, port: int) -> socket.socket:
 async def _connect(family: int, address: Any) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
-        sock.setblocking(False)  # noqa: FBT003
+        sock.setblocking(False)
         while True:
             try:
                 sock.connect(address)

@@ -87,6 +87,7 @@ _NO_MEMORY = Failure(
     code=KernelCode.OVERLOADED, message="out of memory", reason="memory", sent=False
 )
 
+
 def why_not_native(config: BusConfig) -> str | None:
     """Say why the C kernel cannot serve these pools here; None where it can."""
     if lib is None:

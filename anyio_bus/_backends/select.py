@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
+from anyio_bus._backends.greeting import check_remote, greet
 from anyio_bus._backends.links import Connect, Link, Subprocess, dial, spawn_daemon
 from anyio_bus._backends.memory import Memory, open_memory
 from anyio_bus._backends.native import open_native, why_not_native
 from anyio_bus._backends.python import open_python
 from anyio_bus._backends.reports import Status
-from anyio_bus._backends.wire import Wire, check_remote, greet
+from anyio_bus._backends.wire import Wire
 from anyio_bus._config import BusConfig, Limits, Pool
 from anyio_bus._errors import InvalidArgumentError, UnknownPoolError
 from anyio_bus._io.launch import check_launch
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from anyio_bus._backends.base import Backend
     from anyio_bus._sansio.events import Deliver
 
-__all__ = ("BackendOption", "Reached", "open_backend", "reach")
+__all__ = ("BackendOption", "Reached", "closed_on_error", "open_backend", "reach")
 
 BackendOption: TypeAlias = (
     Literal["auto", "native", "python", "subprocess"] | Memory | Subprocess | Connect
@@ -50,9 +53,16 @@ class Reached(msgspec.Struct):
                 raise UnknownPoolError(msg, pool=pool.id)
         return config
 
-    def close(self) -> None:
-        """No bus came of it."""
-        self.link.kill(REAP_S)
+
+@contextmanager
+def closed_on_error(option: BackendOption | Reached) -> Iterator[None]:
+    """End a kernel that was reached if no bus comes of it."""
+    try:
+        yield
+    except BaseException:
+        if isinstance(option, Reached):
+            option.link.kill(REAP_S)
+        raise
 
 
 async def reach(option: BackendOption, config: BusConfig | None) -> Reached | None:
@@ -70,12 +80,13 @@ async def reach(option: BackendOption, config: BusConfig | None) -> Reached | No
         option = Subprocess()
     if isinstance(option, Subprocess):
         assert config is not None  # only a daemon that is there already has pools of its own
-        check_remote(config.pools, "subprocess")
+        check_remote(config, "subprocess")
         for pool in config.pools:
             check_launch(pool, "posix")
         link = spawn_daemon(option, config)
     elif isinstance(option, Connect):
-        check_remote(() if config is None else config.pools, "connect")
+        if config is not None:
+            check_remote(config, "connect")
         link = await dial(option)
     else:
         return None

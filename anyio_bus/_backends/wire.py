@@ -17,10 +17,9 @@ import anyio.lowlevel
 import msgspec
 from msgspec import UNSET, Raw
 
-from anyio_bus._backends.links import Link
+from anyio_bus._backends.mirror import Mirror, decode_event
 from anyio_bus._backends.reports import Status, decode_frame, decode_status
 from anyio_bus._errors import (
-    ConnectionLostError,
     Failure,
     KernelCode,
     NotSupportedError,
@@ -35,26 +34,25 @@ from anyio_bus._sansio.events import (
     LineBad,
     Lines,
     SessionInfo,
-    WorkerChanged,
     WorkerInfo,
 )
-from anyio_bus._sansio.lifecycle import State
 from anyio_bus._sansio.lines import LineSplitter, Oversize
 from anyio_bus._sansio.messages import BadLine, Message, RequestId
 from anyio_bus._sansio.profiles import cancel_frame
 from anyio_bus._sansio.routing import Refused, Route, Withdrawal
 
 if TYPE_CHECKING:
-    from anyio_bus._config import BusConfig, Pool
+    from anyio_bus._backends.links import Link
+    from anyio_bus._config import BusConfig
     from anyio_bus._sansio.tapping import Tap
 
-__all__ = ("Wire", "check_remote", "greet")
+__all__ = ("Wire",)
 
 READ_BYTES = 256 * 1024
 READS = 4  # of one fd before others have their turn
 GREETING_S = 10.0
 ENVELOPE_BYTES = 8192  # a line of the kernel is that much longer than a worker's at most
-EXIT_POLL_S = 0.005
+EXIT_S = 1.0  # for a daemon that has closed its stdout
 FLUSH_S = 0.2  # for the last words to a daemon that goes on without us
 EVENTS = ["worker_changed", "line_bad", "session", "source"]
 PREFIXES = 4096  # beginnings of frames that are remembered, one for each session in use
@@ -78,117 +76,9 @@ class _KernelError(msgspec.Struct):
     data: dict[str, Any]
 
 
-class _Event(msgspec.Struct):
-    event: str
-    pool: str = ""
-    worker: int = -1
-    generation: int = 0
-    state: str = ""
-    pid: int | None = None
-    failure: Failure | None = None
-    prefix: str = ""
-    reason: str = ""
-    size: int = 0
-    id: str = ""
-    sole: RequestId = None
-
-
 _REBIND = encode_notification("bus/next", {"rebind": True})
 _kernel_errors = msgspec.json.Decoder(_KernelError)
-_events = msgspec.json.Decoder(_Event)
 _encode = msgspec.json.encode
-
-
-def check_remote(pools: tuple[Pool, ...], backend: str) -> None:
-    """Refuse what a kernel elsewhere cannot do: its policies are that kernel's own.
-
-    Raises:
-        NotSupportedError: A pool asks for it.
-    """
-    fields = "spares", "health", "max_requests", "max_lifetime_s", "max_rss_bytes", "idle_timeout_s"
-    for pool in pools:
-        for name in fields:
-            if getattr(pool, name):
-                msg = f"backend={backend!r} cannot do Pool({pool.id!r}).{name}"
-                raise NotSupportedError(msg, backend=backend)
-        if pool.spawn not in ("auto", "posix"):
-            msg = f"backend={backend!r}: Pool({pool.id!r}) asks for the {pool.spawn} spawner"
-            raise NotSupportedError(msg, backend=backend)
-
-
-async def greet(link: Link) -> tuple[Status, bytes]:
-    """Introduce ourselves; return how the kernel stands, and what it said after that.
-
-    Raises:
-        ConnectionLostError: It does not answer as a kernel of ours would.
-
-    Cancellation:
-        The link is left open, and is of no use any more.
-    """
-    status_id = "anyio-bus:status"
-    frames = [
-        encode_request("anyio-bus:watch", "bus/watch", {"events": EVENTS}),
-        encode_request(status_id, "bus/status", {}),
-    ]
-    if link.token is not None:
-        frames.insert(0, encode_request("anyio-bus:auth", "bus/auth", {"token": link.token}))
-    left = b"".join(frames)
-    splitter = LineSplitter(2**30)
-    with anyio.move_on_after(GREETING_S):
-        while left:
-            try:
-                left = left[link.write(left) :]
-            except OSError:
-                break  # it will be seen where we read
-            if left:
-                await anyio.wait_writable(link.write_fd)
-        while True:
-            await anyio.wait_readable(link.read_fd)
-            data = link.read(READ_BYTES)
-            if data == b"":
-                raise await _no_greeting(link)
-            blocks = [block for block in splitter.feed(data or b"") if type(block) is bytes]
-            for line in b"".join(blocks).splitlines(keepends=True):
-                for message in decode_block(line):
-                    if not isinstance(message, Message) or message.method is not UNSET:
-                        continue
-                    if message.error is not UNSET:
-                        raise _refused_greeting(link, message)
-                    if message.id == status_id:
-                        return _as_status(link, message, b"".join(blocks), line, splitter)
-    text = f"{link.name} does not answer as a kernel within {GREETING_S:g} s"
-    raise ConnectionLostError(text, reason="no greeting", sent=False)
-
-
-def _as_status(
-    link: Link, message: Message, block: bytes, line: bytes, splitter: LineSplitter
-) -> tuple[Status, bytes]:
-    try:
-        status = decode_status(message.result)  # type: ignore[arg-type]
-    except msgspec.MsgspecError as exc:
-        msg = f"{link.name} is not a kernel of anyio_bus: {exc}"
-        raise ConnectionLostError(msg, reason="no kernel", sent=False) from None
-    return status, block.partition(line)[2] + splitter.rest()
-
-
-def _refused_greeting(link: Link, message: Message) -> ConnectionLostError:
-    try:
-        error = msgspec.json.decode(message.error, type=dict[str, Any])  # type: ignore[arg-type]
-    except msgspec.MsgspecError:
-        error = {}
-    why = str(error.get("message", "an error"))
-    return ConnectionLostError(f"{link.name} refuses: {why}", reason=why, sent=False)
-
-
-async def _no_greeting(link: Link) -> ConnectionLostError:
-    """Find out why a daemon has ended before it said anything."""
-    with anyio.move_on_after(1):
-        while not link.exited():
-            await anyio.sleep(EXIT_POLL_S)
-    while link.stderr_fd >= 0 and link.read_stderr() and not link.exited():
-        pass
-    why = link.why_lost()
-    return ConnectionLostError(f"the kernel did not start: {why}", reason=why, sent=False)
 
 
 class Wire:
@@ -220,7 +110,6 @@ class Wire:
         self._refreshing = False
         self._late = 0  # answers to requests that were withdrawn here
         self._prefixes: dict[tuple[str, str | None], bytes] = {}
-        self._sessions: dict[str, SessionInfo] = {}
         self._source: tuple[str, int, RequestId] = ("", -1, None)
         self._tap: Tap | None = None
         self._lost: Failure | None = None
@@ -236,16 +125,9 @@ class Wire:
         self._scope = anyio.CancelScope()
         self._over = Bell()
         self._stopping = self._done = self._closed = False
-        self._workers: dict[int, WorkerInfo] = {}
-        self._failures: dict[int, Failure] = {}
         status, self._unread = greeting
         self._bus_id = status.bus
-        self._take_status(status)
-
-    def _take_status(self, status: Status) -> None:
-        self._workers = {info.worker: info for info in status.workers()}
-        if status.statistics is not None:
-            self._statistics: KernelStatistics = status.statistics
+        self._mirror = Mirror(status)
 
     # -- running ------------------------------------------------------------------------------
 
@@ -291,9 +173,7 @@ class Wire:
     async def _lose(self) -> None:
         """The kernel is gone: what it owed us fails, and so does all that is asked from now on."""
         if self._link.pid is not None:
-            with anyio.move_on_after(1):
-                while not self._link.exited():
-                    await anyio.sleep(EXIT_POLL_S)
+            await self._link.exit(EXIT_S)
         if self._stopping:
             return
         why = self._link.why_lost()
@@ -308,20 +188,7 @@ class Wire:
         events: list[KernelEvent] = [Failed(key, in_flight) for key in self._live]
         self._live.clear()
         self._fail_asked()
-        self._sessions = {
-            name: msgspec.structs.replace(info, worker=None, failure=self._lost)
-            for name, info in self._sessions.items()
-        }
-        for info in list(self._workers.values()):
-            events.append(
-                WorkerChanged(
-                    info.pool, info.worker, info.generation, State.PARKED, None, self._lost
-                )
-            )
-            self._failures[info.worker] = self._lost
-            self._workers[info.worker] = msgspec.structs.replace(
-                info, state=State.PARKED, pid=None, reason=why
-            )
+        events += self._mirror.lose(self._lost)
         self._hand_over(events)
         while not self._stopping:
             await self._over.wait()
@@ -334,8 +201,7 @@ class Wire:
 
     async def _end(self) -> None:
         """Our own daemon has closed its stdout, or we leave one that goes on."""
-        while self._link.pid is not None and not self._link.exited():
-            await anyio.sleep(EXIT_POLL_S)
+        await self._link.exit(EXIT_S)
 
     async def stop(self, grace_s: float) -> None:
         """End our own daemon and its workers within ``grace_s``, or leave one that others use."""
@@ -418,20 +284,18 @@ class Wire:
             if calls:
                 self._end_run(calls, events)
                 calls = []
-            if message.id in live:
-                del live[message.id]  # type: ignore[arg-type]
-                failure = None if message.error is UNSET else self._own_error(message.error)
-                if failure is None:
-                    answers.append(message)
-                    continue
-                if answers:
-                    out(Lines("", -1, answers, None, "answers"))
-                    answers = []
-                out(Failed(message.id, failure))  # type: ignore[arg-type]
-            elif message.id in self._asked:
-                self._asked.pop(message.id)(message)  # type: ignore[arg-type]
-            else:
-                self._late += 1
+            if message.id not in live:
+                self._take_own(message)
+                continue
+            del live[message.id]  # it is there
+            failure = None if message.error is UNSET else self._own_error(message.error)
+            if failure is None:
+                answers.append(message)
+                continue
+            if answers:
+                out(Lines("", -1, answers, None, "answers"))
+                answers = []
+            out(Failed(message.id, failure))
         if answers:
             out(Lines("", -1, answers, None, "answers"))
         self._end_run(calls, events)
@@ -440,6 +304,14 @@ class Wire:
         if calls:
             pool, worker, sole = self._source
             events.append(Lines(pool, worker, calls, sole, "calls"))
+
+    def _take_own(self, message: Message) -> None:
+        """Take an answer that no call waits for."""
+        then = self._asked.pop(message.id, None)  # type: ignore[arg-type]
+        if then is not None:
+            then(message)
+        else:
+            self._late += 1
 
     def _own_error(self, raw: Raw) -> Failure | None:
         """Return the failure of an error that is the kernel's own word, not a worker's."""
@@ -462,58 +334,16 @@ class Wire:
             if self._tap is not None:
                 self._tap([decode_frame(params)])
             return
-        event = _events.decode(params)
+        event = decode_event(params)
         if event.event == "source":
             self._source = (event.pool, event.worker, event.sole)
         elif event.event == "worker_changed":
-            self._take_worker(event, events)
+            events.append(self._mirror.take_worker(event))
         elif event.event == "session":
-            self._take_session(event)
+            self._mirror.take_session(event)
         elif event.event == "line_bad":
             line = BadLine(event.prefix.encode(errors="replace"), event.reason, event.size)
             events.append(LineBad(event.pool, event.worker, line))
-
-    def _take_worker(self, event: _Event, events: list[KernelEvent]) -> None:
-        state = State(event.state)
-        known = self._workers.get(event.worker) or WorkerInfo(
-            pool=event.pool,
-            worker=event.worker,
-            generation=event.generation,
-            pid=None,
-            state=state,
-            in_flight=0,
-            queued=0,
-            queued_bytes=0,
-            restarts=0,
-            uptime_s=0.0,
-            reason="",
-            stderr_tail="",
-        )
-        self._workers[event.worker] = msgspec.structs.replace(
-            known,
-            generation=event.generation,
-            restarts=max(event.generation - 1, 0),
-            pid=event.pid,
-            state=state,
-            reason="" if event.failure is None else event.failure.message,
-        )
-        if event.failure is not None:
-            self._failures[event.worker] = event.failure
-        if state is State.STOPPED:
-            del self._workers[event.worker]
-            self._failures.pop(event.worker, None)
-        events.append(
-            WorkerChanged(
-                event.pool, event.worker, event.generation, state, event.pid, event.failure
-            )
-        )
-
-    def _take_session(self, event: _Event) -> None:
-        if event.state == "over":
-            self._sessions.pop(event.id, None)
-        else:
-            worker = event.worker if event.state == "bound" else None
-            self._sessions[event.id] = SessionInfo(event.pool, worker, failure=event.failure)
 
     # -- frames towards the kernel ------------------------------------------------------------
 
@@ -545,13 +375,12 @@ class Wire:
             Refused: It cannot be taken; nothing of it was sent.
         """
         self._check_open()
-        if route.worker is not None and self._link.admin and not _is_response(frame):
-            self._known(route.worker)
-            self._send(
-                encode_notification("bus/next", {"worker": route.worker, "probe": route.probe})
-            )
-        elif key is not None and route.worker is not None:
-            raise self._cannot("choose the worker of a request")
+        if route.worker is not None and not _finds_its_way(frame):
+            if not self._link.admin:
+                raise self._cannot("choose a worker that others use")
+            self._mirror.known(route.worker)
+            how = {"worker": route.worker, "probe": route.probe}
+            self._send(encode_notification("bus/next", how))
         if route.rebind and route.session is not None:
             self._send(_REBIND)
         if key is not None:
@@ -633,9 +462,7 @@ class Wire:
 
     # -- questions of our own -----------------------------------------------------------------
 
-    def _ask(
-        self, method: str, params: Mapping[str, Any], then: Callable[[Message], None]
-    ) -> str:
+    def _ask(self, method: str, params: Mapping[str, Any], then: Callable[[Message], None]) -> str:
         self._last_asked += 1
         key = f"anyio-bus:{self._last_asked}"
         self._asked[key] = then
@@ -686,17 +513,8 @@ class Wire:
         self._check_open()
         if not self._link.admin or (action == "pause" and self._link.pid is None):
             raise self._cannot(f"{action} a worker that others use")
-        self._known(worker)
+        self._mirror.known(worker)
         self._ask("bus/worker", {"worker": worker, "do": action, **more}, _ignore)
-
-    def _known(self, worker: int) -> WorkerInfo:
-        info = self._workers.get(worker)
-        if info is None:
-            text = f"there is no worker {worker}"
-            raise Refused(
-                Failure(code=KernelCode.NO_WORKER, message=text, reason="worker_gone", sent=False)
-            )
-        return info
 
     def pause(self, worker: int) -> None:
         """Leave a worker's output unread."""
@@ -727,15 +545,13 @@ class Wire:
         """Refuse, with the reason, if every slot of the pool is parked."""
         if self._lost is not None:
             raise Refused(self._lost)
-        workers = [info for info in self._workers.values() if info.pool == pool_id]
-        if workers and all(info.state is State.PARKED for info in workers):
-            failure = self._failures.get(workers[0].worker)
-            if failure is not None:
-                raise Refused(failure)
+        failure = self._mirror.parked(pool_id)
+        if failure is not None:
+            raise Refused(failure)
 
     def drain(self, worker: int, drain_s: float, *, retire: bool = False) -> None:
         """Have a worker replaced once it has finished."""
-        info = self._known(worker)
+        info = self._mirror.known(worker)
         if retire:
             raise self._cannot("end a worker for good")
         params = {"pool": info.pool, "worker": worker, "drain_s": min(drain_s, 1e9)}
@@ -763,14 +579,14 @@ class Wire:
 
     def end_session(self, session: str) -> None:
         """Forget a session; end its lease."""
-        self._sessions.pop(session, None)
+        self._mirror.sessions.pop(session, None)
         self._prefixes = {name: p for name, p in self._prefixes.items() if name[1] != session}
         if self._lost is None and not self._closed and not self._stopping:
             self._ask("bus/session_end", {"id": session}, _ignore)
 
     def find_session(self, session: str) -> SessionInfo | None:
         """Report a session of this bus; None where it is not known."""
-        return self._sessions.get(session)
+        return self._mirror.sessions.get(session)
 
     def tap(self, callback: Tap | None) -> None:
         """Show every line of every pipe to ``callback``; None ends it."""
@@ -791,7 +607,7 @@ class Wire:
         def take(answer: Message) -> None:
             self._refreshing = False
             if answer.result is not UNSET:
-                self._take_status(decode_status(answer.result))
+                self._mirror.take_status(decode_status(answer.result))
 
         self._ask("bus/status", {}, take)
 
@@ -804,30 +620,28 @@ class Wire:
         self._ask("bus/status", {}, lambda answer: self._loop.wake(waiter, answer))
         answer = await waiter
         if answer.result is not UNSET:
-            self._take_status(decode_status(answer.result))
+            self._mirror.take_status(decode_status(answer.result))
 
     def workers(self) -> list[WorkerInfo]:
         """Report every slot: its state as it stands, its counts as of the last report."""
         self._refresh()
-        return list(self._workers.values())
+        return list(self._mirror.workers.values())
 
     def statistics(self) -> KernelStatistics:
         """Return the counters of the last report."""
         self._refresh()
-        late = self._statistics.late_answers + self._late
+        late = self._mirror.statistics.late_answers + self._late
         now = {"workers": 0, "live_requests": 0, "queued_requests": 0, "sessions": 0}
         return msgspec.structs.replace(
-            self._statistics, late_answers=late, **(now if self._done else {})
+            self._mirror.statistics, late_answers=late, **(now if self._done else {})
         )
 
 
-def _is_response(frame: bytes) -> bool:
-    """Tell a response, which finds its way by its id, from what may be sent to any worker."""
+def _finds_its_way(frame: bytes) -> bool:
+    """Tell what finds its worker by an id in it from what may be sent to any worker."""
     message = decode_lines(frame)[0]
-    return message.method is UNSET
+    return message.method is UNSET or message.method == "bus/credit"
 
 
 def _ignore(_answer: Message) -> None:
     return
-
-

@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 
 from anyio_bus._backends.links import Connect
-from anyio_bus._backends.select import reach
+from anyio_bus._backends.select import closed_on_error, reach
 from anyio_bus._bus.bus import Bus
 from anyio_bus._bus.calls import check_seconds, check_timeout
 from anyio_bus._bus.forks import abandon_in_fork
@@ -20,7 +20,7 @@ from anyio_bus._config import BusConfig, Limits, Pool, find_config, load_config
 from anyio_bus._errors import BusInternalError, InvalidArgumentError
 
 if TYPE_CHECKING:
-    from anyio_bus._backends.select import BackendOption
+    from anyio_bus._backends.select import BackendOption, Reached
     from anyio_bus._bus.calls import Ids
     from anyio_bus._bus.observing import Telemetry
 
@@ -55,6 +55,23 @@ def _config(
         msg = f"config= takes a BusConfig, a mapping or a path, not {type(config).__name__}"
         raise InvalidArgumentError(msg, field="config")
     return config if limits is None else BusConfig(config.pools, limits)
+
+
+async def _reach(
+    pools: tuple[Pool | BusConfig, ...],
+    config: BusConfig | Mapping[str, Any] | str | os.PathLike[str] | None,
+    limits: Limits | None,
+    backend: BackendOption,
+) -> tuple[BusConfig, BackendOption | Reached]:
+    """Find the configuration and, where it is elsewhere, the kernel: a daemon may have the pools."""
+    own = isinstance(backend, Connect) and not pools and config is None
+    wanted = None if own else _config(pools, config, limits)
+    reached = await reach(backend, wanted)
+    if reached is not None:
+        with closed_on_error(reached):
+            return reached.config(wanted, limits), reached
+    assert wanted is not None  # else a daemon has them
+    return wanted, backend
 
 
 @asynccontextmanager
@@ -112,21 +129,11 @@ async def open_bus(
     check_seconds("drain_s", drain_s)
     check_seconds("grace_s", grace_s)
     check_telemetry(telemetry)
-    wanted: BusConfig | None = None
-    if pools or config is not None or not isinstance(backend, Connect):
-        wanted = _config(pools, config, limits)
-    reached = await reach(backend, wanted)
-    try:
-        if reached is not None:
-            wanted = reached.config(wanted, limits)
-        assert wanted is not None
-        bus = Bus._create(wanted, reached or backend, timeout, telemetry, ids)
+    found, kernel = await _reach(pools, config, limits, backend)
+    with closed_on_error(kernel):
+        bus = Bus._create(found, kernel, timeout, telemetry, ids)
         bus._handlers.add_all(handlers or {})
         bus._taps.record_all(record_tap)
-    except BaseException:
-        if reached is not None:
-            reached.close()
-        raise
     body_error: BaseException | None = None
     try:
         async with anyio.create_task_group() as tasks:

@@ -255,6 +255,11 @@ typedef struct abk_slot {
 
 typedef enum { ABK_HOST, ABK_SERVED, ABK_SOCKET } abk_client_kind;
 
+typedef struct abk_next { /* how the next line of a client goes */
+    bool named, probe, rebind;
+    int32_t worker; /* where named */
+} abk_next;
+
 typedef struct abk_client {
     struct abk_bus *bus;
     abk_link link; /* in bus->clients */
@@ -279,9 +284,7 @@ typedef struct abk_client {
     uint32_t watched; /* ABK_WATCH_... */
     int32_t source_worker; /* as it was told last: whose notifications come; -1: not yet */
     int64_t source_sole;
-    int32_t next_worker; /* whom the next line is for; -1: whoever takes it */
-    bool next_probe;     /* and nobody's work */
-    bool next_rebind;    /* a lost session begins anew with it */
+    abk_next next; /* as bus/next said */
     abk_share shares[]; /* one for each pool */
 } abk_client;
 

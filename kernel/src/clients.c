@@ -19,7 +19,6 @@ abk_client *abk_client_add(abk_bus *bus, abk_client_kind kind)
     client->number = bus->next_client++;
     client->in.fd = client->out.fd = -1;
     client->in_flags = client->out_flags = -1;
-    client->next_worker = -1;
     client->timer = (abk_timer){.kind = ABK_ON_STALL, .owner = client};
     abk_list_init(&client->entries);
     abk_list_init(&client->asks);

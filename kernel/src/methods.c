@@ -329,11 +329,11 @@ static void on_next(abk_client *client, const abk_message *message)
         invalid(client, message, "params.worker: expected the number of a worker");
         return;
     }
+    client->next = (abk_next){.named = named, .worker = (int32_t)worker};
     member(message, "rebind", &value);
-    client->next_rebind = is_true(&value);
-    client->next_worker = (int32_t)worker;
+    client->next.rebind = is_true(&value);
     member(message, "probe", &value);
-    client->next_probe = is_true(&value);
+    client->next.probe = is_true(&value);
     answer_empty(client, message);
 }
 

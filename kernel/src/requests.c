@@ -242,17 +242,19 @@ static void take_response(abk_client *client, const abk_message *message, abk_te
 }
 
 /* What bus/next has said of this line. */
-static abk_pool *aim_next(abk_client *client, abk_way *way)
+static void aim_next(const abk_bus *bus, const abk_next *next, abk_way *way)
 {
-    const abk_slot *slot = abk_slot_find(client->bus, client->next_worker);
-    way->worker = client->next_worker;
-    way->probe = client->next_probe;
-    client->next_worker = -1;
-    client->next_probe = false;
-    return slot == NULL ? NULL : slot->pool;
+    way->rebind = next->rebind;
+    if (!next->named)
+        return;
+    const abk_slot *slot = abk_slot_find(bus, next->worker);
+    way->worker = next->worker;
+    way->probe = next->probe;
+    way->pool = slot == NULL ? NULL : slot->pool;
 }
 
-static void take_call(abk_client *client, const abk_message *message, abk_text line)
+static void take_call(abk_client *client, const abk_message *message, abk_text line,
+                      const abk_next *next)
 {
     abk_bus *bus = client->bus;
     const bool request = message->id.kind != ABK_ABSENT;
@@ -263,10 +265,7 @@ static void take_call(abk_client *client, const abk_message *message, abk_text l
     if (!request && !aim_notification(client, message, &way, &frame, digits))
         return;
     int64_t key = ABK_EREFUSED;
-    way.rebind = client->next_rebind;
-    client->next_rebind = false;
-    if (client->next_worker >= 0)
-        way.pool = aim_next(client, &way);
+    aim_next(bus, next, &way);
     if (way.worker >= 0 && way.pool == NULL) {
         abk_refuse(bus, NULL, ABK_CODE_NO_WORKER, "worker_gone", "there is no worker %d", way.worker);
     } else if (way.pool == NULL) {
@@ -330,6 +329,8 @@ int64_t abk_host_submit(abk_bus *bus, const abk_route *route, const abk_message 
 static void take(abk_client *client, const abk_message *message, abk_text line)
 {
     const abk_role role = abk_role_of(message);
+    const abk_next next = client->next;
+    client->next = (abk_next){0};
     if (role == ABK_NOTHING) {
         const bool known = message->id.kind != ABK_ABSENT;
         refuse_line(client, known ? abk_value_raw(&message->id) : ABK_TEXT("null"),
@@ -337,7 +338,7 @@ static void take(abk_client *client, const abk_message *message, abk_text line)
     } else if (role == ABK_RESPONSE) {
         take_response(client, message, line);
     } else if (!abk_take_method(client, message) && !cancel(client, message)) {
-        take_call(client, message, line);
+        take_call(client, message, line, &next);
     }
 }
 

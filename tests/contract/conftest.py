@@ -10,11 +10,6 @@ FALLBACKS = ("python-portable", "python-no-pidfd")
 FURTHER_LOOPS = ("asyncio+uvloop", "asyncio+eager")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Make the mark known."""
-    config.addinivalue_line("markers", "needs(feature): runs where the backend can do it")
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Run the fallbacks on asyncio and on trio alone, and each test where it can be run."""
     left_out = [item for item in items if _is_left_out(item)]

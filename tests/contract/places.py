@@ -112,6 +112,11 @@ class Place:
         with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
             for name, value in setting.env.items():
                 patch.setenv(name, value)
+            if self.remote:
+                try:
+                    find_daemon()
+                except FileNotFoundError as exc:
+                    pytest.skip(f"*** NOT TESTED: {exc} ***")
             backend = setting.backend(kinds)
             if backend == "connect":
                 config = BusConfig(tuple(pools), options.get("limits") or Limits())

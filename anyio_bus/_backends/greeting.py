@@ -1,0 +1,124 @@
+"""Own how a link begins: what is asked of a kernel elsewhere before a bus relies on it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import msgspec
+from msgspec import UNSET
+
+from anyio_bus._backends.reports import Status, decode_status
+from anyio_bus._errors import ConnectionLostError, NotSupportedError
+from anyio_bus._sansio.codec import decode_block, encode_request
+from anyio_bus._sansio.lines import LineSplitter
+from anyio_bus._sansio.messages import Message
+
+if TYPE_CHECKING:
+    from anyio_bus._backends.links import Link
+    from anyio_bus._config import BusConfig
+
+__all__ = ("check_remote", "greet")
+
+READ_BYTES = 256 * 1024
+GREETING_S = 10.0
+GREETING_BYTES = 2**30  # of a report; it holds the last bytes of each worker's stderr
+EXIT_S = 1.0
+STATUS = "anyio-bus:status"
+EVENTS = ["worker_changed", "line_bad", "session", "source"]
+
+
+def check_remote(config: BusConfig, backend: str) -> None:
+    """Refuse what a kernel elsewhere cannot do: its policies are that kernel's own.
+
+    Raises:
+        NotSupportedError: A pool asks for it.
+    """
+    fields = "spares", "health", "max_requests", "max_lifetime_s", "max_rss_bytes", "idle_timeout_s"
+    for pool in config.pools:
+        for name in fields:
+            if getattr(pool, name):
+                msg = f"backend={backend!r} cannot do Pool({pool.id!r}).{name}"
+                raise NotSupportedError(msg, backend=backend)
+        if pool.spawn not in ("auto", "posix"):
+            msg = f"backend={backend!r}: Pool({pool.id!r}) asks for the {pool.spawn} spawner"
+            raise NotSupportedError(msg, backend=backend)
+
+
+async def greet(link: Link) -> tuple[Status, bytes]:
+    """Introduce ourselves; return how the kernel stands, and what it said after that.
+
+    Raises:
+        ConnectionLostError: It does not answer as a kernel of ours would.
+
+    Cancellation:
+        The link is left open, and is of no use any more.
+    """
+    with anyio.move_on_after(GREETING_S):
+        await _say(link)
+        splitter = LineSplitter(GREETING_BYTES)
+        while True:
+            await anyio.wait_readable(link.read_fd)
+            data = link.read(READ_BYTES)
+            if data == b"":
+                raise await _no_greeting(link)
+            blocks = [block for block in splitter.feed(data or b"") if type(block) is bytes]
+            lines = b"".join(blocks).splitlines(keepends=True)
+            for number, line in enumerate(lines):
+                status = _find_status(link, line)
+                if status is not None:
+                    return status, b"".join(lines[number + 1 :]) + splitter.rest()
+    text = f"{link.name} does not answer as a kernel within {GREETING_S:g} s"
+    raise ConnectionLostError(text, reason="no greeting", sent=False)
+
+
+async def _say(link: Link) -> None:
+    frames = [
+        encode_request("anyio-bus:watch", "bus/watch", {"events": EVENTS}),
+        encode_request(STATUS, "bus/status", {}),
+    ]
+    if link.token is not None:
+        frames.insert(0, encode_request("anyio-bus:auth", "bus/auth", {"token": link.token}))
+    left = b"".join(frames)
+    while True:
+        try:
+            left = left[link.write(left) :]
+        except OSError:
+            return  # it will be seen where we read
+        if not left:
+            return
+        await anyio.wait_writable(link.write_fd)
+
+
+def _find_status(link: Link, line: bytes) -> Status | None:
+    """Return the report if this line is it; what came before that is in it."""
+    for message in decode_block(line):
+        if not isinstance(message, Message) or message.method is not UNSET:
+            continue
+        if message.error is not UNSET:
+            raise _refused_greeting(link, message)
+        if message.id == STATUS:
+            try:
+                return decode_status(message.result)  # type: ignore[arg-type]
+            except (msgspec.MsgspecError, TypeError) as exc:
+                msg = f"{link.name} is not a kernel of anyio_bus: {exc}"
+                raise ConnectionLostError(msg, reason="no kernel", sent=False) from None
+    return None
+
+
+def _refused_greeting(link: Link, message: Message) -> ConnectionLostError:
+    try:
+        error = msgspec.json.decode(message.error, type=dict[str, Any])  # type: ignore[arg-type]
+    except msgspec.MsgspecError:
+        error = {}
+    why = str(error.get("message", "an error"))
+    return ConnectionLostError(f"{link.name} refuses: {why}", reason=why, sent=False)
+
+
+async def _no_greeting(link: Link) -> ConnectionLostError:
+    """Find out why a daemon has ended before it said anything."""
+    await link.exit(EXIT_S)
+    while link.stderr_fd >= 0 and link.read_stderr() and not link.exited():
+        pass
+    why = link.why_lost()
+    return ConnectionLostError(f"the kernel did not start: {why}", reason=why, sent=False)

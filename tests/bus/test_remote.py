@@ -1,0 +1,271 @@
+"""What is the case only where the kernel is elsewhere: a daemon of the bus's own, or a shared one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from anyio_bus import (
+    Bus,
+    BusConfig,
+    Connect,
+    ConnectionLostError,
+    InvalidArgumentError,
+    Limits,
+    NotSupportedError,
+    Pool,
+    Probe,
+    Subprocess,
+    UnknownPoolError,
+    open_bus,
+)
+from anyio_bus._daemon import find_daemon
+from tests.bus.support import DONE, begin, held, log, methods, scripted, until
+from tests.contract.places import daemon
+
+WAIT_S = 10
+
+
+@pytest.fixture(autouse=True)
+def there() -> None:
+    try:
+        find_daemon()
+    except FileNotFoundError as exc:
+        pytest.skip(f"*** NOT TESTED: {exc} ***")
+
+
+def daemon_of(bus: Bus) -> int:
+    pid: int = bus._backend._link.pid  # type: ignore[attr-defined]
+    return pid
+
+
+def is_alive(pid: int | None) -> bool:
+    assert pid is not None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+# --- a daemon of its own --------------------------------------------------------------------------
+
+
+async def test_the_daemon_and_its_workers_end_with_the_block() -> None:
+    async with open_bus(scripted(instances=2), backend="subprocess") as bus:
+        await bus.wait_ready()
+        pids = [daemon_of(bus), *(info.pid for info in bus.workers())]
+        assert all(map(is_alive, pids))
+    assert not any(map(is_alive, pids))
+
+
+async def test_a_daemon_that_is_killed_fails_what_is_in_flight_and_all_that_follows() -> None:
+    async with (
+        open_bus(scripted(), backend="subprocess") as bus,
+        anyio.create_task_group() as tasks,
+    ):
+        await bus.wait_ready()
+        worker = bus.workers()[0].pid
+        call = begin(tasks, lambda: bus.request("hold"))
+        await held(bus, 1)
+        os.kill(daemon_of(bus), signal.SIGKILL)
+        with pytest.raises(ConnectionLostError, match="killed by signal 9") as caught:
+            await call.wait()
+        assert caught.value.sent
+        with pytest.raises(ConnectionLostError, match="killed by signal 9") as caught:
+            await bus.request("echo")
+        assert not caught.value.sent
+        with pytest.raises(ConnectionLostError):
+            await bus.wait_ready()
+        await until(lambda: not is_alive(worker))
+
+
+async def test_a_program_that_is_no_daemon_is_told_with_its_last_words(tmp_path: Path) -> None:
+    program = tmp_path / "daemon"
+    program.write_text("#!/bin/sh\necho 'no luck today' >&2\nexit 3\n")
+    program.chmod(0o755)
+    with pytest.raises(ConnectionLostError, match="exited with 3: no luck today") as caught:
+        async with open_bus(scripted(), backend=Subprocess(binary_path=program)):
+            pass
+    assert not caught.value.sent
+
+
+@pytest.mark.parametrize("answer", ["not JSON", '{"id":"anyio-bus:status","result":5}'])
+async def test_what_does_not_answer_as_a_kernel_is_no_kernel(
+    tmp_path: Path, answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anyio_bus._backends.greeting.GREETING_S", 0.3)
+    program = tmp_path / "daemon"
+    program.write_text(f"#!/bin/sh\necho '{answer}'\nexec cat >/dev/null\n")
+    program.chmod(0o755)
+    with pytest.raises(ConnectionLostError, match=r"does not answer|is not a kernel"):
+        async with open_bus(scripted(), backend=Subprocess(binary_path=program)):
+            pass
+
+
+async def test_a_missing_program_is_named_and_so_is_the_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(ConnectionLostError, match="/no/such/daemon cannot be started"):
+        async with open_bus(scripted(), backend=Subprocess(binary_path="/no/such/daemon")):
+            pass
+    monkeypatch.setenv("ANYIO_BUSD", "/no/such/daemon")
+    with pytest.raises(NotSupportedError, match="ANYIO_BUSD names /no/such/daemon"):
+        async with open_bus(scripted(), backend="subprocess"):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"spares": 1}, "spares"),
+        ({"health": Probe("ping", every_s=1, timeout_s=1)}, "health"),
+        ({"max_requests": 5}, "max_requests"),
+        ({"idle_timeout_s": 5}, "idle_timeout_s"),
+        ({"max_lifetime_s": 5}, "max_lifetime_s"),
+        ({"max_rss_bytes": 2**30}, "max_rss_bytes"),
+        ({"spawn": "portable"}, "spawner"),
+    ],
+)
+async def test_what_it_cannot_do_is_refused_before_anything_starts(
+    options: dict[str, Any], name: str
+) -> None:
+    with pytest.raises(NotSupportedError, match=name) as caught:
+        async with open_bus(scripted(**options), backend="subprocess"):
+            pass
+    assert caught.value.backend == "subprocess"
+
+
+async def test_workers_of_ones_own_are_refused() -> None:
+    async with open_bus(scripted(), backend="subprocess") as bus:
+        with pytest.raises(NotSupportedError, match="env="):
+            async with bus.session(exclusive=True, env={"A": "1"}):
+                pass
+        assert await bus.request("echo", [1]) == [1]
+
+
+async def test_stderr_of_workers_reaches_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    pool = Pool("w", [sys.executable, "-c", "import sys; print('hello there', file=sys.stderr)"])
+    with caplog.at_level(logging.INFO, "anyio_bus.stderr"):
+        async with open_bus(pool, backend="subprocess"):
+            await until(lambda: "w/0: hello there" in caplog.text)
+
+
+async def test_ten_megabytes_pass_in_both_directions() -> None:
+    text = "x" * 10_000_000
+    async with open_bus(scripted(), backend="subprocess") as bus:
+        assert await bus.request("echo", [text]) == [text]
+
+
+async def test_answers_that_no_worker_waits_for_harm_nobody() -> None:
+    async with open_bus(scripted(), backend="subprocess") as bus:
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                await bus.request("hold", timeout=0.02)
+        await bus.send(b'{"method":"release"}', worker=bus.workers()[0].worker)
+        await bus.request("echo")
+        await bus.refresh()
+        assert bus.statistics().kernel.live_requests == 0
+
+
+# --- a daemon that others use ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def shared() -> Iterator[str]:
+    with daemon(BusConfig((scripted(instances=2),), Limits())) as url:
+        yield url
+
+
+async def test_the_pools_are_those_of_the_daemon(shared: str) -> None:
+    async with open_bus(backend=Connect(shared)) as bus:
+        assert bus.backend == "connect"
+        assert await bus.request("echo", [1], pool="w") == [1]
+        await bus.wait_ready()
+        assert len(bus.workers()) == 2
+
+
+async def test_a_pool_that_is_not_there_is_named(shared: str) -> None:
+    with pytest.raises(UnknownPoolError, match="no pool 'other'; there are: w") as caught:
+        async with open_bus(Pool("other", ["-"]), backend=Connect(shared)):
+            pass
+    assert caught.value.pool == "other"
+
+
+async def test_two_programs_share_workers_and_nothing_else(shared: str) -> None:
+    async with open_bus(backend=Connect(shared)) as one, open_bus(backend=Connect(shared)) as two:
+        heard: dict[str, list[Any]] = {"one": [], "two": []}
+        one.on_notification(heard["one"].append, "*")
+        two.on_notification(heard["two"].append, "*")
+        async with one.session(id="s") as session:
+            for number in range(20):
+                assert await session.request("echo", [number]) == [number]
+                assert await two.request("echo", [-number]) == [-number]
+            worker = session.worker
+        async with two.session(id="s", exclusive=True) as session:
+            assert session.worker in {worker, 1 - (worker or 0)}
+            assert await session.request("say", {"lines": ['{"method":"news"}', DONE]})
+    assert (len(heard["one"]), len(heard["two"])) == (0, 1)
+
+
+async def test_one_that_leaves_takes_its_requests_along_and_the_other_goes_on(shared: str) -> None:
+    async with open_bus(backend=Connect(shared)) as stays:
+        async with open_bus(backend=Connect(shared)) as leaves, anyio.create_task_group() as tasks:
+            call = begin(tasks, lambda: leaves.request("hold"))
+            await until(lambda: leaves.statistics().kernel.live_requests == 1)
+            await leaves.stop()
+            with pytest.raises(anyio.ClosedResourceError):
+                await call.wait()
+        await until(lambda: stays.statistics().kernel.live_requests == 0)
+        assert await stays.request("echo", [1]) == [1]
+
+
+async def test_a_daemon_that_ends_is_told_to_its_clients() -> None:
+    with daemon(BusConfig((scripted(),), Limits())) as url:
+        async with open_bus(backend=Connect(url, admin=True)) as bus:
+            bus._backend._admin("bus/stop", {"drain_s": 0, "grace_s": 1}, "")  # type: ignore[attr-defined]
+            await until(lambda: bus._backend._lost is not None)  # type: ignore[attr-defined]
+            with pytest.raises(ConnectionLostError, match="closed the connection"):
+                await bus.request("echo")
+
+
+async def test_what_is_for_admins_is_refused_to_others(shared: str) -> None:
+    async with open_bus(backend=Connect(shared)) as bus:
+        refused: list[Callable[[], Any]] = [
+            lambda: bus.resize("w", 3),
+            lambda: bus.restart_worker(0),
+            lambda: bus.send(b'{"method":"note"}', worker=0),
+        ]
+        for act in refused:
+            with pytest.raises(NotSupportedError, match="backend='connect' cannot") as caught:
+                await act()
+            assert caught.value.backend == "connect"
+    async with open_bus(backend=Connect(shared, admin=True)) as bus:
+        await bus.resize("w", 3)
+        await until(lambda: len(bus.workers()) == 3)
+        assert methods(await log(bus)) == []
+
+
+async def test_nobody_there_is_told(tmp_path: Path) -> None:
+    for url in (f"unix://{tmp_path}/none", "tcp://127.0.0.1:1"):
+        with pytest.raises(ConnectionLostError, match=f"{url}: cannot connect: ") as caught:
+            async with open_bus(backend=Connect(url)):
+                pass
+        assert not caught.value.sent
+
+
+@pytest.mark.parametrize(
+    "url", ["", "unix://", "unix://host/path", "tcp://host", "tcp://host:x", "http://a:1", "/a"]
+)
+def test_a_wrong_url_is_refused(url: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"Connect\.url") as caught:
+        Connect(url)
+    assert caught.value.field == "url"
