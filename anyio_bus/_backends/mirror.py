@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from anyio_bus._errors import Failure, KernelCode
-from anyio_bus._sansio.events import KernelStatistics, SessionInfo, WorkerChanged, WorkerInfo
+from anyio_bus._sansio.events import (
+    KernelEvent,
+    KernelStatistics,
+    SessionInfo,
+    WorkerChanged,
+    WorkerInfo,
+)
 from anyio_bus._sansio.lifecycle import State
 from anyio_bus._sansio.messages import RequestId
 from anyio_bus._sansio.routing import Refused
@@ -122,7 +128,18 @@ class Mirror:
             worker = event.worker if event.state == "bound" else None
             self.sessions[event.id] = SessionInfo(event.pool, worker, failure=event.failure)
 
-    def lose(self, why: Failure) -> list[WorkerChanged]:
+    def come_back(self, status: Status) -> list[KernelEvent]:
+        """The kernel was reached again, perhaps another one; our sessions there are over."""
+        self.sessions.clear()
+        self.failures.clear()
+        self.take_status(status)
+        events: list[KernelEvent] = [
+            WorkerChanged(info.pool, info.worker, info.generation, info.state, info.pid)
+            for info in self.workers.values()
+        ]
+        return events
+
+    def lose(self, why: Failure) -> list[KernelEvent]:
         """The kernel is lost: nothing of it can be used any more."""
         self.sessions = {
             name: msgspec.structs.replace(info, worker=None, failure=why)
@@ -133,7 +150,8 @@ class Mirror:
             number: msgspec.structs.replace(info, state=State.PARKED, pid=None, reason=why.reason)
             for number, info in self.workers.items()
         }
-        return [
+        events: list[KernelEvent] = [
             WorkerChanged(info.pool, info.worker, info.generation, State.PARKED, None, why)
             for info in self.workers.values()
         ]
+        return events

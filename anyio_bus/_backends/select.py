@@ -37,6 +37,14 @@ class Reached(msgspec.Struct):
 
     link: Link
     greeting: tuple[Status, bytes]
+    again: Connect | None = None  # how to reach it once more, where that is wanted
+
+    async def reach(self) -> tuple[Link, tuple[Status, bytes]]:
+        """Make another link to it."""
+        assert self.again is not None
+        found = await reach(self.again, None)
+        assert found is not None
+        return found.link, found.greeting
 
     def config(self, config: BusConfig | None, limits: Limits | None) -> BusConfig:
         """Return the pools as this end is to see them: as it was told, else as they are there.
@@ -91,7 +99,8 @@ async def reach(option: BackendOption, config: BusConfig | None) -> Reached | No
     else:
         return None
     try:
-        return Reached(link, await greet(link))
+        wanted = option if isinstance(option, Connect) and option.reconnect else None
+        return Reached(link, await greet(link), wanted)
     except BaseException:
         link.kill(REAP_S)
         raise
@@ -107,7 +116,8 @@ def open_backend(option: BackendOption | Reached, config: BusConfig, deliver: De
         NotSupportedError: It is not there, or cannot do what a pool asks for.
     """
     if isinstance(option, Reached):
-        return Wire(option.link, option.greeting, config, deliver)
+        again = None if option.again is None else option.reach
+        return Wire(option.link, option.greeting, config, deliver, again)
     if isinstance(option, Memory):
         return open_memory(config, deliver, option)
     name = str(option)

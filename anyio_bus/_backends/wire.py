@@ -8,7 +8,8 @@ Only when the link is lost does it settle requests itself.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import random
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -20,6 +21,7 @@ from msgspec import UNSET, Raw
 from anyio_bus._backends.mirror import Mirror, decode_event
 from anyio_bus._backends.reports import Status, decode_frame, decode_status
 from anyio_bus._errors import (
+    ConnectionLostError,
     Failure,
     KernelCode,
     NotSupportedError,
@@ -53,6 +55,8 @@ READS = 4  # of one fd before others have their turn
 GREETING_S = 10.0
 ENVELOPE_BYTES = 8192  # a line of the kernel is that much longer than a worker's at most
 EXIT_S = 1.0  # for a daemon that has closed its stdout
+RECONNECT_S = 0.1  # the first pause before another try; it doubles
+RECONNECT_MOST_S = 5.0
 FLUSH_S = 0.2  # for the last words to a daemon that goes on without us
 EVENTS = ["worker_changed", "line_bad", "session", "source"]
 PREFIXES = 4096  # beginnings of frames that are remembered, one for each session in use
@@ -92,14 +96,21 @@ class Wire:
         greeting: What :func:`greet` returned.
         config: Pools and limits, as far as this end needs them.
         deliver: Takes each batch of events, at once.
+        reach: Makes and greets another link, once this one is lost; None: it stays lost.
     """
 
     def __init__(
-        self, link: Link, greeting: tuple[Status, bytes], config: BusConfig, deliver: Deliver
+        self,
+        link: Link,
+        greeting: tuple[Status, bytes],
+        config: BusConfig,
+        deliver: Deliver,
+        reach: Callable[[], Awaitable[tuple[Link, tuple[Status, bytes]]]] | None = None,
     ) -> None:
         self.name = "connect" if link.pid is None else "subprocess"
         self._link = link
         self._deliver = deliver
+        self._reach = reach
         self._loop = current_loop()
         self._single = len(greeting[0].pools) == 1
         self._max_bytes = config.limits.max_output_bytes
@@ -147,9 +158,11 @@ class Wire:
                 self._take(unread)
                 task_status.started()
                 with self._scope:
-                    await self._loop.serve_readable(self._link.read_fd, self._step)
-                    await self._lose()
-                await self._end()
+                    while not self._stopping:
+                        await self._loop.serve_readable(self._link.read_fd, self._step)
+                        await self._lose()
+                        await self._come_back()
+                await self._link.exit(EXIT_S)
                 tasks.cancel_scope.cancel("kernel stopped")
         finally:
             self._done = True
@@ -188,20 +201,42 @@ class Wire:
         events: list[KernelEvent] = [Failed(key, in_flight) for key in self._live]
         self._live.clear()
         self._fail_asked()
+        self._refreshing = False
+        self._out.clear()
+        self._out_bytes = 0
         events += self._mirror.lose(self._lost)
         self._hand_over(events)
-        while not self._stopping:
+
+    async def _come_back(self) -> None:
+        """Reach the kernel again, where that is wanted; else wait for the stop."""
+        while not self._stopping and self._reach is None:
             await self._over.wait()
+        pause_s = RECONNECT_S
+        while not self._stopping:
+            assert self._reach is not None
+            await anyio.sleep(pause_s * (0.5 + 0.5 * random.random()))
+            pause_s = min(2 * pause_s, RECONNECT_MOST_S)
+            try:
+                link, (status, unread) = await self._reach()
+            except ConnectionLostError as exc:
+                logger.info("not yet: %s", exc, extra={"event": "kernel_lost"})
+                continue
+            self._link.close()
+            self._link, self._lost, self._blocked = link, None, False
+            self._splitter.close()
+            self._bus_id = status.bus
+            logger.info("the kernel is back: %s", link.name, extra={"event": "kernel_back"})
+            self._hand_over(self._mirror.come_back(status))
+            if self._tap is not None:
+                self.tap(self._tap)
+            self._take(unread)
+            return
 
     def _fail_asked(self) -> None:
         """There will be no answers to questions of our own."""
         asked, self._asked = self._asked, {}
         for then in asked.values():
             then(Message(error=Raw(b"{}")))
-
-    async def _end(self) -> None:
-        """Our own daemon has closed its stdout, or we leave one that goes on."""
-        await self._link.exit(EXIT_S)
 
     async def stop(self, grace_s: float) -> None:
         """End our own daemon and its workers within ``grace_s``, or leave one that others use."""

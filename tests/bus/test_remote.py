@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -235,6 +236,25 @@ async def test_a_daemon_that_ends_is_told_to_its_clients() -> None:
             await until(lambda: bus._backend._lost is not None)  # type: ignore[attr-defined]
             with pytest.raises(ConnectionLostError, match="closed the connection"):
                 await bus.request("echo")
+
+
+async def test_a_lost_daemon_is_reached_again_where_that_is_wanted(tmp_path: Path) -> None:
+    config = BusConfig((scripted(),), Limits())
+    stack = contextlib.AsyncExitStack()
+    with daemon(config, tmp_path) as url:
+        bus = await stack.enter_async_context(open_bus(backend=Connect(url, reconnect=True)))
+        session = await stack.enter_async_context(bus.session())
+        assert await session.request("echo", [1]) == [1]
+    async with stack:
+        await until(lambda: bus._backend._lost is not None)  # type: ignore[attr-defined]
+        with pytest.raises(ConnectionLostError) as caught:
+            await bus.request("echo")
+        assert not caught.value.sent
+        assert session.lost
+        with daemon(config, tmp_path):
+            await until(lambda: [info.state for info in bus.workers()] == ["ready"])
+            assert await bus.request("echo", [2]) == [2]
+            assert await session.request("echo", [3]) == [3]
 
 
 async def test_what_is_for_admins_is_refused_to_others(shared: str) -> None:

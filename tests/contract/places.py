@@ -67,9 +67,10 @@ CANNOT: dict[str, frozenset[str]] = {
 
 
 @contextmanager
-def daemon(config: BusConfig) -> Iterator[str]:
+def daemon(config: BusConfig, place: Path | None = None) -> Iterator[str]:
     """Run a daemon with an admin listener; yield its URL."""
-    with tempfile.TemporaryDirectory(prefix="busd-") as folder:
+    with tempfile.TemporaryDirectory(prefix="busd-") as own:  # short: a socket's path has to be
+        folder = place or own
         path = Path(folder) / "config.json"
         path.write_bytes(config_json(config))
         command = [find_daemon(), "--config", str(path), "--admin-unix", f"{folder}/socket"]
