@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -232,3 +233,180 @@ def test_method_of_the_kernel_as_a_notification_is_not_answered(plain: Client) -
     for method in ("bus/status", "bus/watch", "bus/session", "bus/session_end", "bus/auth"):
         plain.notify(method, {})
     plain.assert_quiet()
+
+
+# --- what a client needs that is a bus of its own -------------------------------------------------
+
+
+def events_of(client: Client, name: str) -> list[dict[str, Any]]:
+    """Return what was said of this until now; everything else that came is forgotten."""
+    client.status()
+    lines, client.others = client.others, []
+    events = [line["params"] for line in lines if line.get("method") == "bus/event"]
+    return [event for event in events if event["event"] == name]
+
+
+def test_watcher_of_sessions_hears_of_its_own_and_of_no_others(both: Daemon, plain: Client) -> None:
+    plain.call("bus/watch", {"events": ["session"]})
+    with both.connect() as other:
+        other.call("echo", sessionId="theirs")
+        plain.call("echo", sessionId="mine")
+        plain.call("echo", sessionId="mine")
+        other.call("echo", sessionId="mine")
+        bound = {"event": "session", "id": "mine", "pool": "p", "state": "bound", "worker": 0}
+        assert events_of(plain, "session") == [bound]
+        plain.call("bus/session_end", {"id": "mine"})
+        assert events_of(plain, "session") == [{**bound, "state": "over"}]
+
+
+def test_watcher_of_sessions_hears_of_a_loss_and_why() -> None:
+    with Daemon() as daemon:
+        client = daemon.stdio
+        client.call("bus/watch", {"events": ["session"]})
+        client.call("echo", sessionId="s")
+        client.fail("crash", {"code": 7})
+        _, lost = events_of(client, "session")
+        assert lost == {**lost, "id": "s", "state": "lost", "pool": "p"}
+        assert "worker" not in lost
+        assert lost["failure"]["exit_code"] == 7
+        assert client.fail("echo", sessionId="s")["code"] == -32056
+        assert [event["state"] for event in events_of(client, "session")] == ["over"]
+
+
+def test_source_stands_before_what_comes_from_elsewhere() -> None:
+    with Daemon(config(pool(instances=2))) as daemon:
+        client = daemon.stdio
+        client.until_workers("ready", 2)
+        client.call("bus/watch", {"events": ["source"]})
+        note = json.dumps({"method": "note"})
+        for session in "aabb":
+            client.call("say", {"lines": [note, note]}, sessionId=session)
+        lines = [line for line in client.others if "method" in line]
+        shape = [
+            line["params"]["worker"] if "event" in (line.get("params") or {}) else "note"
+            for line in lines
+        ]
+        # Each request is another one, alone in flight on its worker, so that it is told each time.
+        one, other = shape[0], shape[6]
+        assert {one, other} == {0, 1}
+        assert shape == [one, "note", "note"] * 2 + [other, "note", "note"] * 2
+        soles = [line["params"]["sole"] for line in lines if line["method"] == "bus/event"]
+        assert len(set(soles)) == 4
+
+
+def test_source_names_no_request_where_there_are_several() -> None:
+    with Daemon() as daemon:
+        client = daemon.stdio
+        client.call("bus/watch", {"events": ["source"]})
+        held = client.start("hold", {"name": "x"})
+        client.call("say", {"lines": ['{"method":"note"}']})
+        (source,) = [line for line in client.others if line.get("method") == "bus/event"]
+        assert source["params"] == {"event": "source", "pool": "p", "worker": 0}
+        client.notify("$/cancelRequest", {"id": held})
+
+
+def test_next_line_goes_to_the_worker_that_was_named() -> None:
+    with Daemon(config(pool(instances=3))) as daemon:
+        client = daemon.stdio
+        client.until_workers("ready", 3)
+        pids = {worker["worker"]: worker["pid"] for worker in client.workers()}
+        for worker in (2, 2, 0, 1, 1):
+            client.notify("bus/next", {"worker": worker})
+            assert client.call("pid") == pids[worker]
+        client.notify("bus/next", {"worker": 99})
+        assert client.fail("pid")["code"] == -32051
+        for _ in range(3):  # it was about one line alone
+            client.call("pid")
+        assert {client.call("pid") for _ in range(6)} == set(pids.values())
+        assert client.fail("bus/next", {"worker": -1})["code"] == -32602
+
+
+def test_next_line_of_others_cannot_choose_its_worker(plain: Client) -> None:
+    assert plain.fail("bus/next", {"worker": 0})["code"] == -32602
+    assert plain.call("bus/next", {"rebind": True}) == {}
+
+
+def test_next_line_may_begin_a_lost_session_anew() -> None:
+    with Daemon() as daemon:
+        client = daemon.stdio
+        client.call("echo", sessionId="s")
+        client.fail("crash", {"code": 7})
+        client.notify("bus/next", {"rebind": True})
+        assert client.call("echo", [1], sessionId="s") == [1]
+
+
+def test_worker_can_be_held_released_paused_and_killed_over_stdio() -> None:
+    with Daemon(config(pool(instances=2))) as daemon:
+        client = daemon.stdio
+        client.until_workers("ready", 2)
+        first, second = (worker["pid"] for worker in client.workers())
+        assert client.call("bus/worker", {"worker": 0, "do": "hold"}) == {}
+        assert {client.call("pid") for _ in range(4)} == {second}
+        assert client.call("bus/worker", {"worker": 0, "do": "release"}) == {}
+        assert {client.call("pid") for _ in range(4)} == {first, second}
+        assert client.call("bus/worker", {"worker": 0, "do": "pause"}) == {}
+        assert [worker["paused"] for worker in client.workers()] == [True, False]
+        assert client.call("bus/worker", {"worker": 0, "do": "resume"}) == {}
+        held = client.start("hold", {"name": "x"})
+        client.until(lambda s: s["statistics"]["live_requests"] == 1)
+        (busy,) = [worker["worker"] for worker in client.workers() if worker["in_flight"]]
+        client.call("bus/worker", {"worker": busy, "do": "kill", "fault": "it was told to"})
+        error = client.error(held)
+        assert error["code"] == -32050
+        assert "it was told to" in error["message"]
+        client.until_workers("ready", 2)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{}, {"worker": 0}, {"worker": 0, "do": "dance"}, {"worker": 9, "do": "hold"}, {"do": "hold"}],
+)
+def test_wrong_deed_on_a_worker_is_answered_with_32602(admin: Client, params: object) -> None:
+    assert admin.fail("bus/worker", params)["code"] == -32602
+
+
+def test_pause_is_for_stdio_alone(admin: Client, plain: Client) -> None:
+    assert admin.fail("bus/worker", {"worker": 0, "do": "pause"})["code"] == -32602
+    assert plain.fail("bus/worker", {"worker": 0, "do": "hold"})["code"] == -32601
+
+
+def test_stop_ends_the_daemon_as_a_signal_does() -> None:
+    with Daemon() as daemon:
+        held = daemon.stdio.start("hold", {"name": "x"})
+        daemon.stdio.until(lambda s: s["statistics"]["live_requests"] == 1)
+        assert daemon.stdio.call("bus/stop", {"drain_s": 0, "grace_s": 1}) == {}
+        assert daemon.stdio.error(held)["code"] == -32055
+        assert daemon.wait() == 0
+
+
+def test_tap_can_be_taken_off() -> None:
+    with Daemon() as daemon:
+        client = daemon.stdio
+        client.call("bus/tap", {})
+        client.call("echo")
+        assert any(line["method"] == "bus/frame" for line in client.others)
+        client.call("bus/tap", {"off": True})
+        client.others.clear()
+        client.call("echo")
+        client.assert_quiet()
+
+
+def test_restart_may_say_how_long_to_drain() -> None:
+    with Daemon() as daemon:
+        client = daemon.stdio
+        held = client.start("hold", {"name": "x"})
+        client.until(lambda s: s["statistics"]["live_requests"] == 1)
+        client.call("bus/restart", {"pool": "p", "drain_s": 0})
+        assert client.error(held)["code"] == -32050
+
+
+def test_ids_of_two_workers_that_ask_never_clash() -> None:
+    """The first asks by 1, which passes; the second one's substitute must not be 1 as well."""
+    with Daemon(config(pool(instances=3))) as daemon:
+        client = daemon.stdio
+        client.until_workers("ready", 3)
+        for number in range(3):
+            client.notify("bus/next", {"worker": number})
+            client.call("say", {"lines": [json.dumps({"id": 1, "method": "ask"})]})
+        asked = [line["id"] for line in client.others if line.get("method") == "ask"]
+        assert len(asked) == len(set(asked)) == 3
