@@ -20,6 +20,7 @@ DEFAULT_IN_FLIGHT = (
     256  # requests at once: enough to keep pools busy, little enough to hold in memory
 )
 DEFAULT_TIMEOUT_S = 60.0
+DEFAULT_EVERY_S = 1.0
 
 _RUN_HELP = """\
 Each line of stdin is one request:
@@ -37,6 +38,15 @@ notification, and gets no answer. At the end of stdin what is pending is finishe
 _REQUEST_EXAMPLE = """\
 example:
   anyio-bus request "python -m anyio_bus.testing.workers.echo" echo '{"message": "hello"}'
+"""
+
+_SERVE_HELP = """\
+Becomes anyio-busd, in the foreground, with its log on stderr; Ctrl-C lets what is in flight finish.
+`anyio-busd --help` has all options.
+"""
+
+_TAIL_HELP = """\
+URL is an admin listener (--admin-unix). What is named like a secret is hidden.
 """
 
 _CHECK_HELP = """\
@@ -85,6 +95,22 @@ class Arguments(argparse.Namespace):
     name: str
     path: str
     write: bool = False
+    unix: list[str] | None = None
+    tcp: list[str] | None = None
+    admin_unix: list[str] | None = None
+    token_file: str | None = None
+    url: str
+    once: bool = False
+    every: float
+    pool: str | None = None
+
+
+def _every(text: str) -> float:
+    seconds = _seconds(text)
+    if seconds is None:
+        msg = "must be seconds, and come to an end"
+        raise argparse.ArgumentTypeError(msg)
+    return seconds
 
 
 def _positive(text: str) -> int:
@@ -122,7 +148,11 @@ def build_parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_run(commands)
     _add_request(commands)
+    _add_serve(commands)
+    _add_top(commands)
+    _add_tail(commands)
     _add_check(commands)
+    _add_doctor(commands)
     _add_migrate(commands)
     _add_worker(commands)
     return parser
@@ -198,6 +228,56 @@ def _add_request(commands: _Commands) -> None:
     _add_timeout(request)
     _add_loop(request)
     _add_verbose(request)
+
+
+def _add_serve(commands: _Commands) -> None:
+    text = "run the daemon: pools that several programs share"
+    serve = _add(commands, "serve", text, more=_SERVE_HELP)
+    serve.add_argument(
+        "--config",
+        metavar="FILE",
+        help="JSON (default: $ANYIO_BUS_CONFIG, else the nearest anyio-bus.json)",
+    )
+    serve.add_argument("--strict", action="store_true", help="make an unknown key of FILE an error")
+    serve.add_argument("--unix", metavar="PATH", action="append", help="listen on a socket file")
+    serve.add_argument("--tcp", metavar="HOST:PORT", action="append", help="listen on TCP")
+    serve.add_argument(
+        "--admin-unix", metavar="PATH", action="append", help="a socket file for admins, mode 0600"
+    )
+    serve.add_argument("--token-file", metavar="PATH", help="what TCP clients have to show")
+    serve.add_argument("-v", "--verbose", action="store_true", help="log more")
+
+
+def _add_daemon(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "url", metavar="URL", help="unix:///path or tcp://host:port; a path is a socket file"
+    )
+    parser.add_argument("--token-file", metavar="PATH", help="a file with the token for TCP")
+
+
+def _add_top(commands: _Commands) -> None:
+    top = _add(commands, "top", "show the workers of a running daemon, again and again")
+    _add_daemon(top)
+    top.add_argument("--once", action="store_true", help="once, and end")
+    top.add_argument(
+        "--every",
+        type=_every,
+        default=DEFAULT_EVERY_S,
+        metavar="S",
+        help="seconds between two looks (default: %(default)g)",
+    )
+
+
+def _add_tail(commands: _Commands) -> None:
+    text = "show what goes through the pipes of a running daemon's workers"
+    tail = _add(commands, "tail", text, more=_TAIL_HELP)
+    _add_daemon(tail)
+    tail.add_argument("--pool", metavar="POOL", help="only this pool")
+
+
+def _add_doctor(commands: _Commands) -> None:
+    text = "say what this machine can do, by trying each backend"
+    _add(commands, "doctor", text)
 
 
 def _add_check(commands: _Commands) -> None:
