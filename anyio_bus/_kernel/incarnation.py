@@ -58,6 +58,9 @@ class Owner(Protocol):
     def receive(self, inc: Incarnation, messages: list[Message | BadLine]) -> None:
         """Take a batch of its messages."""
 
+    def note_handshake(self) -> None:
+        """Count the answer to a handshake, a message that nobody else is to hear."""
+
     def pump(self, pool: PoolTable) -> None:
         """Take note that its out-queue has room."""
 
@@ -251,6 +254,7 @@ class Incarnation:
         for message in messages:
             if message.id == HANDSHAKE_KEY and isinstance(message, Message):
                 self._loop.wake(self._handshake, message)
+                self._owner.note_handshake()
             else:
                 rest.append(message)
         return rest

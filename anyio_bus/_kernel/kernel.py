@@ -262,6 +262,10 @@ class Kernel:
             self.pump(lane.pool)
         self._tell_if_empty(lane)
 
+    def note_handshake(self) -> None:
+        """Count the answer to a handshake."""
+        self.counts.messages_in += 1
+
     def _settle_run(
         self, inc: Incarnation, messages: list[Message | BadLine]
     ) -> list[KernelEvent] | None:

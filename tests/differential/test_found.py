@@ -1,0 +1,43 @@
+"""What random scenarios found, each by itself: both kernels are to do what the design says."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from anyio_bus import Handshake, Limits, Pool
+from anyio_bus._backends.native import lib
+from anyio_bus._config import BusConfig
+from anyio_bus._errors import KernelCode
+from anyio_bus._sansio.lifecycle import State
+from anyio_bus._sansio.routing import Route
+from anyio_bus._sansio.tapping import TapFrame
+from tests.differential.kit import OPENERS, Side
+from tests.differential.scenarios import PUPPET
+
+pytestmark = pytest.mark.skipif(lib is None, reason="NOT TESTED: the C kernel is not built here")
+
+both = pytest.mark.parametrize("name", OPENERS)
+ASK = b'{"id":1,"method":"do","params":{"do":"h"}}\n'
+
+
+def pool(mode: str = "ok", **options: Any) -> Pool:
+    return Pool("p", [sys.executable, "-I", "-S", str(PUPPET), mode], **options)
+
+
+@asynccontextmanager
+async def running(name: str, pool: Pool, **limits: Any) -> AsyncIterator[Side]:
+    side = Side(name, BusConfig((pool,), Limits(start_attempts=1, **limits)))
+    async with side.run():
+        await side.settle()
+        yield side
+
+
+@both
+async def test_answer_to_a_handshake_is_a_message_that_was_read(name: str) -> None:
+    async with running(name, pool(ready=Handshake("hello"))) as side:
+        assert side.seen()["statistics"]["messages_in"] == 1
