@@ -279,7 +279,10 @@ class Slot:
             stop = self._kernel.stop_ladder
             return min(own.at(fraction), stop.at(fraction) if stop is not None else float("inf"))
 
-        await inc.flush()
+        if rung(0.8) <= now():  # a kill: neither the end of its input nor SIGTERM comes before it
+            inc.child.kill()
+        else:
+            await inc.flush()
         with anyio.move_on_after(0.1):
             await inc.close_stdin()
         for fraction, act in ((0.4, inc.child.terminate), (0.8, inc.child.kill)):

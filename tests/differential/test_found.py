@@ -41,3 +41,15 @@ async def running(name: str, pool: Pool, **limits: Any) -> AsyncIterator[Side]:
 async def test_answer_to_a_handshake_is_a_message_that_was_read(name: str) -> None:
     async with running(name, pool(ready=Handshake("hello"))) as side:
         assert side.seen()["statistics"]["messages_in"] == 1
+
+
+@both
+async def test_killed_worker_gets_neither_the_end_of_its_input_nor_sigterm_first(name: str) -> None:
+    async with running(name, pool()) as side:
+        side.submit(ASK, Route("p"), 1)
+        await side.settle()
+        side.seen()
+        side.kernel.kill(0)
+        await side.settle()
+        failed = next(what for what in side.seen()["worker 0"] if what[0] == "failed")
+        assert failed[2]["signal"] == 9
