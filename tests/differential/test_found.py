@@ -53,3 +53,12 @@ async def test_killed_worker_gets_neither_the_end_of_its_input_nor_sigterm_first
         await side.settle()
         failed = next(what for what in side.seen()["worker 0"] if what[0] == "failed")
         assert failed[2]["signal"] == 9
+
+
+@both
+async def test_worker_that_is_leased_before_it_starts_is_told_to_start_once(name: str) -> None:
+    async with running(name, pool(ready=Handshake("hello"))) as side:
+        worker = side.kernel.spawn("p", session="s")
+        await side.settle()
+        states = [what[2] for what in side.seen()[f"worker {worker}"]]
+        assert states == ["vacant", "starting", "ready", "ready"]  # the last: nothing is in flight
