@@ -84,6 +84,7 @@ class Kernel:
         self.deliver = deliver
         self.router = Router(config.pools, config.limits)
         self.router.on_spent = self._spent
+        self.router.on_moved = self._moved
         self.loop = current_loop()
         self.stop_ladder: Ladder | None = None
         self._pools = {pool.id: pool for pool in config.pools}
@@ -515,7 +516,15 @@ class Kernel:
         """Forget a session; end its lease."""
         info = self.router.sessions.find(session)
         self.router.sessions.end(session)
-        slot = None if info is None or info.worker is None else self.slots.get(info.worker)
+        if info is not None and info.worker is not None:
+            self._end_lease(session, info.worker)
+
+    def _moved(self, session: str, lane: Lane) -> None:
+        """A session was tied to another worker: the one that it had for itself is free."""
+        self._end_lease(session, lane.worker)
+
+    def _end_lease(self, session: str, worker: int) -> None:
+        slot = self.slots.get(worker)
         if slot is not None and slot.lease is not None and slot.lease.session == session:
             slot.release()
 

@@ -43,6 +43,10 @@ def _nothing(_lane: Lane) -> None:
     return
 
 
+def _moved(_session: str, _lane: Lane) -> None:
+    return
+
+
 MOST_PROBES = 2  # in flight on a worker: one, and one that was given up
 CONTROL_RESERVE_BYTES = 1024 * 1024  # of an out-queue, for cancels, notifications and answers alone
 
@@ -244,6 +248,7 @@ class Router:
         self._tombstones: set[RequestId] = set()  # ids of cancelled ones that still hold a slot
         self.sessions = SessionTable(limits.max_sessions)
         self.on_spent: Callable[[Lane], None] = _nothing  # it was given max_requests
+        self.on_moved: Callable[[str, Lane], None] = _moved  # a session has left this lane
         self.late_answers = 0
         self.stray_answers = 0
 
@@ -544,8 +549,11 @@ class Router:
 
     def bind_session(self, session: str, lane: Lane) -> None:
         """Tie a session to a worker before its first request; what waits for it goes along."""
+        before = self.sessions.lane_of(session)
         self.sessions.bind(session, lane)
         lane.pool.bind(session, lane)
+        if before is not None and before.worker != lane.worker:
+            self.on_moved(session, before)
 
     @property
     def live(self) -> int:

@@ -62,3 +62,22 @@ async def test_worker_that_is_leased_before_it_starts_is_told_to_start_once(name
         await side.settle()
         states = [what[2] for what in side.seen()[f"worker {worker}"]]
         assert states == ["vacant", "starting", "ready", "ready"]  # the last: nothing is in flight
+
+
+@both
+async def test_lease_ends_where_its_session_goes_elsewhere(name: str) -> None:
+    async with running(name, pool()) as side:
+        side.kernel.lease(0, "s")
+        side.kernel.spawn("p", session="s")
+        info = side.info(0)
+        assert info is not None
+        assert (info.held, info.lease) == (False, None)
+
+
+@both
+async def test_own_worker_of_a_lease_ends_where_its_session_goes_elsewhere(name: str) -> None:
+    async with running(name, pool()) as side:
+        worker = side.kernel.spawn("p", session="s")
+        await side.settle()
+        side.kernel.lease(0, "s")
+        await side.until(lambda: side.info(worker) is None)
