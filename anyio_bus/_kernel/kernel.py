@@ -509,7 +509,9 @@ class Kernel:
         slot = self._slot(worker)
         if slot.lease is not None:
             text = f"worker {worker} is leased already"
-            raise Refused(Failure(code=KernelCode.NO_WORKER, message=text, reason="leased"))
+            raise Refused(
+                Failure(code=KernelCode.NO_WORKER, message=text, reason="leased", sent=False)
+            )
         slot.lend(Lease(session, rebind))
 
     def end_session(self, session: str) -> None:

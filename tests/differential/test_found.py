@@ -81,3 +81,10 @@ async def test_own_worker_of_a_lease_ends_where_its_session_goes_elsewhere(name:
         await side.settle()
         side.kernel.lease(0, "s")
         await side.until(lambda: side.info(worker) is None)
+
+
+@both
+async def test_refusal_of_a_second_lease_has_sent_nothing(name: str) -> None:
+    async with running(name, pool()) as side:
+        side.kernel.lease(0, "s")
+        assert side.attempt("lease", 0, "t")[1]["sent"] is False
