@@ -88,3 +88,19 @@ async def test_refusal_of_a_second_lease_has_sent_nothing(name: str) -> None:
     async with running(name, pool()) as side:
         side.kernel.lease(0, "s")
         assert side.attempt("lease", 0, "t")[1]["sent"] is False
+
+
+@both
+async def test_refusal_of_a_long_frame_says_where_it_was_to_go(name: str) -> None:
+    async with running(name, pool(), max_frame_bytes=2000) as side:
+        frame = b'{"id":1,"method":"%b"}\n' % (b"x" * 2000)
+        refused = side.submit(frame, Route("p", session="s", worker=0), 1)[1]
+        assert refused["code"] == KernelCode.FRAME_TOO_LARGE
+        assert (refused["pool"], refused["session"], refused["worker"]) == ("p", "s", 0)
+
+
+@both
+async def test_long_frame_for_a_parked_pool_is_refused_since_the_pool_is_parked(name: str) -> None:
+    async with running(name, pool("crash"), max_frame_bytes=2000) as side:
+        frame = b'{"id":1,"method":"%b"}\n' % (b"x" * 2000)
+        assert side.submit(frame, Route("p"), 1)[1]["phase"] == "start"
