@@ -104,3 +104,12 @@ async def test_long_frame_for_a_parked_pool_is_refused_since_the_pool_is_parked(
     async with running(name, pool("crash"), max_frame_bytes=2000) as side:
         frame = b'{"id":1,"method":"%b"}\n' % (b"x" * 2000)
         assert side.submit(frame, Route("p"), 1)[1]["phase"] == "start"
+
+
+@both
+async def test_refused_handshake_is_told_with_its_code(name: str) -> None:
+    async with running(name, pool("refuse", ready=Handshake("hello"))) as side:
+        info = side.info(0)
+        assert info is not None
+        assert info.state is State.PARKED
+        assert "refused 'hello': no (code -1)" in info.reason
