@@ -113,3 +113,11 @@ async def test_refused_handshake_is_told_with_its_code(name: str) -> None:
         assert info is not None
         assert info.state is State.PARKED
         assert "refused 'hello': no (code -1)" in info.reason
+
+
+@both
+async def test_failed_exec_is_told_in_the_words_of_the_system(name: str) -> None:
+    async with running(name, Pool("p", ["/nowhere/to/be/found"])) as side:
+        info = side.info(0)
+        assert info is not None
+        assert info.reason.endswith("'/nowhere/to/be/found': No such file or directory")
