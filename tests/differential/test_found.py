@@ -121,3 +121,16 @@ async def test_failed_exec_is_told_in_the_words_of_the_system(name: str) -> None
         info = side.info(0)
         assert info is not None
         assert info.reason.endswith("'/nowhere/to/be/found': No such file or directory")
+
+
+@both
+async def test_tap_shows_no_line_under_a_request_of_another_worker(name: str) -> None:
+    frames: list[TapFrame] = []
+    async with running(name, pool(instances=2)) as side:
+        side.kernel.tap(frames.extend)
+        side.submit(ASK, Route("p", worker=0), 1)
+        line = b'{"id":1,"result":"not mine"}'.hex().encode()
+        side.submit(b'{"method":"do","params":{"do":"w%b"}}\n' % line, Route("p", worker=1), None)
+        await side.settle()
+        stray = next(frame for frame in frames if b"not mine" in frame.frame)
+        assert (stray.worker, stray.kind, stray.request) == (1, "response", None)
