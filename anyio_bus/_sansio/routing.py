@@ -269,10 +269,14 @@ class Router:
             text = f"a frame of {len(frame)} bytes is over max_frame_bytes={most}"
             raise self._refuse(KernelCode.FRAME_TOO_LARGE, text, route, "max_frame_bytes", most)
         if pool.path is not None and route.session is None and route.worker is None:
-            route = self._read_session(pool, pool.path.read(frame), route)
+            route = self._read_session(pool.path.read(frame), route)
         if key is not None and (key in self._live or key in self._tombstones):
             text = f"the id {key!r} is in use"
             raise self._refuse(KernelCode.INVALID_REQUEST, text, route, "duplicate_id")
+        if (
+            route.learns
+        ):  # from here on a refusal may have made room for a session, or told its loss
+            self._check_room(pool, route)
         entry = Entry(frame, route, key)
         bound = None
         if route.session is not None or route.worker is not None:
@@ -289,12 +293,11 @@ class Router:
             self._live[key] = entry
         return lane
 
-    def _read_session(self, pool: PoolTable, named: Named, route: Route) -> Route:
+    @staticmethod
+    def _read_session(named: Named, route: Route) -> Route:
         """Return the route of a frame that says itself which session it is for."""
         if named.session is None and not named.creates:
             return route
-        if named.creates:
-            self._check_room(pool, route)
         return Route(route.pool, named.session, rebind=named.loads, learns=named.creates)
 
     def learn_session(self, lane: Lane, key: RequestId, result: Raw) -> None:

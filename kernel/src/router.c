@@ -388,14 +388,13 @@ int64_t abk_router_take(abk_bus *bus, const abk_way *way, const abk_value *id,
 {
     abk_lane *bound;
     abk_session *session;
-    if (check_way(bus, way, id != NULL, frame) < 0 || bound_lane(bus, way, &bound, &session) < 0)
+    if (check_way(bus, way, id != NULL, frame) < 0)
         return refused(bus, NULL, NULL);
     abk_entry *entry = abk_entry_new(bus);
     int known = entry == NULL ? ABK_ENOMEM : ABK_OK;
     if (entry != NULL) {
         entry->pool = way->pool;
         entry->client = way->client;
-        entry->session = session;
         entry->rebind = way->rebind;
         entry->learns = way->learns;
         entry->probe = way->probe;
@@ -408,8 +407,14 @@ int64_t abk_router_take(abk_bus *bus, const abk_way *way, const abk_value *id,
                        (int)id->len, id->at);
         else
             abk_refuse(bus, way, ABK_CODE_OVERLOADED, "memory", "out of memory");
-        return refused(bus, entry, session);
+        return refused(bus, entry, NULL);
     }
+    if (bound_lane(bus, way, &bound, &session) < 0) { /* the last check but for room: it has effects */
+        if (id != NULL)
+            abk_entry_forget_id(bus, entry);
+        return refused(bus, entry, NULL);
+    }
+    entry->session = session;
     const bool ahead = bound == NULL ? way->pool->queued_here > 0 : bound->waiting_count > 0;
     abk_lane *lane = NULL;
     if (!ahead || id == NULL) { /* no request overtakes one that waits */

@@ -134,3 +134,21 @@ async def test_tap_shows_no_line_under_a_request_of_another_worker(name: str) ->
         await side.settle()
         stray = next(frame for frame in frames if b"not mine" in frame.frame)
         assert (stray.worker, stray.kind, stray.request) == (1, "response", None)
+
+
+@both
+async def test_request_refused_for_its_id_leaves_the_loss_of_its_session_to_be_told(
+    name: str,
+) -> None:
+    async with running(name, pool()) as side:
+        side.submit(ASK, Route("p"), 1)
+        side.kernel.lease(0, "s")
+        side.kernel.release(0)
+        await side.settle()
+        side.kernel.kill(0)
+        await side.settle()
+        side.submit(ASK, Route("p"), 1)
+        assert side.submit(ASK, Route("p", session="s"), 1)[1]["reason"] == "duplicate_id"
+        assert side.find_session("s") is not None
+        ask = ASK.replace(b"1", b"2", 1)
+        assert side.submit(ask, Route("p", session="s"), 2)[1]["reason"] == "session_lost"
