@@ -105,7 +105,7 @@ class Lane:
         self.outbox = Outbox()
         self.entries: dict[RequestId, Entry] = {}  # in flight, tombstones included
         self.waiting: OrderedDict[Entry, None] = OrderedDict()  # bound to come here, once it can
-        self.sessions: set[str] = set()
+        self.sessions: dict[str, None] = {}  # in the order in which they were tied
 
     def in_flight(self) -> int:
         """Return how many requests it has without an answer, probes aside."""
