@@ -114,7 +114,7 @@ class Side:
                     del self._awaited[event.worker]
                 continue
             if message.method is UNSET:
-                self.live.discard(message.id)  # type: ignore[arg-type]
+                self.live.discard(message.id)
             elif message.method == "stalling":
                 self.stalled.add(event.worker)
             elif message.method == "going on":
@@ -353,6 +353,9 @@ def as_failure(failure: Failure) -> dict[str, Any]:
     if "pid" in fields:
         fields["pid"] = "PID"
     fields["message"] = without_pid(failure.message)
+    if failure.phase == "handshake" or " and was ended" in failure.message:
+        for name in ("exit_code", "signal"):  # it has 0.2 s to end by itself
+            fields.pop(name, None)
     if failure.reason == "duplicate_id":  # each spells the id in its way
         del fields["message"]
     fields["reason"] = without_pid(failure.reason)

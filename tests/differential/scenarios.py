@@ -414,7 +414,7 @@ class Player:
             params["sessionId" if pool.session == "acp" else "s"] = session
         if step.big and len(step.ops) == 1:
             params["big"] = "x" * BIG
-        message = {"method": step.method, "params": params}
+        message: dict[str, Any] = {"method": step.method, "params": params}
         if key is not None:
             message = {"jsonrpc": "2.0", "id": key, **message}
         if pool.envelope == "keep" and step.to == "session":
@@ -424,7 +424,8 @@ class Player:
     def simple(self, info: WorkerInfo, ops: str, what: str) -> Any:
         """Send a request with these ops to a worker."""
         key = self.new_key("int")
-        frame = b'{"id":%d,"method":"do","params":{"do":"%b"}}\n' % (key, ops.encode())
+        params = msgspec.json.encode({"do": ops})
+        frame = b'{"id":%b,"method":"do","params":%b}\n' % (msgspec.json.encode(key), params)
         return self.submit(what, frame, Route(info.pool, worker=info.worker), key)
 
     async def do_die(self, step: Act) -> None:

@@ -97,7 +97,7 @@ class Program:
         return await self.bus.request("do", {"do": use.ops}, session=use.session, timeout=10)
 
 
-async def watch(backend: str, uses: list[Use], max_frame_bytes: int) -> list[Any]:
+async def watch(backend: Any, uses: list[Use], max_frame_bytes: int) -> list[Any]:
     """Return what a program sees that uses a bus like this."""
     pool = Pool("p", [sys.executable, "-I", "-S", str(PUPPET), "ok"])
     limits = Limits(

@@ -4,7 +4,7 @@ It imports next to nothing, for hundreds of it are started, and it reads no JSON
 wrote comes back as bytes. Its argument says how it begins: "crash", or how it answers a handshake.
 """
 
-import _signal
+import _signal  # without the enums of `signal`, which take time
 import os
 import sys
 
