@@ -143,7 +143,7 @@ void abk_lane_settled(abk_lane *lane)
     abk_slot *slot = lane->slot;
     if (lane->in_flight > 0)
         return;
-    if (slot->quiet_wanted) {
+    if (slot->quiet_wanted && slot->life.state != ABK_S_STARTING) { /* else like one start more */
         slot->quiet_wanted = false;
         abk_tell_worker(slot);
     }

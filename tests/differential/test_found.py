@@ -152,3 +152,14 @@ async def test_request_refused_for_its_id_leaves_the_loss_of_its_session_to_be_t
         assert side.find_session("s") is not None
         ask = ASK.replace(b"1", b"2", 1)
         assert side.submit(ask, Route("p", session="s"), 2)[1]["reason"] == "session_lost"
+
+
+@both
+async def test_held_worker_that_fails_to_start_is_told_to_start_once(name: str) -> None:
+    async with running(name, pool("refuse", ready=Handshake("hello"))) as side:
+        side.kernel.hold(0)
+        side.seen()
+        side.kernel.drain(0, 0.0)  # which starts one that is parked
+        await side.settle()
+        states = [what[2] for what in side.seen()["worker 0"]]
+        assert states == ["starting", "stopping", "parked"]
