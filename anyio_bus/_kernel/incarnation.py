@@ -21,7 +21,7 @@ from anyio_bus._sansio.codec import (
     encode_request,
 )
 from anyio_bus._sansio.lines import LineSplitter
-from anyio_bus._sansio.messages import BadLine, Message
+from anyio_bus._sansio.messages import PREFIX_BYTES, BadLine, Message
 from anyio_bus._sansio.routing import Entry, Lane, PoolTable, Route
 from anyio_bus._sansio.tapping import (
     frames_from_worker,
@@ -239,7 +239,8 @@ class Incarnation:
         if rest:
             if self._owner.on_frames is not None:
                 self._owner.on_frames([unfinished_from_worker(rest, size, **self._where())])
-            self._owner.receive(self, [BadLine(rest[:200], "unterminated last line", len(rest))])
+            bad = BadLine(rest[:PREFIX_BYTES], "unterminated last line", size, None)
+            self._owner.receive(self, [bad])
         self._output_ended()
         await self._hang_up("closed its stdout")
 

@@ -163,3 +163,14 @@ async def test_held_worker_that_fails_to_start_is_told_to_start_once(name: str) 
         await side.settle()
         states = [what[2] for what in side.seen()["worker 0"]]
         assert states == ["starting", "stopping", "parked"]
+
+
+@both
+async def test_last_line_without_an_end_is_told_with_its_whole_length(name: str) -> None:
+    async with running(name, pool()) as side:
+        ask = b'{"method":"do","params":{"do":"v%b x3"}}\n' % (b"7a" * 9000)
+        side.dying[0] = 1
+        side.submit(ask, Route("p"), None)
+        await side.settle()
+        bad = next(what for what in side.seen()["worker 0"] if what[0] == "bad")
+        assert bad[2]["size"] == 9000
