@@ -7,7 +7,7 @@ import os
 
 import anyio
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 
 from anyio_bus._backends.native import lib
 from tests.conftest import Backend
@@ -21,6 +21,7 @@ few = settings(
     derandomize=not MANY,  # a run that many wait for finds what it found before
     deadline=None,
     print_blob=True,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate, *([Phase.shrink] if MANY else [])],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
