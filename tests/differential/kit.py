@@ -37,7 +37,7 @@ UNFENCED_S = 0.05  # for a worker of a parked pool, which takes nothing: there i
 FENCE = b'{"method":"fence","params":"%08d"}\n'
 FENCE_OUT = len(FENCE % 0)
 FENCE_IN = FENCE_OUT + 1  # it comes back as "fenced"
-SETTLED = {State.READY, State.DRAINING, State.PARKED, State.VACANT, State.STOPPED}
+SETTLED = {State.READY, State.DRAINING, State.PARKED, State.VACANT}  # one that stopped is to go
 WITHOUT_PROCESS = {State.BACKOFF, State.PARKED, State.VACANT, State.STOPPED}
 OPENERS: dict[str, Callable[..., Any]] = {"python": open_python, "native": open_native}
 
@@ -57,6 +57,7 @@ class Side:
         self.dying: dict[int, int] = {}  # worker -> its generation, where the end is sure to come
         self.hurried: set[int] = set()  # were drained, and have no time for it
         self.generation: dict[int, int] = {}
+        self._state: dict[int, tuple[State, int]] = {}
         self.came_up: list[tuple[str, int]] = []  # in this step
         self.kernel = OPENERS[name](config, self._deliver)
         self._stream: dict[str, list[Any]] = defaultdict(list)
@@ -138,7 +139,10 @@ class Side:
             self.hurried.discard(worker)
         failure = None if event.failure is None else without_frame(event.failure)
         change = (event.state.value, event.generation, event.pid is not None, failure)
-        self._note(f"worker {worker}", ("changed", event.pool, *change))
+        # That nothing is in flight is told after what was read with the last answer, or before it.
+        again = self._state.get(worker) == (event.state, event.generation)
+        self._state[worker] = (event.state, event.generation)
+        self._note(f"{'still' if again else 'worker'} {worker}", ("changed", event.pool, *change))
 
     def _tapped(self, frames: list[TapFrame]) -> None:
         for frame in frames:

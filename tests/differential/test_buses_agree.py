@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anyio_bus import Bus, Limits, Pool, open_bus
+from anyio_bus import Bus, Limits, Pool, SessionLostError, open_bus
 from anyio_bus._backends.native import lib
+from tests.bus.support import until
 from tests.conftest import Backend
 from tests.differential.kit import differences, without_pid
 from tests.differential.scenarios import PUPPET, deaths, lines, manners, talk
@@ -66,8 +67,8 @@ class Program:
             self.seen.append((type(exc).__name__, without_pid(str(exc)), told))
 
     async def request(self, use: Use) -> Any:
-        timeout = GONE_S if self.is_silent(use.ops) else 10
-        return await self.bus.request("do", {"do": use.ops}, session=use.session, timeout=timeout)
+        ops = f"{use.ops} a" if self.is_silent(use.ops) else use.ops
+        return await self.bus.request("do", {"do": ops}, session=use.session, timeout=10)
 
     @staticmethod
     def is_silent(ops: str) -> bool:
@@ -91,10 +92,18 @@ class Program:
             return [str(result) async for result in results]
 
     async def give_up(self, use: Use) -> Any:
+        await self.bus.request("do", {"do": "a"}, timeout=10)  # it is there, and hears
         return await self.bus.request("do", {"do": use.ops}, timeout=GONE_S)
 
     async def die(self, use: Use) -> Any:
-        return await self.bus.request("do", {"do": use.ops}, session=use.session, timeout=10)
+        before = self.bus.workers()[0].generation
+        try:
+            return await self.bus.request("do", {"do": use.ops}, session=use.session, timeout=10)
+        except SessionLostError:  # nothing was sent
+            before -= 1
+            raise
+        finally:
+            await until(lambda: self.bus.workers()[0].generation != before)
 
 
 async def watch(backend: Any, uses: list[Use], max_frame_bytes: int) -> list[Any]:
