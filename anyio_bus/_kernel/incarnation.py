@@ -21,7 +21,7 @@ from anyio_bus._sansio.codec import (
     encode_request,
 )
 from anyio_bus._sansio.lines import LineSplitter
-from anyio_bus._sansio.messages import BadLine, Message
+from anyio_bus._sansio.messages import PREFIX_BYTES, BadLine, Message
 from anyio_bus._sansio.routing import Entry, Lane, PoolTable, Route
 from anyio_bus._sansio.tapping import (
     frames_from_worker,
@@ -57,6 +57,9 @@ class Owner(Protocol):
 
     def receive(self, inc: Incarnation, messages: list[Message | BadLine]) -> None:
         """Take a batch of its messages."""
+
+    def note_handshake(self) -> None:
+        """Count the answer to a handshake, a message that nobody else is to hear."""
 
     def pump(self, pool: PoolTable) -> None:
         """Take note that its out-queue has room."""
@@ -236,7 +239,8 @@ class Incarnation:
         if rest:
             if self._owner.on_frames is not None:
                 self._owner.on_frames([unfinished_from_worker(rest, size, **self._where())])
-            self._owner.receive(self, [BadLine(rest[:200], "unterminated last line", len(rest))])
+            bad = BadLine(rest[:PREFIX_BYTES], "unterminated last line", size, None)
+            self._owner.receive(self, [bad])
         self._output_ended()
         await self._hang_up("closed its stdout")
 
@@ -251,6 +255,7 @@ class Incarnation:
         for message in messages:
             if message.id == HANDSHAKE_KEY and isinstance(message, Message):
                 self._loop.wake(self._handshake, message)
+                self._owner.note_handshake()
             else:
                 rest.append(message)
         return rest

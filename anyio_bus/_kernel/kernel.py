@@ -85,6 +85,7 @@ class Kernel:
         self.deliver = deliver
         self.router = Router(config.pools, config.limits)
         self.router.on_spent = self._spent
+        self.router.on_moved = self._moved
         self.loop = current_loop()
         self.stop_ladder: Ladder | None = None
         self._pools = {pool.id: pool for pool in config.pools}
@@ -262,6 +263,10 @@ class Kernel:
         if lane.pool.queue or lane.waiting:
             self.pump(lane.pool)
         self._tell_if_empty(lane)
+
+    def note_handshake(self) -> None:
+        """Count the answer to a handshake."""
+        self.counts.messages_in += 1
 
     def _settle_run(
         self, inc: Incarnation, messages: list[Message | BadLine]
@@ -505,14 +510,24 @@ class Kernel:
         slot = self._slot(worker)
         if slot.lease is not None:
             text = f"worker {worker} is leased already"
-            raise Refused(Failure(code=KernelCode.NO_WORKER, message=text, reason="leased"))
+            raise Refused(
+                Failure(code=KernelCode.NO_WORKER, message=text, reason="leased", sent=False)
+            )
         slot.lend(Lease(session, rebind))
 
     def end_session(self, session: str) -> None:
         """Forget a session; end its lease."""
         info = self.router.sessions.find(session)
         self.router.sessions.end(session)
-        slot = None if info is None or info.worker is None else self.slots.get(info.worker)
+        if info is not None and info.worker is not None:
+            self._end_lease(session, info.worker)
+
+    def _moved(self, session: str, lane: Lane) -> None:
+        """A session was tied to another worker: the one that it had for itself is free."""
+        self._end_lease(session, lane.worker)
+
+    def _end_lease(self, session: str, worker: int) -> None:
+        slot = self.slots.get(worker)
         if slot is not None and slot.lease is not None and slot.lease.session == session:
             slot.release()
 

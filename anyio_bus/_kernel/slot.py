@@ -175,8 +175,11 @@ class Slot:
         return lane if lane is not None else router.add_lane(self.worker, self.pool.id)
 
     def tell_quiet(self) -> None:
-        """Say, if somebody waits for it, that nothing is in flight."""
-        if self.quiet_wanted:
+        """Say, if somebody waits for it, that nothing is in flight.
+
+        While it starts, that would look like one start more; it is said when it came up.
+        """
+        if self.quiet_wanted and self.life.state is not State.STARTING:
             self.quiet_wanted = False
             self.tell()
 
@@ -279,7 +282,10 @@ class Slot:
             stop = self._kernel.stop_ladder
             return min(own.at(fraction), stop.at(fraction) if stop is not None else float("inf"))
 
-        await inc.flush()
+        if rung(0.8) <= now():  # a kill: neither the end of its input nor SIGTERM comes before it
+            inc.child.kill()
+        else:
+            await inc.flush()
         with anyio.move_on_after(0.1):
             await inc.close_stdin()
         for fraction, act in ((0.4, inc.child.terminate), (0.8, inc.child.kill)):
@@ -291,6 +297,9 @@ class Slot:
 
     def _came_up(self) -> None:
         self._fire(Event.UP)
+        inc = self.incarnation
+        if inc is not None and self.pool.ready != "spawn" and not inc.lane.entries:
+            self.tell_quiet()
 
     # -- the table's actions ------------------------------------------------------------------
 

@@ -43,6 +43,10 @@ def _nothing(_lane: Lane) -> None:
     return
 
 
+def _moved(_session: str, _lane: Lane) -> None:
+    return
+
+
 MOST_PROBES = 2  # in flight on a worker: one, and one that was given up
 CONTROL_RESERVE_BYTES = 1024 * 1024  # of an out-queue, for cancels, notifications and answers alone
 
@@ -101,7 +105,7 @@ class Lane:
         self.outbox = Outbox()
         self.entries: dict[RequestId, Entry] = {}  # in flight, tombstones included
         self.waiting: OrderedDict[Entry, None] = OrderedDict()  # bound to come here, once it can
-        self.sessions: set[str] = set()
+        self.sessions: dict[str, None] = {}  # in the order in which they were tied
 
     def in_flight(self) -> int:
         """Return how many requests it has without an answer, probes aside."""
@@ -244,6 +248,7 @@ class Router:
         self._tombstones: set[RequestId] = set()  # ids of cancelled ones that still hold a slot
         self.sessions = SessionTable(limits.max_sessions)
         self.on_spent: Callable[[Lane], None] = _nothing  # it was given max_requests
+        self.on_moved: Callable[[str, Lane], None] = _moved  # a session has left this lane
         self.late_answers = 0
         self.stray_answers = 0
 
@@ -264,10 +269,14 @@ class Router:
             text = f"a frame of {len(frame)} bytes is over max_frame_bytes={most}"
             raise self._refuse(KernelCode.FRAME_TOO_LARGE, text, route, "max_frame_bytes", most)
         if pool.path is not None and route.session is None and route.worker is None:
-            route = self._read_session(pool, pool.path.read(frame), route)
+            route = self._read_session(pool.path.read(frame), route)
         if key is not None and (key in self._live or key in self._tombstones):
             text = f"the id {key!r} is in use"
             raise self._refuse(KernelCode.INVALID_REQUEST, text, route, "duplicate_id")
+        if (
+            route.learns
+        ):  # from here on a refusal may have made room for a session, or told its loss
+            self._check_room(pool, route)
         entry = Entry(frame, route, key)
         bound = None
         if route.session is not None or route.worker is not None:
@@ -284,12 +293,11 @@ class Router:
             self._live[key] = entry
         return lane
 
-    def _read_session(self, pool: PoolTable, named: Named, route: Route) -> Route:
+    @staticmethod
+    def _read_session(named: Named, route: Route) -> Route:
         """Return the route of a frame that says itself which session it is for."""
         if named.session is None and not named.creates:
             return route
-        if named.creates:
-            self._check_room(pool, route)
         return Route(route.pool, named.session, rebind=named.loads, learns=named.creates)
 
     def learn_session(self, lane: Lane, key: RequestId, result: Raw) -> None:
@@ -544,8 +552,11 @@ class Router:
 
     def bind_session(self, session: str, lane: Lane) -> None:
         """Tie a session to a worker before its first request; what waits for it goes along."""
+        before = self.sessions.lane_of(session)
         self.sessions.bind(session, lane)
         lane.pool.bind(session, lane)
+        if before is not None and before.worker != lane.worker:
+            self.on_moved(session, before)
 
     @property
     def live(self) -> int:

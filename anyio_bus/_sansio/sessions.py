@@ -61,14 +61,14 @@ class SessionTable:
         """Tie a session to a lane, wherever it was before."""
         self.end(session)
         self._held[session] = lane
-        lane.sessions.add(session)
+        lane.sessions[session] = None
 
     def end(self, session: str) -> None:
         """Forget a session."""
         self._lost.pop(session, None)
         lane = self._held.pop(session, None)
         if lane is not None:
-            lane.sessions.discard(session)
+            lane.sessions.pop(session, None)
 
     def lose(self, lane: Lane, failure: Failure | None, lease: str | None) -> None:
         """Take note that a lane is gone; ``lease`` is the session that had it for itself."""

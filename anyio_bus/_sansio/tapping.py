@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from anyio_bus._sansio.codec import decode_block
+from anyio_bus._sansio.codec import decode_block, salvage_id
 from anyio_bus._sansio.lines import Oversize
 from anyio_bus._sansio.messages import BadLine, Message, RequestId
 from anyio_bus._sansio.profiles import CANCEL_METHODS
@@ -143,6 +143,7 @@ def frames_from_worker(
         if isinstance(item, Oversize):
             what: dict[str, Any] = {"kind": "bad", "reason": "over max_frame_bytes"}
             frames.append(_from_worker(item.prefix, item.size, what, where))
+            left.discard(_blamed(item, left))
             continue
         for line in item.split(b"\n")[:-1]:  # at LF alone: a CR belongs to its line
             what = _describe(line, left, ours=False)
@@ -150,6 +151,14 @@ def frames_from_worker(
                 left.discard(what["id"])
             frames.append(_from_worker(line + b"\n", len(line) + 1, what, where))
     return frames
+
+
+def _blamed(item: Oversize, in_flight: Collection[RequestId]) -> RequestId:
+    """Find the request that fails over a line: what comes after it is not that one's."""
+    found = salvage_id(item.prefix, item.suffix)
+    if found is not UNSET:
+        return found
+    return next(iter(in_flight)) if len(in_flight) == 1 else None
 
 
 def unfinished_from_worker(rest: bytes, size: int, **where: Any) -> TapFrame:

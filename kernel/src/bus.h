@@ -217,8 +217,8 @@ typedef struct abk_process { /* one incarnation */
     bool spoke, has_read, up, exited, closing, paused, in_full;
     bool polled; /* no fd tells of its end */
     const char *closed; /* "closed its stdout": static */
-    char hung_up[256];  /* why it is to be ended; empty: it is not */
-    char shake_error[256];
+    char hung_up[288];  /* why it is to be ended; empty: it is not */
+    char shake_error[288];
     abk_spawn_error start_error;
 } abk_process;
 

@@ -15,16 +15,35 @@ static int64_t refuse(abk_bus *bus, const abk_way *way, int code, const char *re
     return ABK_EREFUSED;
 }
 
+/* Refuse a frame that is too long before it is scanned; what comes before that in the order of rules
+ * comes first here too. */
+static int64_t refuse_long(abk_bus *bus, const abk_route *route, abk_pool *pool, size_t len)
+{
+    const uint32_t most = bus->config->limits.max_frame_bytes;
+    const abk_way way = {.client = bus->host,
+                         .pool = pool,
+                         .worker = route->worker,
+                         .session = {route->session, (uint32_t)route->session_len}};
+    if (pool != NULL && pool->unavailable != NULL) {
+        bus->refusal = *pool->unavailable; /* its tail stays the owner's */
+    } else {
+        abk_refuse(bus, &way, ABK_CODE_FRAME_TOO_LARGE, "max_frame_bytes",
+                   "a frame of %zu bytes is over max_frame_bytes=%u", len, most);
+        bus->refusal.limit_bytes = most;
+    }
+    bus->counts.routing_errors++;
+    return ABK_EREFUSED;
+}
+
 static int64_t submit_line(abk_bus *bus, const abk_route *route, const char *line, size_t len)
 {
-    abk_way way = {.client = bus->host, .worker = -1};
+    const abk_way way = {.client = bus->host, .worker = -1};
     if (len > bus->config->limits.max_frame_bytes) {
-        abk_refuse(bus, NULL, ABK_CODE_FRAME_TOO_LARGE, "max_frame_bytes",
-                   "a frame of %zu bytes is over max_frame_bytes=%u", len,
-                   bus->config->limits.max_frame_bytes);
-        bus->refusal.limit_bytes = bus->config->limits.max_frame_bytes;
-        bus->counts.routing_errors++;
-        return ABK_EREFUSED;
+        abk_pool *pool = NULL;
+        if (route->pool != NULL)
+            pool = abk_pool_find(bus, (abk_text){route->pool, (uint32_t)strlen(route->pool)});
+        if (route->pool == NULL || pool != NULL)
+            return refuse_long(bus, route, pool, len);
     }
     abk_message message;
     if (len == 0 || line[len - 1] != '\n' || memchr(line, '\n', len - 1) != NULL ||

@@ -123,10 +123,10 @@ static void describe_start(const abk_slot *slot, const abk_spawn_error *error, a
     const bool in_cwd = strcmp(error->step, "cwd") == 0;
     const char *cwd = slot->extra_cwd != NULL ? slot->extra_cwd : slot->pool->config->cwd;
     abk_failure_init(failure, ABK_CODE_NO_WORKER, NULL,
-                     "worker %d of pool '%s' could not be started: '%.200s': %s%s%.200s%s[Errno %d] %s",
+                     "worker %d of pool '%s' could not be started: '%.200s': %s%s%.200s%s%s",
                      slot->worker, slot->pool->config->id, argv0, exec ? "" : error->step,
                      in_cwd ? " '" : "", in_cwd && cwd != NULL ? cwd : "",
-                     exec ? "" : in_cwd ? "': " : ": ", error->number, strerror(error->number));
+                     exec ? "" : in_cwd ? "': " : ": ", strerror(error->number));
     snprintf(failure->reason, sizeof failure->reason, "%.255s", failure->message);
     failure->phase = "spawn";
     failure->number = error->number;

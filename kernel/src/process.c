@@ -333,14 +333,17 @@ void abk_process_read_stderr(abk_process *process)
 
 /* --- handshake ------------------------------------------------------------------------------- */
 
-/* The message of an error object, as far as it is text. */
+/* The message of an error object, as far as it is text, and its code. */
 static void say_refusal(const abk_message *answer, char *out, size_t len)
 {
-    static const abk_path path = {1, {{"message", 7}}};
-    abk_value message;
-    if (answer->error.kind == ABK_OBJECT && abk_scan_path(&answer->error, &path, &message) &&
-        message.kind == ABK_STRING)
-        snprintf(out, len, "%.*s", (int)(message.len < 200 ? message.len : 200), message.at);
+    static const abk_path message_path = {1, {{"message", 7}}};
+    static const abk_path code_path = {1, {{"code", 4}}};
+    abk_value message, code;
+    if (answer->error.kind == ABK_OBJECT && abk_scan_path(&answer->error, &message_path, &message) &&
+        message.kind == ABK_STRING && abk_scan_path(&answer->error, &code_path, &code) &&
+        code.kind == ABK_NUMBER)
+        snprintf(out, len, "%.*s (code %.*s)", (int)(message.len < 200 ? message.len : 200),
+                 message.at, (int)(code.len < 20 ? code.len : 20), code.at);
     else
         snprintf(out, len, "no result");
 }
@@ -353,7 +356,7 @@ bool abk_process_shaken(abk_process *process, const abk_message *answer)
         return false;
     process->shaken_by = 0;
     if (answer->result.kind == ABK_ABSENT) {
-        char why[208];
+        char why[240];
         say_refusal(answer, why, sizeof why);
         snprintf(process->shake_error, sizeof process->shake_error, "refused '%.30s': %s",
                  ready->method, why);

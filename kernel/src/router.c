@@ -143,7 +143,7 @@ void abk_lane_settled(abk_lane *lane)
     abk_slot *slot = lane->slot;
     if (lane->in_flight > 0)
         return;
-    if (slot->quiet_wanted) {
+    if (slot->quiet_wanted && slot->life.state != ABK_S_STARTING) { /* else like one start more */
         slot->quiet_wanted = false;
         abk_tell_worker(slot);
     }
@@ -388,14 +388,13 @@ int64_t abk_router_take(abk_bus *bus, const abk_way *way, const abk_value *id,
 {
     abk_lane *bound;
     abk_session *session;
-    if (check_way(bus, way, id != NULL, frame) < 0 || bound_lane(bus, way, &bound, &session) < 0)
+    if (check_way(bus, way, id != NULL, frame) < 0)
         return refused(bus, NULL, NULL);
     abk_entry *entry = abk_entry_new(bus);
     int known = entry == NULL ? ABK_ENOMEM : ABK_OK;
     if (entry != NULL) {
         entry->pool = way->pool;
         entry->client = way->client;
-        entry->session = session;
         entry->rebind = way->rebind;
         entry->learns = way->learns;
         entry->probe = way->probe;
@@ -408,8 +407,14 @@ int64_t abk_router_take(abk_bus *bus, const abk_way *way, const abk_value *id,
                        (int)id->len, id->at);
         else
             abk_refuse(bus, way, ABK_CODE_OVERLOADED, "memory", "out of memory");
-        return refused(bus, entry, session);
+        return refused(bus, entry, NULL);
     }
+    if (bound_lane(bus, way, &bound, &session) < 0) { /* the last check but for room: it has effects */
+        if (id != NULL)
+            abk_entry_forget_id(bus, entry);
+        return refused(bus, entry, NULL);
+    }
+    entry->session = session;
     const bool ahead = bound == NULL ? way->pool->queued_here > 0 : bound->waiting_count > 0;
     abk_lane *lane = NULL;
     if (!ahead || id == NULL) { /* no request overtakes one that waits */

@@ -184,7 +184,10 @@ static uint64_t climb(abk_slot *slot)
     const uint64_t now = slot->bus->now;
     if (slot->rung == 0) {
         process->paused = false; /* whoever paused it, it can only end if it is read */
-        abk_process_flush(process);
+        if (now >= rung_at(slot, 8)) /* a kill: neither the end of its input nor SIGTERM comes before it */
+            abk_child_signal(&process->child, SIGKILL);
+        else
+            abk_process_flush(process);
         abk_process_close_stdin(process);
         abk_process_watch(process);
         slot->rung = 1;

@@ -22,8 +22,7 @@ static void write_base64(abk_buf *out, const char *at, size_t len)
     }
 }
 
-/* The request that a frame belongs to, as its client knows it; NULL where it is of none. */
-static const abk_entry *request_of(abk_lane *lane, const abk_message *message, bool from_worker)
+static const abk_entry *named_request(abk_lane *lane, const abk_message *message, bool from_worker)
 {
     static const abk_path related = {2, {{"_meta", 5}, {"requestId", 9}}};
     static const abk_path credit = {1, {{"id", 2}}};
@@ -44,6 +43,15 @@ static const abk_entry *request_of(abk_lane *lane, const abk_message *message, b
     if (bus->rewrite)
         return abk_router_by_key(bus, abk_id_number(&id));
     return abk_router_find(bus, bus->host != NULL ? bus->host : bus->served, &id);
+}
+
+/* The request that a frame belongs to, as its client knows it; NULL where it is of none. What a
+ * worker names is a request that it has: the id of another worker's means nothing here. */
+static const abk_entry *request_of(abk_lane *lane, const abk_message *message, bool from_worker)
+{
+    const abk_entry *entry = named_request(lane, message, from_worker);
+    const bool mine = entry == NULL || !from_worker || (entry->lane == lane && entry->stage != ABK_QUEUED);
+    return mine ? entry : NULL;
 }
 
 static void write_message(abk_buf *out, abk_lane *lane, const abk_message *message, bool from_worker)

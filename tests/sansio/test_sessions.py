@@ -21,7 +21,7 @@ def test_a_session_is_held_by_the_lane_that_it_was_tied_to_last() -> None:
     table.bind("s", a)
     table.bind("s", b)
     assert table.lane_of("s") is b
-    assert (a.sessions, b.sessions, len(table)) == (set(), {"s"}, 1)
+    assert ([*a.sessions], [*b.sessions], len(table)) == ([], ["s"], 1)
     assert table.find("s") == SessionInfo("p", 1)
 
 
@@ -33,7 +33,7 @@ def test_an_ended_session_is_forgotten_held_lost_or_unknown() -> None:
     for session in ("lost", "held", "never"):
         table.end(session)
         assert table.find(session) is None
-    assert (len(table), a.sessions) == (0, set())
+    assert (len(table), [*a.sessions]) == (0, [])
 
 
 def test_a_lost_session_says_why_once() -> None:
@@ -72,6 +72,19 @@ def test_a_full_table_forgets_the_oldest_lost_session_but_no_lease() -> None:
     assert not table.make_room()
     assert {"leased", "held", "more", "last"} == {*a.sessions, "leased"}
     assert table.find("leased") is not None
+
+
+def test_of_what_is_lost_together_the_one_that_was_tied_first_is_the_oldest() -> None:
+    names = [f"s{number}" for number in range(20)]  # a set would have them in any order
+    table, a = SessionTable(20), lane_of(0)
+    for session in names:
+        table.bind(session, a)
+    table.lose(a, WHY, None)
+    for number in range(20):
+        assert table.make_room()
+        assert [table.find(name) is None for name in names].count(True) == number + 1
+        assert table.find(names[number]) is None
+        table.bind(f"new {number}", a)
 
 
 def test_room_is_counted_with_what_is_about_to_begin() -> None:

@@ -193,3 +193,32 @@ def test_frame_is_whole_with_the_write_that_ends_it(sizes: list[int], step: int,
         seen += ending
         box.advance(written)
     assert seen == live
+
+
+@pytest.mark.parametrize(
+    ("prefix", "suffix", "request_id"),
+    [
+        (b'{"id":4,"result":"', b'xx"}\n', 5),
+        (b'{"result":"', b'xx","id":4}\n', 5),
+        (b'{"id":null,"result":"', b'xx"}\n', None),  # answers nobody
+        (b"xxx", b"xx\n", None),  # could be either's
+    ],
+)
+def test_line_after_one_that_was_too_long_is_not_of_the_request_that_failed_over_it(
+    prefix: bytes, suffix: bytes, request_id: int | None
+) -> None:
+    items = [Oversize(prefix, suffix, 9000), b'{"method":"m"}\n']
+
+    _, frame = frames_from_worker(items, [4, 5], **WHERE)
+
+    assert frame.request == request_id
+
+
+def test_line_after_one_that_was_too_long_is_nobodys_where_the_only_request_failed_over_it() -> (
+    None
+):
+    items = [Oversize(b"xxx", b"xx\n", 9000), b'{"method":"m"}\n']
+
+    _, frame = frames_from_worker(items, [4], **WHERE)
+
+    assert frame.request is None
