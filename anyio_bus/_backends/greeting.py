@@ -24,6 +24,7 @@ READ_BYTES = 256 * 1024
 GREETING_S = 10.0
 GREETING_BYTES = 2**30  # of a report; it holds the last bytes of each worker's stderr
 EXIT_S = 1.0
+ADMIN = "anyio-bus:admin"
 STATUS = "anyio-bus:status"
 EVENTS = ["worker_changed", "line_bad", "session", "source"]
 
@@ -50,6 +51,7 @@ async def greet(link: Link) -> tuple[Status, bytes]:
 
     Raises:
         ConnectionLostError: It does not answer as a kernel of ours would.
+        NotSupportedError: The link is to be an admin's, and is not.
 
     Cancellation:
         The link is left open, and is of no use any more.
@@ -77,6 +79,8 @@ async def _say(link: Link) -> None:
         encode_request("anyio-bus:watch", "bus/watch", {"events": EVENTS}),
         encode_request(STATUS, "bus/status", {}),
     ]
+    if link.admin:  # by a method that does nothing to those who have the right
+        frames.insert(0, encode_request(ADMIN, "bus/tap", {"off": True}))
     if link.token is not None:
         frames.insert(0, encode_request("anyio-bus:auth", "bus/auth", {"token": link.token}))
     left = b"".join(frames)
@@ -95,6 +99,9 @@ def _find_status(link: Link, line: bytes) -> Status | None:
     for message in decode_block(line):
         if not isinstance(message, Message) or message.method is not UNSET:
             continue
+        if message.error is not UNSET and message.id == ADMIN:
+            msg = f"{link.name} is no admin listener (--admin-unix)"
+            raise NotSupportedError(msg, backend="connect")
         if message.error is not UNSET:
             raise _refused_greeting(link, message)
         if message.id == STATUS:

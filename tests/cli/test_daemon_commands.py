@@ -43,6 +43,9 @@ def served(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
         while b" ready: " not in process.stderr.readline():
             assert process.poll() is None
         yield process
+        if process.poll() is None:
+            interrupt(process)
+            finish(process)
 
 
 def ask(folder: Path, **params: object) -> None:
