@@ -7,6 +7,7 @@ bus is, so that what goes wrong then is raised as it is.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -224,13 +225,13 @@ def _log(line: str) -> None:
     except (msgspec.MsgspecError, KeyError, UnicodeError):
         logger.warning("%s", line, extra={"event": "kernel"})
         return
-    extra: dict[str, Any] = {"event": event}
-    if "worker" in record:
-        extra |= {"pool": record.get("pool"), "worker": record["worker"]}
+    pool, worker = record.get("pool"), record.get("worker")
     if event == "worker_stderr":
-        stderr_log.info("%s/%s: %s", record.get("pool"), record.get("worker"), text, extra=extra)
+        extra = {"event": "worker_stderr", "pool": pool, "worker": worker}
+        stderr_log.info("%s/%s: %s", pool, worker, text, extra=extra)
     elif event != "bad_line":  # which comes as an event, too
-        logger.log(_LEVELS.get(str(record.get("level")), logging.INFO), "%s", text, extra=extra)
+        where = {"event": event} | ({} if worker is None else {"pool": pool, "worker": worker})
+        logger.log(_LEVELS.get(str(record.get("level")), logging.INFO), "%s", text, extra=where)
 
 
 def spawn_daemon(options: Subprocess, config: BusConfig) -> Link:
@@ -309,18 +310,17 @@ async def _connect_tcp(host: str, port: int) -> socket.socket:
 async def _connect(family: int, address: Any) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
-        sock.setblocking(False)
-        while True:
-            try:
-                sock.connect(address)
-            except BlockingIOError as exc:
-                if family == socket.AF_UNIX and exc.errno != 115:  # its queue is full
-                    await anyio.sleep(POLL_S)
-                    continue
-                await anyio.wait_writable(sock)
-                if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                    raise OSError(code, os.strerror(code)) from None
-            return sock
+        sock.setblocking(False)  # noqa: FBT003
+        code = sock.connect_ex(address)
+        while code == errno.EAGAIN and family == socket.AF_UNIX:  # its queue is full
+            await anyio.sleep(POLL_S)
+            code = sock.connect_ex(address)
+        if code == errno.EINPROGRESS:
+            await anyio.wait_writable(sock)
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise OSError(code, os.strerror(code))
     except BaseException:
         sock.close()
         raise
+    return sock

@@ -219,7 +219,7 @@ class Wire:
             try:
                 link, (status, unread) = await self._reach()
             except ConnectionLostError as exc:
-                logger.info("not yet: %s", exc, extra={"event": "kernel_lost"})
+                logger.debug("not yet: %s", exc, extra={"event": "kernel_away"})
                 continue
             self._link.close()
             self._link, self._lost, self._blocked = link, None, False
@@ -278,7 +278,8 @@ class Wire:
         events: list[KernelEvent] = []
         for block in self._splitter.feed(data):
             if isinstance(block, Oversize):
-                logger.error("the kernel wrote a line of %d bytes", block.size)
+                extra = {"event": "kernel"}
+                logger.warning("the kernel wrote a line of %d bytes", block.size, extra=extra)
                 continue
             try:
                 messages: list[Any] = decode_lines(block)
@@ -322,7 +323,8 @@ class Wire:
             if message.id not in live:
                 self._take_own(message)
                 continue
-            del live[message.id]  # it is there
+            key: Any = message.id
+            del live[key]
             failure = None if message.error is UNSET else self._own_error(message.error)
             if failure is None:
                 answers.append(message)
@@ -330,7 +332,7 @@ class Wire:
             if answers:
                 out(Lines("", -1, answers, None, "answers"))
                 answers = []
-            out(Failed(message.id, failure))
+            out(Failed(key, failure))
         if answers:
             out(Lines("", -1, answers, None, "answers"))
         self._end_run(calls, events)
