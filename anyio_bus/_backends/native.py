@@ -209,7 +209,7 @@ class Native:
         self._kept: tuple[Any, ...] = ()  # what the route's pointers point to
         self._pools = {pool.id: ffi.new("char[]", pool.id.encode()) for pool in config.pools}
         self._pool_of: dict[int, str] = {}
-        self._batch = 0  # lines in the last event: few of them means that latency counts
+        self._batch = 0  # lines in the last event: so many frames may follow soon
         self._draining = False
         self._owes = False  # something was submitted by what was delivered
         self._flusher: Any = None
@@ -481,27 +481,26 @@ class Native:
             raise self._refused(result)
         self._flush()
 
-    def submit_many(self, frames: list[bytes], route: Route, keys: list[RequestId]) -> bool:
+    def submit_many(self, frames: bytes, route: Route, keys: list[RequestId]) -> bool:
         """Take several requests at once; False if none was, and each is to be submitted."""
         if self._bus is None or route.session is not None or route.worker is not None:
             return False
-        block = b"".join(frames)
-        taken = lib.abk_submit_many(self._bus, self._aim(route), block, len(block))
+        taken = lib.abk_submit_many(self._bus, self._aim(route), frames, len(frames))
         if taken <= 0:
             return False
-        if taken < len(frames):  # nothing of them was written yet
+        if taken < len(keys):  # nothing of them was written yet
             for key in keys[:taken]:
                 self._take_back(key, b"")
             return False
-        self._flush()
+        self._flush(taken)
         return True
 
-    def _flush(self) -> None:
-        """Have what was submitted written: at once if frames come one by one, else together."""
+    def _flush(self, count: int = 1) -> None:
+        """Have what was submitted written: at once if as many as have come last, else together."""
         if self._draining:
             self._owes = True  # it is written after what is delivered now
             return
-        if self._batch <= 1:
+        if self._batch <= count:
             if lib.abk_flush(self._bus) > 0:
                 self._drain()
         elif self._flusher is not None:  # else it is on its way

@@ -13,7 +13,7 @@ from anyio_bus._sansio.chunks import ChunkReader, reader_by, request_meta
 from anyio_bus._sansio.routing import Refused, Route
 
 if TYPE_CHECKING:
-    from anyio_bus._bus.calls import Call, Calls
+    from anyio_bus._bus.calls import Batch, Call, Calls
     from anyio_bus._bus.streams import Stream
     from anyio_bus._bus.subscriptions import Filter
     from anyio_bus._config import Pool
@@ -142,7 +142,7 @@ class Inbound:
         except AttributeError:  # one is no chunk, or has no _meta
             return False
         key = keys.pop()
-        call: Call | None = self._calls.peer.calls.get(key)  # type: ignore[arg-type]
+        call: Call | Batch | None = self._calls.peer.calls.get(key)  # type: ignore[arg-type]
         if keys or call is None or not self._fits(call.sink, event):
             return False
         charges: list[int] = [chunk._meta.credit for chunk in chunks]  # type: ignore[union-attr]
@@ -165,7 +165,7 @@ class Inbound:
                 return None
             if several:
                 return next((stream for stream in several if self._fits(stream, event)), None)
-        call: Call | None = self._calls.peer.calls.get(key)
+        call: Call | Batch | None = self._calls.peer.calls.get(key)
         if call is None or not self._fits(call.sink, event):
             return None
         stream: Stream[object] = call.sink

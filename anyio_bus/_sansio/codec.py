@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from functools import lru_cache
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -36,6 +38,7 @@ __all__ = (
     "encode_error",
     "encode_notification",
     "encode_request",
+    "encode_requests",
     "encode_result",
     "encode_value",
     "read_frame",
@@ -255,12 +258,41 @@ def encode_request(
         except Exception:  # noqa: BLE001  # said below, with the part that it is about
             pass
         else:
-            if b"null" not in frame and b"\n" not in frame:  # else it needs a closer look
+            # Else it needs a closer look. Of bytes, find() takes a fraction of what `in` does.
+            if frame.find(b"null") < 0 and frame.find(b"\n") < 0:
                 return frame + b"\n"
     call = _call(method, params, session, envelope)
     if type(key) is int:
         return b'{"jsonrpc":"2.0","id":%d,%b' % (key, call)
     return b'{"jsonrpc":"2.0","id":%b,%b' % (_encode(key), call)
+
+
+def encode_requests(
+    keys: Sequence[RequestId], method: str, items: Sequence[object], envelope: bytes = b""
+) -> bytes:
+    """Make the frames of several requests of one method, one after the other.
+
+    Args:
+        keys: Their ids.
+        method: As for :func:`encode_request`.
+        items: The params of each.
+        envelope: As for :func:`encode_request`.
+    """
+    if not envelope and type(method) is str and set(map(type, items)) == {dict}:
+        try:
+            requests = list(map(_Request, keys, repeat(method), items))  # type: ignore[arg-type]
+            block = _encoder.encode_lines(requests)
+        except Exception:  # noqa: BLE001  # said below, with the part that it is about
+            pass
+        else:
+            if block.find(b"null") < 0 and block.count(b"\n") == len(items):
+                return block
+    return b"".join(
+        [
+            encode_request(key, method, params, None, envelope)
+            for key, params in zip(keys, items, strict=True)
+        ]
+    )
 
 
 def encode_notification(
