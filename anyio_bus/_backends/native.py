@@ -28,17 +28,19 @@ from anyio_bus._io.guarding import Guard
 from anyio_bus._io.launch import check_launch
 from anyio_bus._io.loop import Bell, current_loop
 from anyio_bus._io.process import StderrRing, resident_bytes
-from anyio_bus._sansio.codec import decode_block, decode_lines, read_scalar
+from anyio_bus._sansio.codec import read_scalar
 from anyio_bus._sansio.events import (
+    CHUNK_START,
+    ChunkLines,
     Deliver,
     Failed,
     KernelEvent,
     KernelStatistics,
     LineBad,
-    Lines,
     SessionInfo,
     WorkerChanged,
     WorkerInfo,
+    lines_of,
 )
 from anyio_bus._sansio.lifecycle import State
 from anyio_bus._sansio.messages import BadLine, RequestId
@@ -346,23 +348,11 @@ class Native:
         worker = event.worker
         pool = self._where(event)
         self._batch = event.count
-        try:
-            messages: list[Any] = decode_lines(block)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            self._take_odd_lines(pool, worker, sole, block, events)
-            return
-        events.append(Lines(pool, worker, messages, sole, _ONLY.get(event.a)))
-
-    @staticmethod
-    def _take_odd_lines(
-        pool: str, worker: int, sole: RequestId, block: bytes, events: list[KernelEvent]
-    ) -> None:
-        """Deliver a block of which the decoder here does not take every line."""
-        for item in decode_block(block):
-            if isinstance(item, BadLine):
-                events.append(LineBad(pool, worker, item))
-            else:
-                events.append(Lines(pool, worker, [item], sole))
+        only = _ONLY.get(event.a)
+        if only == "calls" and block.startswith(CHUNK_START):
+            events.append(ChunkLines(pool, worker, block, event.count, sole))
+        else:
+            events += lines_of(pool, worker, block, sole, only)
 
     def _take_failed(self, event: Any, events: list[KernelEvent]) -> None:
         key = read_scalar(_copy(event.data, event.len))

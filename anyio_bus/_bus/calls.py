@@ -27,7 +27,7 @@ from anyio_bus._errors import (
 from anyio_bus._io.loop import Alarm, Loop
 from anyio_bus._sansio.codec import decode_error, encode_request, encode_requests, encode_value
 from anyio_bus._sansio.deadlines import Deadlines
-from anyio_bus._sansio.events import Failed, KernelEvent, LineBad, Lines, WorkerChanged
+from anyio_bus._sansio.events import ChunkLines, Failed, KernelEvent, LineBad, Lines, WorkerChanged
 from anyio_bus._sansio.lifecycle import State
 from anyio_bus._sansio.messages import Message, RequestId, is_error
 from anyio_bus._sansio.peer import Peer
@@ -225,6 +225,7 @@ class Calls:
         self.worker_listeners: list[Callable[[WorkerChanged], None]] = []
         self.on_idle: Callable[[], None] | None = None
         self.check_thread: Callable[[], None] = _no_check
+        self.on_chunks: Callable[[ChunkLines], bool] = _not_chunks
         self.on_notifications: Callable[[Lines, list[Message]], None] = _nothing_with
         self.observer: Observer | None = None  # answers reach it through its own `deliver`
         self._max_pending = limits.max_pending
@@ -590,6 +591,9 @@ class Calls:
         for event in events:
             if type(event) is Lines:
                 self._take_lines(event)
+            elif type(event) is ChunkLines:
+                if not self.on_chunks(event):
+                    self.deliver(event.as_lines())  # type: ignore[arg-type]  # list is invariant
             elif type(event) is Failed:
                 entry = self.peer.calls.get(event.key)
                 if entry is not None:
@@ -714,6 +718,10 @@ def _ignore(_event: LineBad) -> None:
 
 
 def _not_ours(_event: Lines, _message: Message) -> bool:
+    return False
+
+
+def _not_chunks(_event: ChunkLines) -> bool:
     return False
 
 
