@@ -50,8 +50,13 @@ class Backend(Protocol):
     def submit(self, frame: bytes, route: Route, key: RequestId) -> None:
         """Take a whole frame; ``key`` is the id in it if it is a request, else None."""
 
-    def submit_many(self, frames: list[bytes], route: Route, keys: list[RequestId]) -> bool:
+    def submit_many(self, frames: bytes, route: Route, keys: list[RequestId]) -> bool:
         """Take several requests, each with an id never used before, in one call.
+
+        Args:
+            frames: Their frames, one after the other.
+            route: Where they go.
+            keys: Their ids.
 
         Returns:
             Whether all were taken. If not, none was: each is to be submitted, for its own outcome.

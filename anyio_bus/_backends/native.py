@@ -33,17 +33,19 @@ from anyio_bus._io.guarding import Guard
 from anyio_bus._io.launch import check_launch
 from anyio_bus._io.loop import Bell, current_loop
 from anyio_bus._io.process import StderrRing, resident_bytes
-from anyio_bus._sansio.codec import decode_block, decode_lines, read_scalar
+from anyio_bus._sansio.codec import read_scalar
 from anyio_bus._sansio.events import (
+    CHUNK_START,
+    ChunkLines,
     Deliver,
     Failed,
     KernelEvent,
     KernelStatistics,
     LineBad,
-    Lines,
     SessionInfo,
     WorkerChanged,
     WorkerInfo,
+    lines_of,
 )
 from anyio_bus._sansio.lifecycle import State
 from anyio_bus._sansio.messages import BadLine, RequestId
@@ -148,7 +150,7 @@ class Native:
         self._kept: tuple[Any, ...] = ()  # what the route's pointers point to
         self._pools = {pool.id: ffi.new("char[]", pool.id.encode()) for pool in config.pools}
         self._pool_of: dict[int, str] = {}
-        self._batch = 0  # lines in the last event: few of them means that latency counts
+        self._batch = 0  # lines in the last event: so many frames may follow soon
         self._draining = False
         self._owes = False  # something was submitted by what was delivered
         self._flusher: Any = None
@@ -285,23 +287,11 @@ class Native:
         worker = event.worker
         pool = self._where(event)
         self._batch = event.count
-        try:
-            messages: list[Any] = decode_lines(block)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            self._take_odd_lines(pool, worker, sole, block, events)
-            return
-        events.append(Lines(pool, worker, messages, sole, _ONLY.get(event.a)))
-
-    @staticmethod
-    def _take_odd_lines(
-        pool: str, worker: int, sole: RequestId, block: bytes, events: list[KernelEvent]
-    ) -> None:
-        """Deliver a block of which the decoder here does not take every line."""
-        for item in decode_block(block):
-            if isinstance(item, BadLine):
-                events.append(LineBad(pool, worker, item))
-            else:
-                events.append(Lines(pool, worker, [item], sole))
+        only = _ONLY.get(event.a)
+        if only == "calls" and block.startswith(CHUNK_START):
+            events.append(ChunkLines(pool, worker, block, event.count, sole))
+        else:
+            events += lines_of(pool, worker, block, sole, only)
 
     def _take_failed(self, event: Any, events: list[KernelEvent]) -> None:
         key = read_scalar(_copy(event.data, event.len))
@@ -417,27 +407,26 @@ class Native:
             raise self._refused(result)
         self._flush()
 
-    def submit_many(self, frames: list[bytes], route: Route, keys: list[RequestId]) -> bool:
+    def submit_many(self, frames: bytes, route: Route, keys: list[RequestId]) -> bool:
         """Take several requests at once; False if none was, and each is to be submitted."""
         if self._bus is None or route.session is not None or route.worker is not None:
             return False
-        block = b"".join(frames)
-        taken = lib.abk_submit_many(self._bus, self._aim(route), block, len(block))
+        taken = lib.abk_submit_many(self._bus, self._aim(route), frames, len(frames))
         if taken <= 0:
             return False
-        if taken < len(frames):  # nothing of them was written yet
+        if taken < len(keys):  # nothing of them was written yet
             for key in keys[:taken]:
                 self._take_back(key, b"")
             return False
-        self._flush()
+        self._flush(taken)
         return True
 
-    def _flush(self) -> None:
-        """Have what was submitted written: at once if frames come one by one, else together."""
+    def _flush(self, count: int = 1) -> None:
+        """Have what was submitted written: at once if as many as have come last, else together."""
         if self._draining:
             self._owes = True  # it is written after what is delivered now
             return
-        if self._batch <= 1:
+        if self._batch <= count:
             if lib.abk_flush(self._bus) > 0:
                 self._drain()
         elif self._flusher is not None:  # else it is on its way

@@ -183,6 +183,7 @@ class Bus:
         self._life.at_fork.append(self._taps.abandon)
         self._inbound = Inbound(config.pools, self._calls)
         self._calls.on_notifications = self._inbound.take
+        self._calls.on_chunks = self._inbound.take_chunks
         self._life.at_end.append(self._inbound.end_all)
         self._collecting = frozenset(pool.id for pool in config.pools if pool.collect == "text")
         self._calls.on_request = handlers.take

@@ -6,14 +6,14 @@ import itertools
 import math
 import os
 import sys
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
 
 import anyio
 import msgspec
-from msgspec import UNSET, Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from anyio_bus._bus.brakes import Brakes
 from anyio_bus._errors import (
@@ -25,9 +25,9 @@ from anyio_bus._errors import (
     error_from_failure,
 )
 from anyio_bus._io.loop import Alarm, Loop
-from anyio_bus._sansio.codec import decode_error, encode_request, encode_value
+from anyio_bus._sansio.codec import decode_error, encode_request, encode_requests, encode_value
 from anyio_bus._sansio.deadlines import Deadlines
-from anyio_bus._sansio.events import Failed, KernelEvent, LineBad, Lines, WorkerChanged
+from anyio_bus._sansio.events import ChunkLines, Failed, KernelEvent, LineBad, Lines, WorkerChanged
 from anyio_bus._sansio.lifecycle import State
 from anyio_bus._sansio.messages import Message, RequestId, is_error
 from anyio_bus._sansio.peer import Peer
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from anyio_bus._bus.observing import Observer
     from anyio_bus._config import Limits
 
-__all__ = ("Call", "Calls", "Ids", "Scope", "Sink")
+__all__ = ("Batch", "Call", "Calls", "Ids", "Scope", "Sink")
 
 Ids: TypeAlias = Literal["number", "text"]
 _ENDED = frozenset({State.BACKOFF, State.PARKED, State.STOPPED, State.VACANT})
@@ -53,22 +53,6 @@ class Sink(Protocol):
 
     def finish(self, call: Call, outcome: Message | Exception, /) -> None:
         """Take what became of it."""
-
-
-class Batch(msgspec.Struct, eq=False):
-    """Calls that were begun at once, in their order, with the one deadline that they share."""
-
-    timeout_s: float | None
-    keys: list[RequestId]
-    left: int  # of them without an outcome
-    first: int = 0  # place of the first of them, as their sink counts
-
-    def place_of(self, key: RequestId) -> int:
-        """Return the place of one of them."""
-        keys = self.keys
-        if type(key) is int:  # made one after the other
-            return self.first + key - keys[0]  # type: ignore[operator, return-value]
-        return self.first + keys.index(key)
 
 
 class Call(msgspec.Struct, eq=False):
@@ -85,6 +69,41 @@ class Call(msgspec.Struct, eq=False):
     sink: Any = None
     size: int = 0  # of its frame, once there is one
     batch: Batch | None = None
+
+
+class Batch(msgspec.Struct, eq=False):
+    """Calls that were begun at once, in their order, with the one deadline that they share.
+
+    It stands for each of them in the table of open calls, where an answer finds it.
+    """
+
+    method: str
+    keys: list[RequestId]
+    size: int  # of the frame of each, on average
+    left: int  # of them without an outcome
+    scope: Scope
+    sink: Any
+    deadline_s: float | None
+    offset: int | None = None  # from an id to a place as the sink counts; None: ids are no numbers
+    first: int = 0  # place of the first of them
+    key: RequestId = None  # each has its own
+    timeout_s: float | None = None  # none has its own
+
+    def begin_at(self, place: int) -> None:
+        """Let the first of them have this place, and so on."""
+        self.first = place
+        key = self.keys[0]
+        self.offset = place - key if type(key) is int else None  # they were made in a row
+
+    def place_of(self, key: RequestId) -> int:
+        """Return the place of one of them."""
+        if self.offset is None:
+            return self.first + self.keys.index(key)
+        return self.offset + int(key)  # type: ignore[arg-type]  # 7.0 is an answer to 7
+
+    def call_of(self, key: RequestId) -> Call:
+        """Return one of them as a call of its own."""
+        return Call(key, self.method, None, self.scope, None, self.sink, self.size, self)
 
 
 class Member(Protocol):
@@ -193,7 +212,7 @@ class Calls:
     """
 
     def __init__(self, limits: Limits, loop: Loop, ids: Ids = "number") -> None:
-        self.peer: Peer[Call] = Peer(_new_key(ids))
+        self.peer: Peer[Call | Batch] = Peer(_new_key(ids))
         self.root: Scope = Scope(self, "bus", None)
         self.backend: Backend = None  # type: ignore[assignment]  # set before anything can call
         self.pending_bytes: int = 0
@@ -206,6 +225,7 @@ class Calls:
         self.worker_listeners: list[Callable[[WorkerChanged], None]] = []
         self.on_idle: Callable[[], None] | None = None
         self.check_thread: Callable[[], None] = _no_check
+        self.on_chunks: Callable[[ChunkLines], bool] = _not_chunks
         self.on_notifications: Callable[[Lines, list[Message]], None] = _nothing_with
         self.observer: Observer | None = None  # answers reach it through its own `deliver`
         self._max_pending = limits.max_pending
@@ -338,34 +358,26 @@ class Calls:
             return None
         keys = [peer.new_key() for _ in items]
         try:
-            frames = [
-                encode_request(key, method, params, None, route.envelope)
-                for key, params in zip(keys, items, strict=True)
-            ]
+            frames = encode_requests(keys, method, items, route.envelope)
         except InvalidArgumentError:
             return None
-        size = sum(map(len, frames))
-        if self.pending_bytes + size > self._max_bytes:
+        if self.pending_bytes + len(frames) > self._max_bytes:
             return None
         if not self.backend.submit_many(frames, route, keys):
             return None
-        self.pending_bytes += size
-        batch = Batch(timeout_s, keys, len(keys))
+        count = len(keys)
+        batch = Batch(method, keys, -(-len(frames) // count), count, self.root, sink, timeout_s)
+        self.pending_bytes += batch.size * count
         if timeout_s is not None:
             self.alarm.nudge(self._batches.add(batch, timeout_s, self.now()))
-        root = self.root
-        calls = [
-            Call(key, method, None, root, None, sink, len(frame), batch)
-            for key, frame in zip(keys, frames, strict=True)
-        ]
-        peer.calls.update(zip(keys, calls, strict=True))
+        peer.calls.update(dict.fromkeys(keys, batch))
         return batch
 
-    def leave_batch(self, batch: Batch) -> None:
-        """One of its calls has its outcome."""
-        batch.left -= 1
-        if not batch.left and batch.timeout_s is not None:
-            self._batches.discard(batch, batch.timeout_s)
+    def leave_batch(self, batch: Batch, count: int = 1) -> None:
+        """So many of its calls have their outcome."""
+        batch.left -= count
+        if not batch.left and batch.deadline_s is not None:
+            self._batches.discard(batch, batch.deadline_s)
 
     def _submit(
         self, call: Call, params: object, route: Route, members: dict[str, Raw] | None
@@ -422,8 +434,12 @@ class Calls:
     def calls_of(self, scope: Scope) -> list[Call]:
         """Return the calls that are in a scope, and in none of its children."""
         if scope is self.root:
-            return [call for call in self.peer.calls.values() if call.scope is scope]
+            return [call for call in self.open_calls() if call.scope is scope]
         return list(scope._calls)
+
+    def open_calls(self) -> list[Call]:
+        """Return the calls that are open, in the order in which they were made."""
+        return [_call_of(key, entry) for key, entry in self.peer.calls.items()]
 
     def withdraw(self, call: Call, reason: str) -> bool:
         """Take a call back; return whether any of it may have been sent."""
@@ -516,7 +532,7 @@ class Calls:
     def fail_all(self, reason: str) -> None:
         """Withdraw every call of the bus: it stops."""
         self.fail_waiting(reason)
-        for call in list(self.peer.calls.values()):
+        for call in self.open_calls():
             sent = self.withdraw(call, reason)
             self.end(call, _stopped(call, reason, sent=sent))
 
@@ -548,15 +564,16 @@ class Calls:
         return min(times, default=None)
 
     def _expire(self, now: float) -> None:
-        expired = self.peer.expire(now)
+        expired: list[Call] = self.peer.expire(now)  # type: ignore[assignment]  # no batch has one
         for batch in self._batches.expire(now):
-            expired += [self.peer.calls.pop(key) for key in batch.keys if key in self.peer.calls]
+            late = [key for key in batch.keys if self.peer.calls.pop(key, None) is not None]
+            expired += map(batch.call_of, late)
         # All at once, so that none of them gets the room of another.
         unsent = {call for call in expired if self._queue.pop(call, None) is not None}
         for call in expired:
             sent = call not in unsent and self.withdraw(call, "timeout")
             self.timeouts += 1
-            timeout_s = call.timeout_s if call.batch is None else call.batch.timeout_s
+            timeout_s = call.timeout_s if call.batch is None else call.batch.deadline_s
             self.end(call, self._timeout_error(call.method, timeout_s, sent=sent))
         for scope in self._scope_deadlines.expire(now):
             scope.cancel("deadline")
@@ -574,9 +591,13 @@ class Calls:
         for event in events:
             if type(event) is Lines:
                 self._take_lines(event)
+            elif type(event) is ChunkLines:
+                if not self.on_chunks(event):
+                    self.deliver(event.as_lines())  # type: ignore[arg-type]  # list is invariant
             elif type(event) is Failed:
-                call = self.peer.calls.get(event.key)
-                if call is not None:
+                entry = self.peer.calls.get(event.key)
+                if entry is not None:
+                    call = _call_of(event.key, entry)
                     self.end(call, error_from_failure(event.failure))
             elif type(event) is LineBad:
                 self.on_bad_line(event)
@@ -598,12 +619,16 @@ class Calls:
             self._take_each(event)
 
     def _take_answers(self, answers: list[Message]) -> None:
+        calls = self.peer.receive_many(answers)
+        if self._take_batches(calls, answers):
+            return
         root = self.root
         wake = self._loop.wake
         freed = 0
-        for call, answer in zip(self.peer.receive_many(answers), answers, strict=True):
-            if call is None:
+        for entry, answer in zip(calls, answers, strict=True):
+            if entry is None:
                 continue
+            call = _call_of(answer.id, entry)
             if call.scope is not root or self._queue or self.on_idle is not None:
                 self._leave(call)
             else:
@@ -614,6 +639,23 @@ class Calls:
                 call.sink.finish(call, answer)
         self.pending_bytes -= freed
 
+    def _take_batches(self, calls: list[Call | Batch | None], answers: list[Message]) -> bool:
+        """Settle a run of answers to one sink's calls that were begun at once; False if it is not."""
+        if not calls or type(calls[0]) is not Batch or self._queue or self.on_idle is not None:
+            return False
+        counts = Counter(calls)
+        if {type(entry) for entry in counts} != {Batch}:
+            return False
+        batches: list[Batch] = list(counts)  # type: ignore[arg-type]
+        sink = batches[0].sink
+        if any(batch.sink is not sink for batch in batches):
+            return False
+        for batch in batches:
+            self.pending_bytes -= batch.size * counts[batch]
+            self.leave_batch(batch, counts[batch])
+        sink.finish_many(batches, calls, answers)
+        return True
+
     def _take_each(self, event: Lines) -> None:
         receive = self.peer.receive
         root = self.root
@@ -623,8 +665,9 @@ class Calls:
                 self.on_notifications(event, notes)  # they came before this answer or request
                 notes = []
             if message.method is UNSET:
-                call = receive(message)
-                if call is not None:
+                entry = receive(message)
+                if entry is not None:
+                    call = _call_of(message.id, entry)
                     if call.scope is not root or self._queue or self.on_idle is not None:
                         self._leave(call)
                     else:
@@ -650,6 +693,11 @@ def _new_key(ids: Ids) -> Callable[[], RequestId]:
     return lambda: f"{prefix}-{next(count)}"
 
 
+def _call_of(key: RequestId | UnsetType, entry: Call | Batch) -> Call:
+    """Return what is open under an id as one call."""
+    return entry.call_of(key) if type(entry) is Batch else entry  # type: ignore[arg-type, return-value]
+
+
 def _no_check() -> None:
     return
 
@@ -670,6 +718,10 @@ def _ignore(_event: LineBad) -> None:
 
 
 def _not_ours(_event: Lines, _message: Message) -> bool:
+    return False
+
+
+def _not_chunks(_event: ChunkLines) -> bool:
     return False
 
 

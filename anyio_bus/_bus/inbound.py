@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import UNSET
 
-from anyio_bus._sansio.chunks import ChunkReader, reader_by, request_meta
+from anyio_bus._sansio.chunks import ChunkReader, read_own_lines, reader_by, request_meta
+from anyio_bus._sansio.events import ChunkLines
 from anyio_bus._sansio.routing import Refused, Route
 
 if TYPE_CHECKING:
-    from anyio_bus._bus.calls import Call, Calls
+    from anyio_bus._bus.calls import Batch, Call, Calls
     from anyio_bus._bus.streams import Stream
     from anyio_bus._bus.subscriptions import Filter
     from anyio_bus._config import Pool
@@ -103,7 +104,18 @@ class Inbound:
         else:
             self._calls.unhandled += len(notes) if taken is None else taken.count(False)
 
-    def _attribute(self, event: Lines, chunks: list[Chunk | None]) -> list[bool]:
+    def take_chunks(self, event: ChunkLines) -> bool:
+        """Take a run of lines that look like chunks; False if it has to be decoded as any other."""
+        if not self._streams or self._followers or self._profiles[event.pool] != "anyio-bus":
+            return False
+        chunks = read_own_lines(event.block)
+        if chunks is None:
+            return False
+        taken = self._attribute(event, chunks)  # type: ignore[arg-type]  # list is invariant
+        self._calls.unhandled += taken.count(False)
+        return True
+
+    def _attribute(self, event: Lines | ChunkLines, chunks: list[Chunk | None]) -> list[bool]:
         """Hand each chunk to its stream; tell which ones were one's."""
         if self._take_run(event, chunks):
             return [True] * len(chunks)
@@ -135,25 +147,27 @@ class Inbound:
             current.take(run, size, charge, event.worker)
         return taken
 
-    def _take_run(self, event: Lines, chunks: list[Chunk | None]) -> bool:
+    def _take_run(self, event: Lines | ChunkLines, chunks: list[Chunk | None]) -> bool:
         """Hand over a run of chunks that all name the same stream, as most are, in one piece."""
         try:
             keys = {chunk._meta.request_id for chunk in chunks}  # type: ignore[union-attr]
         except AttributeError:  # one is no chunk, or has no _meta
             return False
         key = keys.pop()
-        call: Call | None = self._calls.peer.calls.get(key)  # type: ignore[arg-type]
+        call: Call | Batch | None = self._calls.peer.calls.get(key)  # type: ignore[arg-type]
         if keys or call is None or not self._fits(call.sink, event):
             return False
         charges: list[int] = [chunk._meta.credit for chunk in chunks]  # type: ignore[union-attr]
         size = 0
-        if not all(charges):
-            sizes = [0 if chunk._meta.credit else len(chunk._note.params) for chunk in chunks]  # type: ignore[union-attr]
+        if type(event) is ChunkLines and not any(charges):
+            size = event.size
+        elif not all(charges):
+            sizes = [0 if chunk._meta.credit else len(chunk.raw) for chunk in chunks]  # type: ignore[union-attr]
             size = sum(sizes)
         call.sink.take(chunks, size, sum(charges), event.worker)
         return True
 
-    def _stream_of(self, event: Lines, chunk: Chunk) -> Stream[object] | None:
+    def _stream_of(self, event: Lines | ChunkLines, chunk: Chunk) -> Stream[object] | None:
         meta = chunk._meta
         key = event.sole
         streams = self._streams
@@ -165,13 +179,13 @@ class Inbound:
                 return None
             if several:
                 return next((stream for stream in several if self._fits(stream, event)), None)
-        call: Call | None = self._calls.peer.calls.get(key)
+        call: Call | Batch | None = self._calls.peer.calls.get(key)
         if call is None or not self._fits(call.sink, event):
             return None
         stream: Stream[object] = call.sink
         return stream
 
-    def _fits(self, stream: Any, event: Lines) -> bool:
+    def _fits(self, stream: Any, event: Lines | ChunkLines) -> bool:
         """Tell whether this is a stream, and of the worker that an event comes from."""
         where = self._streams.get(stream)
         if where is None or where[0] != event.pool:

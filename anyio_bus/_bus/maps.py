@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, final
 
 import anyio
 import anyio.lowlevel
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 
 from anyio_bus._bus.calls import result_of
 from anyio_bus._errors import BusError, InvalidArgumentError
 from anyio_bus._io.loop import Bell
-from anyio_bus._sansio.codec import decode_plain, decode_value
+from anyio_bus._sansio.codec import decode_value, decoder_of
 from anyio_bus._sansio.messages import Message
 
 if TYPE_CHECKING:
     from anyio_bus._bus.calls import Batch, Call, Calls
     from anyio_bus._sansio.messages import RequestId
+
+Outcome: TypeAlias = Raw | Message | Exception  # a result, another answer, or none
 
 __all__ = ("Begin", "MapResults", "open_map")
 
@@ -30,6 +33,11 @@ BeginMany = Callable[[list[object], "MapResults[Any]"], "Batch | None"]
 
 MOST_AT_ONCE = 1024  # requests that are made in one step: their lists are short-lived
 FREE_TURNS = 64  # results that are taken without a checkpoint
+COMPANY_S = 1e-4  # for which room waits for more, while results can be read: together costs less
+
+
+def _of_answer(answer: Message) -> Outcome:
+    return answer.result if answer.error is UNSET else answer  # type: ignore[return-value]
 
 
 @final
@@ -58,18 +66,22 @@ class MapResults(Generic[T_co]):
     _ordered: bool
     _return_errors: bool
     _begin_many: BeginMany
+    _decode: Callable[[Raw], Any]
     _room: int
     _refill: int  # room for so many is worth making requests
     _next: int  # place of the next params
-    _head: int  # place of the next result in order
+    _head: int  # place of the next outcome in order
     _open: int  # calls without an outcome
-    _done: dict[int, Message | Exception]  # place -> outcome
-    _ready: deque[int]  # places, as they were done
+    _early: dict[int, Outcome]  # place -> what came before its turn
+    _ready: deque[tuple[int, Outcome]]  # what can be had, with its place
+    _granted: int  # of these, how many may be had without a look at anything else
+    _counted: int  # of those that were granted, for which there is no room yet
     _params: Iterator[object] | None  # those of a plain iterable
     _fed_by_task: bool
     _exhausted: bool
     _fault: Exception | None  # of the params' own iterator
     _turns: int
+    _since: float  # time of the last wait, or the last requests
     _waiter: Any
     _bell: Bell
 
@@ -88,15 +100,17 @@ class MapResults(Generic[T_co]):
         self._calls = calls
         self._begin, self._begin_many = begin
         self._reply = reply
+        self._decode = decoder_of(reply).decode
         self._ordered = ordered
         self._return_errors = return_errors
-        self._room = self._next = self._head = self._open = 0
+        self._room = self._next = self._head = self._open = self._granted = self._counted = 0
         self._refill = 1
-        self._done = {}
+        self._early = {}
         self._ready = deque()
         self._params = self._fault = self._waiter = None
         self._fed_by_task = self._exhausted = False
         self._turns = FREE_TURNS
+        self._since = 0.0
         self._bell = Bell()
         return self
 
@@ -134,7 +148,7 @@ class MapResults(Generic[T_co]):
         self._next += len(items)
         self._room -= len(items)
         if batch is not None:
-            batch.first = places.start
+            batch.begin_at(places.start)
             self._open += len(items)
             return
         for place, params in zip(places, items, strict=True):
@@ -142,10 +156,7 @@ class MapResults(Generic[T_co]):
                 self._begin(params, self).waiter = place  # nobody awaits it
                 self._open += 1
             except Exception as exc:  # it costs this request  # noqa: BLE001
-                self._done[place] = exc
-                if not self._ordered:
-                    self._ready.append(place)
-                self._wake()
+                self._line_up(place, exc)
 
     def params(self, _key: RequestId, params: object) -> object:
         """Return the params as they are."""
@@ -160,13 +171,46 @@ class MapResults(Generic[T_co]):
         else:
             place = batch.place_of(call.key)
             self._calls.leave_batch(batch)
-        self._done[place] = outcome
-        if not self._ordered:
-            self._ready.append(place)
-        elif place != self._head:
-            return
-        if self._waiter is not None:
+        self._line_up(place, outcome if isinstance(outcome, Exception) else _of_answer(outcome))
+
+    def finish_many(self, batches: list[Batch], calls: list[Batch], answers: list[Message]) -> None:
+        """Take a run of answers; ``calls`` says of which of the ``batches`` each is."""
+        count = len(answers)
+        self._open -= count
+        offsets = {batch.offset for batch in batches}
+        offset = offsets.pop()
+        places: Sequence[int]
+        if offsets or offset is None:
+            places = [
+                batch.place_of(answer.id)  # type: ignore[arg-type]
+                for batch, answer in zip(calls, answers, strict=True)
+            ]
+        else:
+            places = [offset + answer.id for answer in answers]  # type: ignore[misc, operator]
+        outcomes: list[Outcome] = [
+            answer.result if answer.error is UNSET else answer  # type: ignore[misc]
+            for answer in answers
+        ]
+        in_a_row = range(self._head, self._head + count)
+        if self._ordered and not self._early and places == list(in_a_row):
+            self._head += count
+            self._ready.extend(zip(in_a_row, outcomes, strict=True))
             self._wake()
+        else:
+            for place, outcome in zip(places, outcomes, strict=True):
+                self._line_up(int(place), outcome)  # an answer to 7 may say 7.0
+
+    def _line_up(self, place: int, outcome: Outcome) -> None:
+        """Take one outcome, which can be had when it is its turn."""
+        if self._ordered and place != self._head:
+            self._early[place] = outcome
+            return
+        self._ready.append((place, outcome))
+        self._head += 1
+        while self._early and self._head in self._early:
+            self._ready.append((self._head, self._early.pop(self._head)))
+            self._head += 1
+        self._wake()
 
     def _wake(self) -> None:
         if self._waiter is not None:
@@ -181,28 +225,42 @@ class MapResults(Generic[T_co]):
 
     async def __anext__(self) -> T_co:
         """Return the next result, or raise what its request ended with."""
-        place = self._head
-        if not self._turns or not self._ordered or place not in self._done:
-            place = await self._find()
-        self._turns -= 1
-        outcome = self._done.pop(place)
-        self._head = place + 1
-        self.index = place
-        self._room += 1
-        if self._room >= self._refill:
-            self._make_room_known()
-        if type(outcome) is Message and outcome.error is UNSET and self._reply is Any:
-            return decode_plain(outcome.result)  # type: ignore[no-any-return, arg-type]  # noqa: ASYNC910  # see FREE_TURNS
+        if not self._granted:
+            if not self._is_ready():
+                await self._wait()
+                self._turns = FREE_TURNS
+                self._since = monotonic()
+            self._grant()
+        self._granted -= 1
+        self.index, outcome = self._ready.popleft()
+        if not self._granted:
+            self._settle()
+        if type(outcome) is Raw:
+            try:
+                return self._decode(outcome)  # type: ignore[no-any-return]  # noqa: ASYNC910  # see FREE_TURNS
+            except Exception:  # said below, as that of an error is  # noqa: BLE001
+                pass
         result: T_co = self._value(outcome)
         return result  # noqa: ASYNC910  # see FREE_TURNS
 
-    async def _find(self) -> int:
-        """Return the place of the next result; a checkpoint if it has to wait or it is time."""
-        place = self._next_place() if self._turns else None
-        if place is None:
-            place = await self._wait()
-            self._turns = FREE_TURNS
-        return place  # noqa: ASYNC910  # see FREE_TURNS
+    def _grant(self) -> None:
+        """Count the results that may be read before there is anything else to do."""
+        most = self._refill - self._room
+        if most <= 0:  # more room is not made use of yet
+            most = self._refill
+        self._granted = self._counted = min(len(self._ready), self._turns, most)
+
+    def _settle(self) -> None:
+        """What was granted was read: make room for as many requests, and grant more."""
+        self._turns -= self._counted
+        self._room += self._counted
+        self._counted = 0
+        if self._room >= self._refill:
+            now = monotonic()
+            if not self._ready or now - self._since > COMPANY_S:
+                self._make_room_known()
+                self._since = now
+        self._grant()
 
     def _make_room_known(self) -> None:
         if self._fed_by_task:
@@ -212,23 +270,16 @@ class MapResults(Generic[T_co]):
 
     def _is_ready(self) -> bool:
         """Tell whether the next result can be had without a wait."""
-        return self._turns > 0 and (
-            bool(self._ready) or (self._ordered and self._head in self._done)
-        )
+        return self._granted > 0 or (self._turns > 0 and bool(self._ready))
 
-    def _next_place(self) -> int | None:
-        if not self._ordered:
-            return self._ready.popleft() if self._ready else None
-        return self._head if self._head in self._done else None
-
-    async def _wait(self) -> int:
+    async def _wait(self) -> None:
         """Wait for a result; always a checkpoint."""
         if self._room:
             self._make_room_known()
-        if self._done:
+        if self._ready:
             await anyio.lowlevel.checkpoint()
-        while (place := self._next_place()) is None:
-            if self._exhausted and not self._open and not self._done:
+        while not self._ready:
+            if self._exhausted and not self._open:
                 await anyio.lowlevel.checkpoint()
                 if self._fault is not None:
                     raise self._fault
@@ -241,14 +292,13 @@ class MapResults(Generic[T_co]):
             finally:
                 if self._waiter is waiter:
                     self._waiter = None
-        return place  # noqa: ASYNC910  # what is ready was waited for above
 
-    def _value(self, outcome: Message | Exception) -> Any:
+    def _value(self, outcome: Outcome) -> Any:
         try:
-            if not isinstance(outcome, Message):
+            if isinstance(outcome, Exception):
                 raise outcome
-            raw = outcome.result if outcome.error is UNSET else result_of(outcome)
-            return decode_value(raw, self._reply)  # type: ignore[arg-type]
+            raw = outcome if isinstance(outcome, Raw) else result_of(outcome)
+            return decode_value(raw, self._reply)
         except Exception as exc:
             if self._return_errors:
                 return exc
@@ -261,14 +311,14 @@ class MapResults(Generic[T_co]):
         """Withdraw what is in flight and forget what was not read."""
         self._params = None
         self._exhausted = True
-        self._room = 0
-        calls = [call for call in self._calls.peer.calls.values() if call.sink is self]
-        for call in reversed(calls if self._open else ()):
+        self._room = self._granted = self._counted = 0
+        calls = self._calls.open_calls() if self._open else []
+        for call in reversed([call for call in calls if call.sink is self]):
             self._calls.abandon(call)
             if call.batch is not None:
                 self._calls.leave_batch(call.batch)
         self._open = 0
-        self._done.clear()
+        self._early.clear()
         self._ready.clear()
         self._wake()
 

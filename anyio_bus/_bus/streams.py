@@ -14,7 +14,7 @@ from anyio_bus._bus.calls import Call, Calls, Scope, result_of
 from anyio_bus._errors import StreamOverflowError
 from anyio_bus._sansio.codec import decode_value, encode_notification
 from anyio_bus._sansio.messages import Message
-from anyio_bus._sansio.notifications import Chunk, keep_only
+from anyio_bus._sansio.notifications import Chunk, keep_only_chunks
 from anyio_bus._sansio.routing import Route
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ class Stream(anyio.abc.ObjectReceiveStream[Chunk], Generic[T_co]):
         if self._waiter is not None:
             self._wake_reader()
             return
-        held = keep_only(chunk._note for chunk in chunks)
+        held = keep_only_chunks(chunks)
         if charge:
             self._size += max(0, held - size - charge - COUNTED_BYTES * len(chunks))
             if len(self._buffer) > 1 and self._charge + self._charge_read > self._limit:

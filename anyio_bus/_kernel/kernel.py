@@ -194,12 +194,15 @@ class Kernel:
         if lane is None or (len(lane.entries) > 1 and route.session is None):
             slots[0].spawn()
 
-    def submit_many(self, frames: list[bytes], route: Route, keys: list[RequestId]) -> bool:
+    def submit_many(self, frames: bytes, route: Route, keys: list[RequestId]) -> bool:
         """Take several requests at once; False if none was, and each is to be submitted."""
-        lane = None if self._unavailable else self.router.submit_many(frames, route, keys)
+        if self._unavailable:
+            return False
+        each = [line + b"\n" for line in frames[:-1].split(b"\n")]
+        lane = self.router.submit_many(each, route, keys)
         if lane is None:
             return False
-        self.counts.messages_out += len(frames)
+        self.counts.messages_out += len(keys)
         if self._vacant:
             self._rouse(route, lane)
         self._wake_writer(lane)

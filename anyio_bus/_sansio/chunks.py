@@ -9,7 +9,7 @@ message}``. In every profile ``params._meta.requestId`` names the request, as wo
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -17,7 +17,7 @@ from msgspec import UNSET, Raw, UnsetType
 from anyio_bus._sansio.messages import Message, RequestId
 from anyio_bus._sansio.notifications import CREDIT_KEY, Chunk, ChunkMeta
 
-__all__ = ("PROFILES", "ChunkReader", "reader_by", "request_meta")
+__all__ = ("PROFILES", "ChunkReader", "read_own_lines", "reader_by", "request_meta")
 
 ChunkReader: TypeAlias = Callable[[list[Message]], list["Chunk | None"]]
 """Takes notifications; returns, in their places, the chunks among them."""
@@ -53,6 +53,33 @@ def _read_own(notes: list[Message]) -> list[Chunk | None]:
     for chunk, note in zip(chunks, notes, strict=True):
         chunk._note = note
     return chunks  # type: ignore[return-value]  # list is invariant; nobody appends to it
+
+
+class _OwnLine(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    jsonrpc: Literal["2.0"]
+    method: Literal["chunk"]
+    params: Chunk
+
+
+_own_lines = msgspec.json.Decoder(_OwnLine)
+
+
+def read_own_lines(block: bytes) -> list[Chunk] | None:
+    """Read whole lines as chunks of :mod:`anyio_bus.worker`; None if one of them is anything else.
+
+    It takes one step where :func:`decode_block` and the reader of a profile take two.
+    """
+    try:
+        lines = _own_lines.decode_lines(block)
+    except _BAD:
+        return None
+    each = block.split(b"\n")
+    if len(each) != len(lines) + 1:
+        return None
+    chunks = [line.params for line in lines]
+    for chunk, line in zip(chunks, each, strict=False):  # there is nothing behind the last newline
+        chunk._note = line
+    return chunks
 
 
 class _Text(msgspec.Struct, gc=False):

@@ -8,11 +8,15 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from anyio_bus._errors import Failure
+from anyio_bus._sansio.codec import BAD_JSON, decode_block, decode_lines
 from anyio_bus._sansio.lifecycle import State
 from anyio_bus._sansio.messages import BadLine, Message, RequestId
+from anyio_bus._sansio.notifications import FRAMING_BYTES
 
 __all__ = (
+    "CHUNK_START",
     "BadLineInfo",
+    "ChunkLines",
     "Deliver",
     "Failed",
     "KernelEvent",
@@ -22,6 +26,7 @@ __all__ = (
     "SessionInfo",
     "WorkerChanged",
     "WorkerInfo",
+    "lines_of",
 )
 
 
@@ -38,6 +43,32 @@ class Lines(msgspec.Struct, gc=False):
     messages: list[Message]
     sole: RequestId = None
     only: Literal["answers", "calls"] | None = None
+
+
+CHUNK_START = b'{"jsonrpc":"2.0","method":"chunk","params":{'
+"""How :mod:`anyio_bus.worker` begins the line of a chunk."""
+
+
+class ChunkLines(msgspec.Struct, gc=False):
+    """A run of lines of one worker that are chunks by the looks of the first, not yet decoded.
+
+    The rest is as in :class:`Lines`.
+    """
+
+    pool: str
+    worker: int
+    block: bytes
+    count: int
+    sole: RequestId = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the params, if all lines are chunks written like the first."""
+        return len(self.block) - self.count * (FRAMING_BYTES + 1)
+
+    def as_lines(self) -> list[Lines | LineBad]:
+        """Return the same as any other run of lines."""
+        return lines_of(self.pool, self.worker, self.block, self.sole, "calls")
 
 
 class LineBad(msgspec.Struct, frozen=True):
@@ -66,7 +97,29 @@ class WorkerChanged(msgspec.Struct, frozen=True):
     failure: Failure | None = None
 
 
-KernelEvent: TypeAlias = Lines | LineBad | Failed | WorkerChanged
+def lines_of(
+    pool: str,
+    worker: int,
+    block: bytes,
+    sole: RequestId = None,
+    only: Literal["answers", "calls"] | None = None,
+) -> list[Lines | LineBad]:
+    """Decode a run of lines that a kernel has found to be messages.
+
+    Those that the decoder here does not take are bad lines.
+    """
+    try:
+        return [Lines(pool, worker, decode_lines(block), sole, only)]
+    except BAD_JSON:
+        return [
+            LineBad(pool, worker, item)
+            if isinstance(item, BadLine)
+            else Lines(pool, worker, [item], sole)
+            for item in decode_block(block)
+        ]
+
+
+KernelEvent: TypeAlias = Lines | ChunkLines | LineBad | Failed | WorkerChanged
 Deliver: TypeAlias = Callable[[list[KernelEvent]], None]
 
 

@@ -8,12 +8,27 @@ from typing import Any, TypeVar, final
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from anyio_bus._sansio.codec import decode_value
+from anyio_bus._sansio.codec import decode_lines, decode_value
 from anyio_bus._sansio.messages import Message, RequestId
 
-__all__ = ("CREDIT_KEY", "Chunk", "ChunkMeta", "Notification", "keep_only")
+__all__ = (
+    "CREDIT_KEY",
+    "FRAMING_BYTES",
+    "OWN_METHOD",
+    "Chunk",
+    "ChunkMeta",
+    "Notification",
+    "keep_only",
+    "keep_only_chunks",
+)
 
 T = TypeVar("T")
+
+OWN_METHOD = "chunk"
+"""Of the chunks of :mod:`anyio_bus.worker`."""
+
+FRAMING_BYTES = len('{"jsonrpc":"2.0","method":"chunk","params":}')
+"""Of the line of such a chunk, besides its params."""
 
 CREDIT_KEY = "anyio-bus/credit"
 """In ``_meta`` of a request's params: bytes of chunks that may be on the way; of a chunk's: charged."""
@@ -38,6 +53,14 @@ def keep_only(notes: Iterable[Message]) -> int:
     return size
 
 
+def keep_only_chunks(chunks: list[Chunk]) -> int:
+    """Let chunks that wait for a reader hold their own params, as :func:`keep_only`."""
+    notes = [chunk._note for chunk in chunks]
+    if type(notes[0]) is bytes:  # so all of a run are, and hold nothing else
+        return sum(map(len, notes)) - FRAMING_BYTES * len(notes)
+    return keep_only(notes)
+
+
 class ChunkMeta(msgspec.Struct, gc=False):
     """What ``_meta`` of a chunk's params says (``docs/design/kernel.md``)."""
 
@@ -59,25 +82,29 @@ class Chunk(msgspec.Struct, gc=False):
     text: str = ""
     _meta: ChunkMeta | UnsetType = UNSET
     _named: str | UnsetType = msgspec.field(default=UNSET, name="sessionId")
-    # Under a name that nobody uses: it is set after decoding.
+    # Under a name that nobody uses: it is set after decoding. The notification, or its line where
+    # that is one of `anyio_bus.worker`, which is decoded once more for whoever wants to see it.
     _note: Any = msgspec.field(default=None, name="anyio-bus/note")
 
     @property
     def method(self) -> str:
         """Method of the notification that it came in."""
-        method: str = self._note.method
+        method: str = OWN_METHOD if type(self._note) is bytes else self._note.method
         return method
 
     @property
     def session(self) -> str | None:
         """The session that it names, in its params or at top level."""
-        named = self._note.session if self._named is UNSET else self._named
+        named = self._named
+        if named is UNSET and type(self._note) is not bytes:
+            named = self._note.session
         return None if named is UNSET else named
 
     @property
     def raw(self) -> Raw:
         """Its params as they were on the wire; ``null`` without any."""
-        raw: Raw = _NULL if self._note.params is UNSET else self._note.params
+        note = decode_lines(self._note)[0] if type(self._note) is bytes else self._note
+        raw: Raw = _NULL if note.params is UNSET else note.params
         return raw
 
     @property

@@ -22,7 +22,7 @@ __all__ = ("Call", "Peer")
 class Call(Protocol):
     """What a peer keeps of an open request: its id and its timeout (None: no deadline).
 
-    Neither changes while it is open.
+    Neither changes while it is open. Requests without deadlines may share one.
     """
 
     key: RequestId
@@ -70,15 +70,17 @@ class Peer(Generic[C]):
         if call is None:
             self.late_answers += 1
         elif call.timeout_s is not None:
-            self._deadlines.discard(call.key, call.timeout_s)
+            self._deadlines.discard(answer.id, call.timeout_s)  # type: ignore[arg-type]
         return call
 
     def receive_many(self, answers: list[Message]) -> list[C | None]:
         """Take several answers; return in their places the calls that they end, as :meth:`receive`."""
         pop = self.calls.pop
         calls = [pop(answer.id, None) for answer in answers]  # type: ignore[arg-type]
-        self.late_answers += calls.count(None)
-        for timeout_s in {call.timeout_s for call in calls if call is not None} - {None}:
+        kinds = set(calls)
+        if None in kinds:
+            self.late_answers += calls.count(None)
+        for timeout_s in {call.timeout_s for call in kinds if call is not None} - {None}:
             keys = [c.key for c in calls if c is not None and c.timeout_s == timeout_s]
             self._deadlines.discard_many(keys, timeout_s)  # type: ignore[arg-type]
         return calls
@@ -87,7 +89,7 @@ class Peer(Generic[C]):
         """Forget a call and its deadline; return it if it was open."""
         call = self.calls.pop(key, None)
         if call is not None and call.timeout_s is not None:
-            self._deadlines.discard(call.key, call.timeout_s)
+            self._deadlines.discard(key, call.timeout_s)
         return call
 
     def next_deadline(self) -> float | None:

@@ -242,3 +242,42 @@ async def test_a_cancelled_scope_ends_a_map_without_end() -> None:
                 async for _ in results:
                     pass
         assert results._next < 200
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_requests_with_text_for_ids_have_their_results(ordered: bool) -> None:
+    async with open_bus(scripted(), ids="text") as bus:
+        async with bus.map("echo", items(100), in_flight=16, ordered=ordered) as results:
+            found = [(results.index, result["n"]) async for result in results]
+        assert sorted(found) == [(n, n) for n in range(100)]
+
+
+async def test_two_maps_at_once_have_each_its_own_results() -> None:
+    async with one_worker() as bus, anyio.create_task_group() as tasks:
+        found: dict[int, list[int]] = {1: [], 1000: []}
+
+        async def run(first: int) -> None:
+            params = ({"n": n} for n in range(first, first + 200))
+            async with bus.map("echo", params, in_flight=16) as results:
+                async for result in results:
+                    found[first].append(result["n"])
+
+        for first in found:
+            tasks.start_soon(run, first)
+    assert found == {first: [*range(first, first + 200)] for first in found}
+
+
+async def test_a_reader_who_takes_his_time_has_requests_made_meanwhile() -> None:
+    taken = []
+
+    def counted() -> Iterator[dict[str, int]]:
+        for item in items(100):
+            taken.append(item["n"])
+            yield item
+
+    async with one_worker() as bus, bus.map("echo", counted(), in_flight=8) as results:
+        await anext(results)
+        await bus.request("echo")  # after the answers of all that was sent
+        await anyio.sleep(0.01)
+        await anext(results)
+        assert len(taken) == 10  # a quarter of them at once, though the rest was not read

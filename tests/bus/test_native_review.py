@@ -111,7 +111,7 @@ async def test_requests_of_which_one_may_be_refused_are_not_taken_together() -> 
         native.kill(0)
         await until(lambda: native.workers()[0].generation == 2)
         frames = [frame(2, '{"s":"a"}'), frame(3, '{"s":"lost"}')]
-        assert native.submit_many(frames, ANY, [2, 3]) is False
+        assert native.submit_many(b"".join(frames), ANY, [2, 3]) is False
         assert native.statistics().live_requests == 0
 
 

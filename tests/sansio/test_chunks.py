@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from msgspec import UNSET, Raw
 
 from anyio_bus._errors import RemoteProtocolError
-from anyio_bus._sansio.chunks import PROFILES, reader_by, request_meta
+from anyio_bus._sansio.chunks import PROFILES, read_own_lines, reader_by, request_meta
 from anyio_bus._sansio.codec import decode_block
+from anyio_bus._sansio.events import CHUNK_START, ChunkLines, LineBad, Lines
 from anyio_bus._sansio.messages import Message
 from anyio_bus._sansio.notifications import (
     CREDIT_KEY,
@@ -21,6 +22,7 @@ from anyio_bus._sansio.notifications import (
     ChunkMeta,
     Notification,
     keep_only,
+    keep_only_chunks,
 )
 
 
@@ -191,3 +193,51 @@ def test_what_waits_is_copied_where_it_is_little_of_what_was_read(size: int, cop
 
 def test_meta_without_a_request_names_none() -> None:
     assert ChunkMeta().request_id is UNSET
+
+
+OWN = b'{"jsonrpc":"2.0","method":"chunk","params":{"text":"a","_meta":{"requestId":3}}}\n'
+
+
+def test_lines_of_our_own_worker_are_read_as_chunks_in_one_step() -> None:
+    lines = OWN + b'{"method":"chunk","params":{"sessionId":"s","x":[1]},"jsonrpc":"2.0"}\n'
+    chunks = read_own_lines(lines)
+    assert chunks is not None
+    assert [*map(facts, chunks)] == [("a", 3, None), ("", None, "s")]
+    assert [chunk.method for chunk in chunks] == ["chunk"] * 2
+    assert bytes(chunks[0].raw) == b'{"text":"a","_meta":{"requestId":3}}'
+    assert chunks[1].params == {"sessionId": "s", "x": [1]}
+    assert chunks[1].decode(dict[str, Any])["x"] == [1]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"jsonrpc":"2.0","method":"chunk","params":{"text":"a"},"id":1}',
+        b'{"jsonrpc":"2.0","method":"chunk","params":{"text":"a"},"sessionId":"s"}',
+        b'{"jsonrpc":"2.0","method":"other","params":{"text":"a"}}',
+        b'{"jsonrpc":"2.0","method":"chunk","params":{"text":5}}',
+        b'{"jsonrpc":"2.0","method":"chunk","params":[]}',
+        b'{"jsonrpc":"2.0","method":"chunk"}',
+        b'{"method":"chunk","params":{"text":"a"}}',
+        b'{"jsonrpc":"2.0","method":"chunk","params":{"text":"\xff"}}',
+    ],
+)
+def test_what_is_anything_else_is_left_to_the_reader_of_the_profile(line: bytes) -> None:
+    assert read_own_lines(OWN + line + b"\n" + OWN) is None
+
+
+def test_size_of_a_run_of_own_lines_is_that_of_its_params() -> None:
+    chunks = read_own_lines(OWN * 3)
+    assert chunks is not None
+    sizes = sum(len(chunk.raw) for chunk in chunks)
+    assert OWN.startswith(CHUNK_START)
+    assert ChunkLines("w", 0, OWN * 3, 3).size == keep_only_chunks(chunks) == sizes
+
+
+def test_a_run_that_is_no_chunks_after_all_is_decoded_as_any_other() -> None:
+    (lines,) = ChunkLines("w", 1, OWN * 2, 2, 7).as_lines()
+    assert isinstance(lines, Lines)
+    assert (lines.sole, lines.only, len(lines.messages)) == (7, "calls", 2)
+    good, bad = ChunkLines("w", 1, OWN + b'{"method":"\xff"}\n', 2).as_lines()
+    assert isinstance(good, Lines)
+    assert isinstance(bad, LineBad)

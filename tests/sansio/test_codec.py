@@ -26,6 +26,7 @@ from anyio_bus._sansio.codec import (
     encode_error,
     encode_notification,
     encode_request,
+    encode_requests,
     encode_result,
     encode_value,
     read_frame,
@@ -584,3 +585,28 @@ def test_params_that_are_an_object_and_cannot_be_encoded_are_named() -> None:
     for params, method, field in (({"a": object()}, "m", "params"), ({}, "\ud800", "method")):
         with pytest.raises(InvalidArgumentError, match=field):
             encode_request(1, method, params)
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [{"a": 1}, {}],
+        [{"a": None}, {"a": "null"}],
+        [{"a": 1}, [2]],
+        [{"a": Raw(b"[1,\n2]")}, {"b": 2}],
+        [None, UNSET],
+    ],
+)
+@pytest.mark.parametrize("keys", [[7, 8], ["x-7", "x-8"]])
+@pytest.mark.parametrize("envelope", [b"", b',"a":1'])
+def test_several_requests_are_encoded_as_each_would_be(
+    keys: list[Any], items: list[object], envelope: bytes
+) -> None:
+    each = [encode_request(key, "m", item, None, envelope) for key, item in zip(keys, items)]  # noqa: B905
+    assert encode_requests(keys, "m", items, envelope) == b"".join(each)
+
+
+@pytest.mark.parametrize("wrong", [{"a": object()}, {"a": math.nan}, "text"])
+def test_of_several_requests_one_that_cannot_be_encoded_is_told(wrong: object) -> None:
+    with pytest.raises(InvalidArgumentError, match="params"):
+        encode_requests([1, 2], "m", [{}, wrong])
