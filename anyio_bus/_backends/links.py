@@ -310,7 +310,7 @@ async def _connect_tcp(host: str, port: int) -> socket.socket:
 async def _connect(family: int, address: Any) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
-        sock.setblocking(False)  # noqa: FBT003
+        sock.setblocking(False)
         code = sock.connect_ex(address)
         while code == errno.EAGAIN and family == socket.AF_UNIX:  # its queue is full
             await anyio.sleep(POLL_S)

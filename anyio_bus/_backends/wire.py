@@ -429,16 +429,17 @@ class Wire:
         self._send(frame if route.worker is not None else self._prefix(route) + frame[1:])
         self._flush()
 
-    def submit_many(self, frames: list[bytes], route: Route, keys: list[RequestId]) -> bool:
+    def submit_many(self, frames: bytes, route: Route, keys: list[RequestId]) -> bool:
         """Take several requests at once; False if none was, and each is to be submitted."""
         if self._lost is not None or self._closed or self._stopping or route.rebind:
             return False
-        if self._out_bytes > self._max_bytes:
+        if self._out_bytes > self._max_bytes or route.worker is not None:
             return False
         prefix = self._prefix(route)
-        block = b"".join(frames) if prefix == b"{" else b"".join([prefix + f[1:] for f in frames])
+        if prefix != b"{":  # each frame is a line, with no other newline in it
+            frames = prefix + frames[1:].replace(b"\n{", b"\n" + prefix)
         self._live.update(dict.fromkeys(keys, route.pool))
-        self._send(block)
+        self._send(frames)
         self._flush()
         return True
 
