@@ -356,7 +356,7 @@ class Calls:
             return None
         if len(peer.calls) + len(items) > self._max_pending:
             return None
-        keys = [peer.new_key() for _ in items]
+        keys = peer.new_keys(len(items))
         try:
             frames = encode_requests(keys, method, items, route.envelope)
         except InvalidArgumentError:
@@ -643,7 +643,8 @@ class Calls:
         """Settle a run of answers to one sink's calls that were begun at once; False if it is not."""
         if not calls or type(calls[0]) is not Batch or self._queue or self.on_idle is not None:
             return False
-        counts = Counter(calls)
+        first = calls[0]
+        counts = {first: len(calls)} if calls.count(first) == len(calls) else Counter(calls)
         if {type(entry) for entry in counts} != {Batch}:
             return False
         batches: list[Batch] = list(counts)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from anyio_bus._sansio.deadlines import Deadlines
@@ -44,13 +44,20 @@ class Peer(Generic[C]):
         late_answers: Answers that no open call was there for.
     """
 
-    __slots__ = ("_deadlines", "calls", "late_answers", "new_key")
+    __slots__ = ("_deadlines", "_keys", "calls", "late_answers", "new_key")
 
     def __init__(self, new_key: Callable[[], RequestId] | None = None) -> None:
         self.calls: dict[RequestId, C] = {}
         self._deadlines: Deadlines[RequestId] = Deadlines()
-        self.new_key: Callable[[], RequestId] = new_key or itertools.count(1).__next__
+        self._keys: Iterator[RequestId] = (
+            itertools.count(1) if new_key is None else iter(new_key, None)
+        )
+        self.new_key: Callable[[], RequestId] = self._keys.__next__
         self.late_answers: int = 0
+
+    def new_keys(self, count: int) -> list[RequestId]:
+        """Return so many ids that this peer never used before."""
+        return list(itertools.islice(self._keys, count))
 
     def open(self, call: C, now: float) -> float:
         """Keep a call; return the time at which it expires, infinity where it has no deadline."""
