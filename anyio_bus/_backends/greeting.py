@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from anyio_bus._backends.links import Link
     from anyio_bus._config import BusConfig
 
-__all__ = ("check_remote", "greet")
+__all__ = ("GREETING_S", "check_remote", "greet")
 
 READ_BYTES = 256 * 1024
 GREETING_S = 10.0
 GREETING_BYTES = 2**30  # of a report; it holds the last bytes of each worker's stderr
 EXIT_S = 1.0
+LAST_WORDS = 4  # reads of the stderr of a daemon that has ended
 ADMIN = "anyio-bus:admin"
 STATUS = "anyio-bus:status"
 EVENTS = ["worker_changed", "line_bad", "session", "source"]
@@ -46,7 +47,7 @@ def check_remote(config: BusConfig, backend: str) -> None:
             raise NotSupportedError(msg, backend=backend)
 
 
-async def greet(link: Link) -> tuple[Status, bytes]:
+async def greet(link: Link, limit_s: float = GREETING_S) -> tuple[Status, bytes]:
     """Introduce ourselves; return how the kernel stands, and what it said after that.
 
     Raises:
@@ -56,7 +57,7 @@ async def greet(link: Link) -> tuple[Status, bytes]:
     Cancellation:
         The link is left open, and is of no use any more.
     """
-    with anyio.move_on_after(GREETING_S):
+    with anyio.move_on_after(limit_s):
         await _say(link)
         splitter = LineSplitter(GREETING_BYTES)
         while True:
@@ -70,7 +71,7 @@ async def greet(link: Link) -> tuple[Status, bytes]:
                 status = _find_status(link, line)
                 if status is not None:
                     return status, b"".join(lines[number + 1 :]) + splitter.rest()
-    text = f"{link.name} does not answer as a kernel within {GREETING_S:g} s"
+    text = f"{link.name} does not answer as a kernel within {limit_s:g} s"
     raise ConnectionLostError(text, reason="no greeting", sent=False)
 
 
@@ -125,7 +126,8 @@ def _refused_greeting(link: Link, message: Message) -> ConnectionLostError:
 async def _no_greeting(link: Link) -> ConnectionLostError:
     """Find out why a daemon has ended before it said anything."""
     await link.exit(EXIT_S)
-    while link.stderr_fd >= 0 and link.read_stderr() and not link.exited():
-        pass
+    for _ in range(LAST_WORDS):
+        if link.stderr_fd < 0 or not link.read_stderr():
+            break
     why = link.why_lost()
     return ConnectionLostError(f"the kernel did not start: {why}", reason=why, sent=False)

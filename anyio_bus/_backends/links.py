@@ -10,9 +10,9 @@ import contextlib
 import errno
 import logging
 import os
-import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -34,7 +34,6 @@ __all__ = ("Connect", "Link", "Subprocess", "dial", "spawn_daemon")
 
 STDERR_BYTES = 16 * 1024  # of the daemon's log, kept for errors
 POLL_S = 0.005  # how often an exit is looked for, once the daemon has closed its stdout
-KILL_WAIT_S = 0.01
 _READ_BYTES = 64 * 1024
 
 logger = logging.getLogger("anyio_bus.kernel")
@@ -45,8 +44,8 @@ class Subprocess(msgspec.Struct, frozen=True, kw_only=True):
     """Options of ``backend="subprocess"``: the kernel is a daemon of this bus alone.
 
     Args:
-        binary_path: The daemon; default as :func:`anyio_bus._daemon.find_daemon` finds it: the one
-            that the environment variable ``ANYIO_BUSD`` names, the one in this package, ``PATH``.
+        binary_path: The daemon; default the one that the environment variable ``ANYIO_BUSD`` names,
+            the one in this package, the first on ``PATH``.
         args: More arguments for it.
         log_level: ``"debug"``, ``"info"``, ``"warning"`` or ``"error"``: what it logs.
     """
@@ -121,8 +120,9 @@ class Link:
             self.write_fd = process.stdin.fileno()
             self.read_fd = process.stdout.fileno()
             self.stderr_fd = process.stderr.fileno()
-            for fd in (self.write_fd, self.read_fd, self.stderr_fd):
-                os.set_blocking(fd, False)
+            if sys.platform != "win32":  # where reach() has refused
+                for fd in (self.write_fd, self.read_fd, self.stderr_fd):
+                    os.set_blocking(fd, False)
 
     @property
     def pid(self) -> int | None:
@@ -184,15 +184,21 @@ class Link:
         tail = self.stderr.tail(1024).strip()
         return f"anyio-busd {how}{': ' if tail else ''}{tail}"
 
+    def end_now(self) -> None:
+        """Kill our own daemon, which does not end by itself; its workers die with it."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+
     def kill(self, reap_s: float) -> None:
         """Without the loop: end our own daemon, which takes its workers along; close the fds."""
         if self._process is not None and self._process.poll() is None:
             # Told twice it kills its workers; killed itself it could not.
-            for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
-                self._process.send_signal(number)
-                limit = time.monotonic() + (reap_s if number == signal.SIGKILL else reap_s / 4)
+            for end in (self._process.terminate, self._process.terminate, self._process.kill):
+                end()
+                last = end == self._process.kill
+                limit = time.monotonic() + (reap_s if last else reap_s / 4)
                 while self._process.poll() is None and time.monotonic() < limit:
-                    time.sleep(KILL_WAIT_S if number != signal.SIGKILL else POLL_S)
+                    time.sleep(POLL_S)
                 if self._process.poll() is not None:
                     break
         self.close()
@@ -280,7 +286,7 @@ async def dial(options: Connect) -> Link:
     where = urlsplit(options.url)
     try:
         with anyio.fail_after(options.timeout_s):
-            if where.scheme == "unix":
+            if where.scheme == "unix" and sys.platform != "win32":
                 sock = await _connect(socket.AF_UNIX, where.path)
             else:
                 assert where.hostname is not None
@@ -302,7 +308,8 @@ async def _connect_tcp(host: str, port: int) -> socket.socket:
         except OSError as exc:
             error = exc
         else:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return sock
     raise error
 
@@ -312,7 +319,7 @@ async def _connect(family: int, address: Any) -> socket.socket:
     try:
         sock.setblocking(False)
         code = sock.connect_ex(address)
-        while code == errno.EAGAIN and family == socket.AF_UNIX:  # its queue is full
+        while code == errno.EAGAIN and isinstance(address, str):  # a socket file: its queue is full
             await anyio.sleep(POLL_S)
             code = sock.connect_ex(address)
         if code == errno.EINPROGRESS:

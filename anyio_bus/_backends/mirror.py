@@ -129,8 +129,7 @@ class Mirror:
             self.sessions[event.id] = SessionInfo(event.pool, worker, failure=event.failure)
 
     def come_back(self, status: Status) -> list[KernelEvent]:
-        """The kernel was reached again, perhaps another one; our sessions there are over."""
-        self.sessions.clear()
+        """The kernel was reached again, perhaps another one; our sessions stay lost."""
         self.failures.clear()
         self.take_status(status)
         events: list[KernelEvent] = [

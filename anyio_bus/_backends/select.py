@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
-from anyio_bus._backends.greeting import check_remote, greet
+from anyio_bus._backends.greeting import GREETING_S, check_remote, greet
 from anyio_bus._backends.links import Connect, Link, Subprocess, dial, spawn_daemon
 from anyio_bus._backends.memory import Memory, open_memory
 from anyio_bus._backends.native import open_native, why_not_native
@@ -17,7 +18,7 @@ from anyio_bus._backends.python import open_python
 from anyio_bus._backends.reports import Status
 from anyio_bus._backends.wire import Wire
 from anyio_bus._config import BusConfig, Limits, Pool
-from anyio_bus._errors import InvalidArgumentError, UnknownPoolError
+from anyio_bus._errors import InvalidArgumentError, NotSupportedError, UnknownPoolError
 from anyio_bus._io.launch import check_launch
 
 if TYPE_CHECKING:
@@ -86,6 +87,9 @@ async def reach(option: BackendOption, config: BusConfig | None) -> Reached | No
     name = os.environ.get("ANYIO_BUS_BACKEND") if option == "auto" else option
     if name == "subprocess":
         option = Subprocess()
+    if sys.platform == "win32" and isinstance(option, Subprocess | Connect):
+        msg = "a kernel in another process needs a Unix"
+        raise NotSupportedError(msg)
     if isinstance(option, Subprocess):
         assert config is not None  # only a daemon that is there already has pools of its own
         check_remote(config, "subprocess")
@@ -100,7 +104,8 @@ async def reach(option: BackendOption, config: BusConfig | None) -> Reached | No
         return None
     try:
         wanted = option if isinstance(option, Connect) and option.reconnect else None
-        return Reached(link, await greet(link), wanted)
+        limit_s = option.timeout_s if isinstance(option, Connect) else GREETING_S
+        return Reached(link, await greet(link, limit_s), wanted)
     except BaseException:
         link.kill(REAP_S)
         raise

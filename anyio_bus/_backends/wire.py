@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -57,8 +58,10 @@ ENVELOPE_BYTES = 8192  # a line of the kernel is that much longer than a worker'
 EXIT_S = 1.0  # for a daemon that has closed its stdout
 RECONNECT_S = 0.1  # the first pause before another try; it doubles
 RECONNECT_MOST_S = 5.0
+STOP_SPARE_S = 0.5  # beyond the grace, for a daemon that has to end itself
 FLUSH_S = 0.2  # for the last words to a daemon that goes on without us
 EVENTS = ["worker_changed", "line_bad", "session", "source"]
+REPORTS = frozenset({"bus/event", "bus/frame"})
 PREFIXES = 4096  # beginnings of frames that are remembered, one for each session in use
 
 logger = logging.getLogger("anyio_bus.kernel")
@@ -81,6 +84,13 @@ class _KernelError(msgspec.Struct):
 
 
 _REBIND = encode_notification("bus/next", {"rebind": True})
+
+
+class _Stamp(msgspec.Struct):
+    bus: str = ""
+
+
+_stamps = msgspec.json.Decoder(_Stamp)
 _kernel_errors = msgspec.json.Decoder(_KernelError)
 _encode = msgspec.json.encode
 
@@ -120,6 +130,7 @@ class Wire:
         self._last_asked = 0
         self._refreshing = False
         self._late = 0  # answers to requests that were withdrawn here
+        self._leased: set[str] = set()
         self._prefixes: dict[tuple[str, str | None], bytes] = {}
         self._source: tuple[str, int, RequestId] = ("", -1, None)
         self._tap: Tap | None = None
@@ -127,11 +138,13 @@ class Wire:
         # Towards the kernel.
         self._out: list[bytes] = []
         self._out_bytes = 0
+        self._written = 0  # bytes of the first of them
         self._blocked = False  # the kernel takes nothing now
         self._batch = 0
         self._draining = self._owes = False
         self._flusher: Any = None
         self._room = Bell()
+        self._writing: anyio.CancelScope | None = None
         # Its end.
         self._scope = anyio.CancelScope()
         self._over = Bell()
@@ -166,6 +179,7 @@ class Wire:
                 tasks.cancel_scope.cancel("kernel stopped")
         finally:
             self._done = True
+            self._fail_asked()
             self._over.ring()
 
     def _step(self) -> bool:
@@ -189,6 +203,8 @@ class Wire:
             await self._link.exit(EXIT_S)
         if self._stopping:
             return
+        if self._writing is not None:
+            self._writing.cancel("the link is lost")
         why = self._link.why_lost()
         self._lost = Failure(
             code=KernelCode.CONNECTION_LOST,
@@ -203,7 +219,7 @@ class Wire:
         self._fail_asked()
         self._refreshing = False
         self._out.clear()
-        self._out_bytes = 0
+        self._out_bytes = self._written = 0
         events += self._mirror.lose(self._lost)
         self._hand_over(events)
 
@@ -218,16 +234,19 @@ class Wire:
             pause_s = min(2 * pause_s, RECONNECT_MOST_S)
             try:
                 link, (status, unread) = await self._reach()
-            except ConnectionLostError as exc:
+            except (ConnectionLostError, NotSupportedError) as exc:
                 logger.debug("not yet: %s", exc, extra={"event": "kernel_away"})
                 continue
             self._link.close()
             self._link, self._lost, self._blocked = link, None, False
             self._splitter.close()
             self._bus_id = status.bus
+            self._single = len(status.pools) == 1
+            self._prefixes.clear()
+            self._source = ("", -1, None)
             logger.info("the kernel is back: %s", link.name, extra={"event": "kernel_back"})
             self._hand_over(self._mirror.come_back(status))
-            if self._tap is not None:
+            if self._tap is not None and not self._stopping:
                 self.tap(self._tap)
             self._take(unread)
             return
@@ -251,10 +270,16 @@ class Wire:
                 )
                 self._write()
             else:
-                with anyio.move_on_after(min(FLUSH_S, grace_s)):
+                with anyio.move_on_after(min(FLUSH_S, grace_s)), suppress(Refused):
                     await self.refresh()  # the last report; once it is here all else was read, too
                 self._fail_asked()
                 self._scope.cancel("bus stopped")
+        with anyio.move_on_after(min(grace_s, 1e9) + STOP_SPARE_S):
+            while not self._done:
+                await self._over.wait()
+        if not self._done:
+            self._link.end_now()
+            self._scope.cancel("the kernel does not end")
         while not self._done:
             await self._over.wait()
 
@@ -310,7 +335,7 @@ class Wire:
                 if answers:
                     out(Lines("", -1, answers, None, "answers"))
                     answers = []
-                if message.method in ("bus/event", "bus/frame") and message.id is UNSET:
+                if message.method in REPORTS and self._is_own(message):
                     self._end_run(calls, events)
                     calls = []
                     self._take_report(message, events)
@@ -365,8 +390,22 @@ class Wire:
         except msgspec.MsgspecError:
             return None
 
+    def _is_own(self, message: Message) -> bool:
+        """Tell the kernel's own word from a worker's line of that name, which is passed on."""
+        try:
+            return _stamps.decode(message.params).bus == self._bus_id  # type: ignore[arg-type]
+        except (msgspec.MsgspecError, TypeError, UnicodeError):
+            return False
+
     def _take_report(self, message: Message, events: list[KernelEvent]) -> None:
-        params = bytes(message.params) if message.params is not UNSET else b"{}"
+        """Take the kernel's own word, as far as it is understood."""
+        try:
+            self._read_report(message, bytes(message.params), events)  # type: ignore[arg-type]
+        except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+            extra = {"event": "kernel"}
+            logger.warning("the kernel said what is not understood: %s", exc, extra=extra)
+
+    def _read_report(self, message: Message, params: bytes, events: list[KernelEvent]) -> None:
         if message.method == "bus/frame":
             if self._tap is not None:
                 self._tap([decode_frame(params)])
@@ -405,6 +444,30 @@ class Wire:
             self._prefixes[name] = prefix
         return prefix
 
+    def _check_session(self, route: Route) -> None:
+        """Tell a session that it was lost with the link; unless it is leased, once."""
+        session = route.session
+        info = self._mirror.sessions.get(session) if session is not None else None
+        if info is None or session is None or info.failure is None:
+            return
+        if info.failure.code != KernelCode.CONNECTION_LOST:  # the kernel says it itself
+            return
+        leased = session in self._leased
+        if not leased:
+            del self._mirror.sessions[session]
+            if route.rebind:
+                return
+        text = f"session {session!r} is lost: {info.failure.message}"
+        raise Refused(
+            Failure(
+                code=KernelCode.SESSION_LOST,
+                message=text,
+                reason="session_lost",
+                session=session,
+                sent=False,
+            )
+        )
+
     def submit(self, frame: bytes, route: Route, key: RequestId) -> None:
         """Take a frame to the kernel. ``key`` is its id if it is a request, else None.
 
@@ -412,6 +475,9 @@ class Wire:
             Refused: It cannot be taken; nothing of it was sent.
         """
         self._check_open()
+        self._check_session(route)
+        if self._out_bytes > self._max_bytes * (1 if key is not None else 2):
+            raise Refused(_CROWDED)
         if route.worker is not None and not _finds_its_way(frame):
             if not self._link.admin:
                 raise self._cannot("choose a worker that others use")
@@ -421,11 +487,7 @@ class Wire:
         if route.rebind and route.session is not None:
             self._send(_REBIND)
         if key is not None:
-            if self._out_bytes > self._max_bytes:
-                raise Refused(_CROWDED)
             self._live[key] = route.pool
-        elif self._out_bytes > 2 * self._max_bytes:
-            raise Refused(_CROWDED)
         self._send(frame if route.worker is not None else self._prefix(route) + frame[1:])
         self._flush()
 
@@ -434,6 +496,8 @@ class Wire:
         if self._lost is not None or self._closed or self._stopping or route.rebind:
             return False
         if self._out_bytes > self._max_bytes or route.worker is not None:
+            return False
+        if route.session is not None:
             return False
         prefix = self._prefix(route)
         if prefix != b"{":  # each frame is a line, with no other newline in it
@@ -477,24 +541,34 @@ class Wire:
         """Write what the kernel takes now."""
         if self._blocked or self._closed or not self._out:
             return
-        data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
-        try:
-            written = self._link.write(data)
-        except OSError:  # its end is seen where we read
-            written = len(data)
-        self._out_bytes -= written
-        if written < len(data):
-            self._out = [data[written:]]
-            self._blocked = True
-            self._room.ring()
-        else:
-            self._out = []
+        while self._out:
+            if not self._written and len(self._out) > 1:
+                self._out = [b"".join(self._out)]
+            data = self._out[0]
+            try:
+                written = self._link.write(memoryview(data)[self._written :])
+            except OSError:  # its end is seen where we read
+                written = len(data) - self._written
+            self._out_bytes -= written
+            self._written += written
+            if self._written < len(data):
+                self._blocked = True
+                self._room.ring()
+                return
+            del self._out[0]
+            self._written = 0
 
     async def _write_when_room(self) -> None:
         while True:
             while not self._blocked:
                 await self._room.wait()
-            await anyio.wait_writable(self._link.write_fd)
+            with anyio.CancelScope() as self._writing:
+                try:
+                    await anyio.wait_writable(self._link.write_fd)
+                except anyio.ClosedResourceError:
+                    if self._closed:
+                        return
+                    raise
             self._blocked = False
             self._write()
 
@@ -536,13 +610,15 @@ class Wire:
         try:
             answer = await waiter
         except BaseException:
-            asked = self._asked.get(key)
-            if asked is not None:
-                self._asked[key] = lambda _answer: self.end_session(session)
+            frame = cancel_frame("mcp", key)
+            if key in self._asked and frame is not None and self._lost is None:
+                self._asked[key] = _ignore  # what crosses this is ended with the session
+                self._send(frame)
+                self._flush()
             raise
         if answer.error is not UNSET:
-            failure = self._own_error(answer.error)
-            raise Refused(failure or _GONE)
+            raise Refused(self._own_error(answer.error) or self._lost or _GONE)
+        self._leased.add(session)
 
     # -- primitives ---------------------------------------------------------------------------
 
@@ -617,8 +693,10 @@ class Wire:
 
     def end_session(self, session: str) -> None:
         """Forget a session; end its lease."""
-        self._mirror.sessions.pop(session, None)
-        self._prefixes = {name: p for name, p in self._prefixes.items() if name[1] != session}
+        info = self._mirror.sessions.pop(session, None)
+        self._leased.discard(session)
+        if info is not None:
+            self._prefixes.pop((info.pool, session), None)
         if self._lost is None and not self._closed and not self._stopping:
             self._ask("bus/session_end", {"id": session}, _ignore)
 
@@ -628,11 +706,10 @@ class Wire:
 
     def tap(self, callback: Tap | None) -> None:
         """Show every line of every pipe to ``callback``; None ends it."""
-        self._tap = callback
-        if callback is None and (self._closed or self._stopping or self._lost is not None):
-            return
-        if callback is not None or self._link.admin:
+        gone = self._closed or self._stopping or self._lost is not None
+        if callback is not None or (self._tap is not None and not gone):
             self._admin("bus/tap", {"off": callback is None}, "show what goes through its pipes")
+        self._tap = callback
 
     # -- reports ------------------------------------------------------------------------------
 
@@ -644,21 +721,30 @@ class Wire:
 
         def take(answer: Message) -> None:
             self._refreshing = False
-            if answer.result is not UNSET:
-                self._mirror.take_status(decode_status(answer.result))
+            self._take_status(answer)
 
         self._ask("bus/status", {}, take)
 
     async def refresh(self) -> None:
         """Have the next reports be of now."""
-        if self._lost is not None or self._closed or self._done:
+        if self._lost is not None:
+            await anyio.lowlevel.checkpoint()
+            raise Refused(self._lost)
+        if self._closed or self._done:
             await anyio.lowlevel.checkpoint()
             return
         waiter = self._loop.waiter()
         self._ask("bus/status", {}, lambda answer: self._loop.wake(waiter, answer))
-        answer = await waiter
-        if answer.result is not UNSET:
+        self._take_status(await waiter)
+
+    def _take_status(self, answer: Message) -> None:
+        if answer.result is UNSET:
+            return
+        try:
             self._mirror.take_status(decode_status(answer.result))
+        except (msgspec.MsgspecError, ValueError) as exc:
+            extra = {"event": "kernel"}
+            logger.warning("the kernel's report is not understood: %s", exc, extra=extra)
 
     def workers(self) -> list[WorkerInfo]:
         """Report every slot: its state as it stands, its counts as of the last report."""

@@ -1016,6 +1016,7 @@ class Bus:
 
         Raises:
             BusStoppedError: The bus is not running.
+            ConnectionLostError: The kernel is elsewhere, and cannot be reached.
 
         Cancellation:
             Always a checkpoint. The wait ends.
@@ -1024,7 +1025,10 @@ class Bus:
         if self._backend.refresh is None:
             await anyio.lowlevel.checkpoint()
         else:
-            await self._backend.refresh()
+            try:
+                await self._backend.refresh()
+            except Refused as exc:
+                raise error_from_failure(exc.failure) from None
 
     def workers(self) -> list[WorkerInfo]:
         """Return every worker slot, as it stands; see :meth:`refresh`."""

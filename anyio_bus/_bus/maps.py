@@ -272,7 +272,7 @@ class MapResults(Generic[T_co]):
         """Tell whether the next result can be had without a wait."""
         return self._granted > 0 or (self._turns > 0 and bool(self._ready))
 
-    async def _wait(self) -> None:
+    async def _wait(self) -> None:  # noqa: ASYNC910  # what is ready has one, what is awaited is one
         """Wait for a result; always a checkpoint."""
         if self._room:
             self._make_room_known()

@@ -12,6 +12,7 @@ from msgspec import Raw
 from anyio_bus import (
     BusError,
     BusStoppedError,
+    ConnectionLostError,
     FrameTooLargeError,
     InvalidArgumentError,
     LocalProtocolError,
@@ -41,6 +42,7 @@ CODES: tuple[tuple[type[BusError], int], ...] = (
     (FrameTooLargeError, -32054),
     (BusStoppedError, -32055),
     (SessionLostError, -32056),
+    (ConnectionLostError, -32057),
     (ScopeCancelledError, -32800),
     (RequestTimeoutError, -32800),
     (InvalidArgumentError, INVALID_REQUEST),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from anyio_bus import TapFrame, open_bus
+import anyio
+
+from anyio_bus import Bus, TapFrame, open_bus
 from anyio_bus.cli._exits import OK
 from anyio_bus.cli._loop import quiet, run_in_loop
 from anyio_bus.cli._top import daemon_at
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ("execute",)
 
+LOOK_S = 1.0
 ARROWS = {"to_worker": "->", "from_worker": "<-"}
 
 
@@ -31,12 +34,21 @@ def execute(arguments: Arguments) -> int:
         async with (
             open_bus(backend=daemon_at(arguments, admin=True)) as bus,
             bus.tap(pool=arguments.pool) as frames,
+            anyio.create_task_group() as tasks,
         ):
+            tasks.start_soon(_look_after, bus)
             async for frame in frames:
                 print(line(frame), flush=True)
         return OK
 
     return run_in_loop(follow, "asyncio")
+
+
+async def _look_after(bus: Bus) -> None:
+    """Fail once the daemon is gone: no frame would tell."""
+    while True:
+        await bus.refresh()
+        await anyio.sleep(LOOK_S)
 
 
 def line(frame: TapFrame) -> str:

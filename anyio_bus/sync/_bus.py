@@ -611,6 +611,10 @@ class SyncBus:
         """Replace a worker; as :meth:`Bus.restart_worker`. It does not wait for the successor."""
         self._runner.run(self._bus.restart_worker, worker, drain_s=drain_s)
 
+    def refresh(self) -> None:
+        """Have reports be of now; as :meth:`Bus.refresh`."""
+        self._runner.run(self._bus.refresh)
+
     def resize(self, pool: str, instances: int) -> None:
         """Change the number of workers of a pool; as :meth:`Bus.resize`."""
         self._runner.run(self._bus.resize, pool, instances)

@@ -309,7 +309,7 @@ static void on_worker(abk_client *client, const abk_message *message)
         if (result == ABK_EINVAL && abk_value_is(&action, (abk_text){all[i].name, (uint32_t)strlen(all[i].name)}))
             result = all[i].run(client->bus, (int32_t)worker);
     }
-    if (result == ABK_EREFUSED)
+    if (result == ABK_EREFUSED && message->id.kind != ABK_ABSENT)
         abk_client_fail(client, abk_value_raw(&message->id), &client->bus->refusal, false);
     else if (result < 0)
         invalid(client, message,
@@ -431,6 +431,7 @@ static abk_buf *begin_event(abk_bus *bus, const char *name)
     abk_buf_clear(out);
     abk_out(out, "{\"jsonrpc\":\"2.0\",\"method\":\"bus/event\",\"params\":{");
     abk_out_member(out, "event", name);
+    abk_out_member(out, "bus", bus->name); /* no worker's line says that */
     return out;
 }
 

@@ -91,6 +91,7 @@ static void refuse_line(abk_client *client, abk_text id, int code, const char *t
 
 void abk_take_bad_line(abk_client *client, const abk_line *line)
 {
+    client->next = (abk_next){0};
     const abk_value id =
         abk_salvage_id((abk_text){line->at, (uint32_t)line->len}, line->suffix, NULL);
     if (client->needs_auth) {
@@ -165,7 +166,7 @@ static bool read_session(abk_bus *bus, const abk_message *message, abk_way *way)
             name = deeper;
         if (config->session_acp) {
             way->learns = abk_value_is(&message->method, ABK_TEXT("session/new"));
-            way->rebind = found && abk_value_is(&message->method, ABK_TEXT("session/load"));
+            way->rebind |= found && abk_value_is(&message->method, ABK_TEXT("session/load"));
         }
     }
     return decode(bus, &name, &way->session);
@@ -355,6 +356,7 @@ void abk_take_line(abk_client *client, const char *line, size_t len)
     }
     if (scanned < 0) {
         char text[256];
+        client->next = (abk_next){0};
         const bool odd = message.odd_member;
         snprintf(text, sizeof text, "%s: %s", odd ? "Invalid request" : "Parse error", message.reason);
         refuse_line(client, ABK_TEXT("null"), odd ? ABK_CODE_INVALID_REQUEST : ABK_CODE_PARSE_ERROR,

@@ -113,6 +113,7 @@ static void show(abk_lane *lane, bool from_worker, const char *line, size_t len,
     if (reason != NULL)
         abk_out_member(out, "reason", reason);
     write_line(out, line, len, message != NULL);
+    abk_out_member(out, "bus", bus->name);
     abk_out(out, "}");
     if (out->failed)
         return;

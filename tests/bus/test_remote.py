@@ -24,7 +24,9 @@ from anyio_bus import (
     NotSupportedError,
     Pool,
     Probe,
+    SessionLostError,
     Subprocess,
+    TransportError,
     UnknownPoolError,
     open_bus,
 )
@@ -103,7 +105,7 @@ async def test_a_program_that_is_no_daemon_is_told_with_its_last_words(tmp_path:
 async def test_what_does_not_answer_as_a_kernel_is_no_kernel(
     tmp_path: Path, answer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anyio_bus._backends.greeting.GREETING_S", 0.3)
+    monkeypatch.setattr("anyio_bus._backends.select.GREETING_S", 0.3)
     program = tmp_path / "daemon"
     program.write_text(f"#!/bin/sh\necho '{answer}'\nexec cat >/dev/null\n")
     program.chmod(0o755)
@@ -254,6 +256,8 @@ async def test_a_lost_daemon_is_reached_again_where_that_is_wanted(tmp_path: Pat
         with daemon(config, tmp_path):
             await until(lambda: [info.state for info in bus.workers()] == ["ready"])
             assert await bus.request("echo", [2]) == [2]
+            with pytest.raises(SessionLostError, match="closed the connection"):
+                await session.request("echo")
             assert await session.request("echo", [3]) == [3]
 
 
@@ -289,3 +293,108 @@ def test_a_wrong_url_is_refused(url: str) -> None:
     with pytest.raises(InvalidArgumentError, match=r"Connect\.url") as caught:
         Connect(url)
     assert caught.value.field == "url"
+
+
+# --- what a review has found ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["subprocess", "native"])
+async def test_a_worker_cannot_speak_for_the_kernel(backend: Any) -> None:
+    lines = [
+        '{"method":"bus/event","params":[1]}',
+        '{"method":"bus/event","params":{"event":"worker_changed","worker":0,"state":"bogus"}}',
+        '{"method":"bus/event","params":{"event":"worker_changed","worker":0,"state":"stopped"}}',
+        '{"method":"bus/event","params":{"event":"source","pool":"x","worker":7,"bus":"guess"}}',
+        '{"method":"bus/frame","params":{}}',
+        '{"id":"anyio-bus:1","result":5}',
+    ]
+    async with open_bus(scripted(), backend=backend) as bus:
+        heard: list[Any] = []
+        bus.on_notification(heard.append, "*")
+        assert await bus.request("say", {"lines": [*lines, DONE]}) == "done"
+        assert await bus.request("echo", [1]) == [1]
+        assert [info.state for info in bus.workers()] == ["ready"]
+        assert [note.method for note in heard] == ["bus/event"] * 4 + ["bus/frame"]
+
+
+async def test_leases_that_were_given_up_wait_for_nothing() -> None:
+    async with open_bus(scripted(), backend="subprocess") as bus:
+        async with bus.session(exclusive=True):
+            for _ in range(3):
+                with anyio.move_on_after(0.02):
+                    async with bus.session(id="same", exclusive=True):
+                        pass
+        async with bus.session(id="same", exclusive=True) as session:
+            assert await session.request("echo", [1]) == [1]
+        await bus.refresh()
+        assert not bus._backend._asked  # type: ignore[attr-defined]
+
+
+async def test_a_daemon_that_dies_in_a_stop_leaves_nobody_waiting() -> None:
+    async with open_bus(scripted(), backend="subprocess", grace_s=5) as bus:
+        async with bus.session(exclusive=True), anyio.create_task_group() as tasks:
+            call = begin(tasks, lambda: bus.session(exclusive=True).__aenter__())
+            await anyio.wait_all_tasks_blocked()
+            os.kill(daemon_of(bus), signal.SIGSTOP)
+            stopped = begin(tasks, bus.stop)
+            await anyio.wait_all_tasks_blocked()
+            os.kill(daemon_of(bus), signal.SIGKILL)
+            await stopped.wait()
+            with pytest.raises(TransportError):
+                await call.wait()
+
+
+async def test_a_daemon_that_hangs_does_not_hold_up_a_stop() -> None:
+    async with open_bus(scripted(), backend="subprocess") as bus:
+        await bus.wait_ready()
+        worker = bus.workers()[0].pid
+        os.kill(daemon_of(bus), signal.SIGSTOP)
+        await bus.stop(grace_s=0.1)
+    await until(lambda: not is_alive(worker))
+
+
+async def test_a_lease_is_lost_with_its_daemon_for_good(tmp_path: Path) -> None:
+    config = BusConfig((scripted(),), Limits())
+    stack = contextlib.AsyncExitStack()
+    with daemon(config, tmp_path) as url:
+        bus = await stack.enter_async_context(open_bus(backend=Connect(url, reconnect=True)))
+        session = await stack.enter_async_context(bus.session(exclusive=True))
+    async with stack:
+        await until(lambda: bus._backend._lost is not None)  # type: ignore[attr-defined]
+        with daemon(config, tmp_path):
+            await until(lambda: [info.state for info in bus.workers()] == ["ready"])
+            for _ in range(2):
+                with pytest.raises(SessionLostError):
+                    await session.request("echo")
+
+
+async def test_a_daemon_may_come_back_with_more_pools(tmp_path: Path) -> None:
+    stack = contextlib.AsyncExitStack()
+    with daemon(BusConfig((scripted(),), Limits()), tmp_path) as url:
+        bus = await stack.enter_async_context(open_bus(backend=Connect(url, reconnect=True)))
+        with pytest.raises(NotSupportedError):
+            async with bus.tap():
+                pass
+        assert await bus.request("echo", [1]) == [1]
+    async with stack:
+        await until(lambda: bus._backend._lost is not None)  # type: ignore[attr-defined]
+        with daemon(BusConfig((scripted(), scripted("other")), Limits()), tmp_path):
+            await until(lambda: len(bus.workers()) == 2)
+            assert await bus.request("echo", [2], pool="w") == [2]
+
+
+async def test_a_session_of_an_agent_goes_on_elsewhere_where_that_is_wanted() -> None:
+    async with open_bus(scripted(session="acp"), backend="subprocess") as bus:
+        async with bus.session(id="k", rebind=True) as session:
+            await session.request("echo", [1])
+            with pytest.raises(TransportError):
+                await session.request("die")
+            assert await session.request("echo", [2]) == [2]
+
+
+async def test_reports_of_a_kernel_that_is_gone_are_refused() -> None:
+    async with open_bus(scripted(), backend="subprocess") as bus:
+        os.kill(daemon_of(bus), signal.SIGKILL)
+        await until(lambda: bus._backend._lost is not None)  # type: ignore[attr-defined]
+        with pytest.raises(ConnectionLostError):
+            await bus.refresh()

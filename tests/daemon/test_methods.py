@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -253,7 +254,14 @@ def test_watcher_of_sessions_hears_of_its_own_and_of_no_others(both: Daemon, pla
         plain.call("echo", sessionId="mine")
         plain.call("echo", sessionId="mine")
         other.call("echo", sessionId="mine")
-        bound = {"event": "session", "id": "mine", "pool": "p", "state": "bound", "worker": 0}
+        bound = {
+            "event": "session",
+            "bus": ANY,
+            "id": "mine",
+            "pool": "p",
+            "state": "bound",
+            "worker": 0,
+        }
         assert events_of(plain, "session") == [bound]
         plain.call("bus/session_end", {"id": "mine"})
         assert events_of(plain, "session") == [{**bound, "state": "over"}]
@@ -301,7 +309,7 @@ def test_source_names_no_request_where_there_are_several() -> None:
         held = client.start("hold", {"name": "x"})
         client.call("say", {"lines": ['{"method":"note"}']})
         (source,) = [line for line in client.others if line.get("method") == "bus/event"]
-        assert source["params"] == {"event": "source", "pool": "p", "worker": 0}
+        assert source["params"] == {"event": "source", "bus": ANY, "pool": "p", "worker": 0}
         client.notify("$/cancelRequest", {"id": held})
 
 

@@ -220,7 +220,7 @@ class Side:
     def submit_many(self, frames: list[bytes], route: Route, keys: list[RequestId]) -> Any:
         """Submit several, as a client does: together, else one by one."""
         self.live.update(keys)
-        if self.attempt("submit_many", frames, route, keys) is True:
+        if self.attempt("submit_many", b"".join(frames), route, keys) is True:
             return [None] * len(keys)
         self.live.difference_update(keys)
         return [self.submit(*one) for one in zip(frames, [route] * len(keys), keys, strict=True)]

@@ -241,3 +241,9 @@ def test_a_run_that_is_no_chunks_after_all_is_decoded_as_any_other() -> None:
     good, bad = ChunkLines("w", 1, OWN + b'{"method":"\xff"}\n', 2).as_lines()
     assert isinstance(good, Lines)
     assert isinstance(bad, LineBad)
+
+
+def test_a_blank_line_among_own_lines_is_left_to_the_reader_of_the_profile() -> None:
+    line = b'{"jsonrpc":"2.0","method":"chunk","params":{"text":"a"}}\n'
+    assert read_own_lines(line + line) is not None
+    assert read_own_lines(line + b"\n" + line) is None

@@ -444,7 +444,7 @@ def test_a_value_is_decoded_into_the_type_that_is_asked_for() -> None:
     ("raw", "kind", "why"),
     [
         (b'{"x":"1"}', Point, r"\$\.x"),
-        (b'"\xff"', str, "utf-8"),
+        (b'"\xff"', str, "(?i:utf-8)"),
         (b"[" * 200_000, Any, "recursion"),
     ],
     ids=["another type", "no UTF-8", "too deep"],
