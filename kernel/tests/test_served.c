@@ -163,7 +163,7 @@ static void the_kernel_answers_its_own_methods(void)
         "{\"id\":4,\"method\":\"bus/resize\",\"params\":{\"pool\":\"a\",\"instances\":2}}\n");
     HEAR(&r, &s.wire, "\"event\":\"line_bad\"");
     HEAR(&r, &s.wire,
-         "\"event\":\"worker_changed\",\"pool\":\"a\",\"worker\":1,\"generation\":1,"
+         "\"pool\":\"a\",\"worker\":1,\"generation\":1,"
          "\"state\":\"ready\"");
     SAY(&r, &s.wire,
         "{\"id\":5,\"method\":\"bus/restart\",\"params\":{\"pool\":\"a\",\"worker\":1}}\n");

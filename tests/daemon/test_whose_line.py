@@ -313,6 +313,7 @@ def test_line_bad_is_told_to_who_watches(ann: Client) -> None:
     ann.call("say", {"lines": ["x" * 500]}, pool="p")
     params = ann.incoming("bus/event")["params"]
     assert params.pop("reason")
+    assert params.pop("bus")
     assert params == {
         "event": "line_bad",
         "pool": "p",
