@@ -53,14 +53,12 @@ __all__ = ("Wire",)
 
 READ_BYTES = 256 * 1024
 READS = 4  # of one fd before others have their turn
-GREETING_S = 10.0
 ENVELOPE_BYTES = 8192  # a line of the kernel is that much longer than a worker's at most
 EXIT_S = 1.0  # for a daemon that has closed its stdout
 RECONNECT_S = 0.1  # the first pause before another try; it doubles
 RECONNECT_MOST_S = 5.0
 STOP_SPARE_S = 0.5  # beyond the grace, for a daemon that has to end itself
 FLUSH_S = 0.2  # for the last words to a daemon that goes on without us
-EVENTS = ["worker_changed", "line_bad", "session", "source"]
 REPORTS = frozenset({"bus/event", "bus/frame"})
 PREFIXES = 4096  # beginnings of frames that are remembered, one for each session in use
 

@@ -14,11 +14,6 @@ pytestmark = pytest.mark.timeout(120)
 QUICK = Pool("quick", SED)
 
 
-async def open_and_leave() -> None:
-    async with open_bus(QUICK, grace_s=2):
-        pass
-
-
 async def open_ask_and_leave() -> None:
     async with open_bus(QUICK, grace_s=2) as bus:
         await bus.wait_ready()
@@ -26,7 +21,7 @@ async def open_ask_and_leave() -> None:
 
 
 async def test_a_block_with_a_request_can_be_cancelled_at_any_step() -> None:
-    assert await cancel_sweep(open_ask_and_leave) > 15
+    assert await cancel_sweep(open_ask_and_leave) > 20
 
 
 async def test_a_request_can_be_cancelled_at_any_step() -> None:
@@ -70,7 +65,7 @@ async def test_native_cancels_of_asyncio_are_survived_at_any_step(
 ) -> None:
     if anyio_backend_name != "asyncio":
         pytest.skip("only asyncio has edge cancels")
-    assert await native_cancel_sweep(open_ask_and_leave, again) > 15
+    assert await native_cancel_sweep(open_ask_and_leave, again) > 20
 
 
 async def test_a_host_can_be_cancelled_at_any_step() -> None:
@@ -88,4 +83,4 @@ async def test_a_block_can_be_cancelled_at_any_step_whichever_way_it_spawns(
 ) -> None:
     if way == "portable" and "loop_factory" in anyio_backend[1]:
         pytest.skip("uvloop loses an fd of its own when its spawning is cancelled")
-    assert await cancel_sweep(open_and_leave) > 15
+    assert await cancel_sweep(open_ask_and_leave) > 20
