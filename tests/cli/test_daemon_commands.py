@@ -180,3 +180,17 @@ def test_doctor_says_what_is_missing() -> None:
         "native     no: backend='native': this install of anyio_bus has no parts in C"
         in done.stdout
     )
+
+
+@pytest.mark.parametrize(("command", "place"), [("top", "sock"), ("tail", "admin")])
+def test_who_looks_at_a_daemon_ends_with_it(
+    served: subprocess.Popen[bytes], folder: Path, command: str, place: str
+) -> None:
+    with running(command, f"{folder}/{place}") as process:
+        assert served.stderr is not None
+        while b"client_came" not in served.stderr.readline():
+            assert process.poll() is None
+        interrupt(served)
+        code, said = finish(process)
+    assert code == 1
+    assert "kernel is lost" in said or "cannot connect" in said or "did not start" in said
