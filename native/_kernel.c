@@ -2646,6 +2646,13 @@ static int _cffi_const_ABK_ONLY_CALLS(unsigned long long *o)
   return n;
 }
 
+static int _cffi_const_ABK_ONLY_CHUNKS(unsigned long long *o)
+{
+  int n = (ABK_ONLY_CHUNKS) <= 0;
+  *o = (unsigned long long)((ABK_ONLY_CHUNKS) | 0);  /* check that ABK_ONLY_CHUNKS is an integer */
+  return n;
+}
+
 static int _cffi_const_ABK_REMOVED(unsigned long long *o)
 {
   int n = (ABK_REMOVED) <= 0;
@@ -2795,6 +2802,7 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "ABK_LOG_WARNING", (void *)_cffi_const_ABK_LOG_WARNING, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "ABK_ONLY_ANSWERS", (void *)_cffi_const_ABK_ONLY_ANSWERS, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "ABK_ONLY_CALLS", (void *)_cffi_const_ABK_ONLY_CALLS, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
+  { "ABK_ONLY_CHUNKS", (void *)_cffi_const_ABK_ONLY_CHUNKS, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "ABK_REMOVED", (void *)_cffi_const_ABK_REMOVED, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "ABK_ROUTE_ORPHAN", (void *)_cffi_const_ABK_ROUTE_ORPHAN, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "ABK_ROUTE_PROBE", (void *)_cffi_const_ABK_ROUTE_PROBE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
@@ -3025,7 +3033,7 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  59,  /* num_globals */
+  60,  /* num_globals */
   7,  /* num_struct_unions */
   0,  /* num_enums */
   7,  /* num_typenames */

@@ -35,7 +35,6 @@ from anyio_bus._io.loop import Bell, current_loop
 from anyio_bus._io.process import StderrRing, resident_bytes
 from anyio_bus._sansio.codec import read_scalar
 from anyio_bus._sansio.events import (
-    CHUNK_START,
     ChunkLines,
     Deliver,
     Failed,
@@ -287,11 +286,10 @@ class Native:
         worker = event.worker
         pool = self._where(event)
         self._batch = event.count
-        only = _ONLY.get(event.a)
-        if only == "calls" and block.startswith(CHUNK_START):
+        if event.a == lib.ABK_ONLY_CHUNKS:
             events.append(ChunkLines(pool, worker, block, event.count, sole))
         else:
-            events += lines_of(pool, worker, block, sole, only)
+            events += lines_of(pool, worker, block, sole, _ONLY.get(event.a))
 
     def _take_failed(self, event: Any, events: list[KernelEvent]) -> None:
         key = read_scalar(_copy(event.data, event.len))

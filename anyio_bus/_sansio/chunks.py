@@ -9,7 +9,7 @@ message}``. In every profile ``params._meta.requestId`` names the request, as wo
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -55,30 +55,14 @@ def _read_own(notes: list[Message]) -> list[Chunk | None]:
     return chunks  # type: ignore[return-value]  # list is invariant; nobody appends to it
 
 
-class _OwnLine(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    jsonrpc: Literal["2.0"]
-    method: Literal["chunk"]
-    params: Chunk
-
-
-_own_lines = msgspec.json.Decoder(_OwnLine)
-
-
 def read_own_lines(block: bytes) -> list[Chunk] | None:
-    """Read whole lines as chunks of :mod:`anyio_bus.worker`; None if one of them is anything else.
-
-    It takes one step where :func:`decode_block` and the reader of a profile take two.
-    """
+    """Read lines of params as chunks of :mod:`anyio_bus.worker`; None if one of them is not."""
     try:
-        lines = _own_lines.decode_lines(block)
+        chunks = _chunks.decode_lines(block)
     except _BAD:
         return None
-    each = block.split(b"\n")
-    if len(each) != len(lines) + 1:
-        return None
-    chunks = [line.params for line in lines]
-    for chunk, line in zip(chunks, each, strict=False):  # there is nothing behind the last newline
-        chunk._note = line
+    for chunk, params in zip(chunks, block.split(b"\n"), strict=False):  # the last one is empty
+        chunk._note = params
     return chunks
 
 

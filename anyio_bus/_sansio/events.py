@@ -11,10 +11,8 @@ from anyio_bus._errors import Failure
 from anyio_bus._sansio.codec import BAD_JSON, decode_block, decode_lines
 from anyio_bus._sansio.lifecycle import State
 from anyio_bus._sansio.messages import BadLine, Message, RequestId
-from anyio_bus._sansio.notifications import FRAMING_BYTES
 
 __all__ = (
-    "CHUNK_START",
     "BadLineInfo",
     "ChunkLines",
     "Deliver",
@@ -45,14 +43,14 @@ class Lines(msgspec.Struct, gc=False):
     only: Literal["answers", "calls"] | None = None
 
 
-CHUNK_START = b'{"jsonrpc":"2.0","method":"chunk","params":{'
-"""How :mod:`anyio_bus.worker` begins the line of a chunk."""
+# How anyio_bus.worker writes a chunk, around its params.
+_CHUNK_START, _CHUNK_END = b'{"jsonrpc":"2.0","method":"chunk","params":', b"}"
 
 
 class ChunkLines(msgspec.Struct, gc=False):
-    """A run of lines of one worker that are chunks by the looks of the first, not yet decoded.
+    """A run of lines of one worker that are chunks of :mod:`anyio_bus.worker`, by their framing.
 
-    The rest is as in :class:`Lines`.
+    Of each there are the params, a line for each, not yet decoded. The rest is as in :class:`Lines`.
     """
 
     pool: str
@@ -63,12 +61,14 @@ class ChunkLines(msgspec.Struct, gc=False):
 
     @property
     def size(self) -> int:
-        """Bytes of the params, if all lines are chunks written like the first."""
-        return len(self.block) - self.count * (FRAMING_BYTES + 1)
+        """Bytes of the params."""
+        return len(self.block) - self.count
 
     def as_lines(self) -> list[Lines | LineBad]:
         """Return the same as any other run of lines."""
-        return lines_of(self.pool, self.worker, self.block, self.sole, "calls")
+        between = _CHUNK_END + b"\n" + _CHUNK_START
+        block = _CHUNK_START + self.block[:-1].replace(b"\n", between) + _CHUNK_END + b"\n"
+        return lines_of(self.pool, self.worker, block, self.sole, "calls")
 
 
 class LineBad(msgspec.Struct, frozen=True):

@@ -8,12 +8,11 @@ from typing import Any, TypeVar, final
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from anyio_bus._sansio.codec import decode_lines, decode_value
+from anyio_bus._sansio.codec import decode_value
 from anyio_bus._sansio.messages import Message, RequestId
 
 __all__ = (
     "CREDIT_KEY",
-    "FRAMING_BYTES",
     "OWN_METHOD",
     "Chunk",
     "ChunkMeta",
@@ -26,9 +25,6 @@ T = TypeVar("T")
 
 OWN_METHOD = "chunk"
 """Of the chunks of :mod:`anyio_bus.worker`."""
-
-FRAMING_BYTES = len('{"jsonrpc":"2.0","method":"chunk","params":}')
-"""Of the line of such a chunk, besides its params."""
 
 CREDIT_KEY = "anyio-bus/credit"
 """In ``_meta`` of a request's params: bytes of chunks that may be on the way; of a chunk's: charged."""
@@ -57,7 +53,7 @@ def keep_only_chunks(chunks: list[Chunk]) -> int:
     """Let chunks that wait for a reader hold their own params, as :func:`keep_only`."""
     notes = [chunk._note for chunk in chunks]
     if type(notes[0]) is bytes:  # so all of a run are, and hold nothing else
-        return sum(map(len, notes)) - FRAMING_BYTES * len(notes)
+        return sum(map(len, notes))
     return keep_only(notes)
 
 
@@ -82,8 +78,8 @@ class Chunk(msgspec.Struct, gc=False):
     text: str = ""
     _meta: ChunkMeta | UnsetType = UNSET
     _named: str | UnsetType = msgspec.field(default=UNSET, name="sessionId")
-    # Under a name that nobody uses: it is set after decoding. The notification, or its line where
-    # that is one of `anyio_bus.worker`, which is decoded once more for whoever wants to see it.
+    # Under a name that nobody uses: it is set after decoding. The notification, or its params alone
+    # where it is one of `anyio_bus.worker`.
     _note: Any = msgspec.field(default=None, name="anyio-bus/note")
 
     @property
@@ -103,8 +99,9 @@ class Chunk(msgspec.Struct, gc=False):
     @property
     def raw(self) -> Raw:
         """Its params as they were on the wire; ``null`` without any."""
-        note = decode_lines(self._note)[0] if type(self._note) is bytes else self._note
-        raw: Raw = _NULL if note.params is UNSET else note.params
+        if type(self._note) is bytes:
+            return Raw(self._note)
+        raw: Raw = _NULL if self._note.params is UNSET else self._note.params
         return raw
 
     @property

@@ -36,7 +36,10 @@ static void host_event(const abk_event *event)
         for (const char *at = event->data, *end = at + event->len; at < end; count++) {
             const char *newline = memchr(at, '\n', (size_t)(end - at));
             MUST(newline != NULL);
-            host_line(at, (size_t)(newline - at) + 1);
+            if (event->a == ABK_ONLY_CHUNKS)
+                MUST(*at == '{' && newline[-1] == '}');
+            else
+                host_line(at, (size_t)(newline - at) + 1);
             at = newline + 1;
         }
         MUST(count == event->count && count > 0);

@@ -215,8 +215,9 @@ ABK_API const char *abk_id(abk_bus *bus, int64_t key, size_t *len);
 
 enum {
     /* A contiguous run of whole lines of one worker: answers to live requests, notifications and
-     * requests. count lines; a: ABK_ONLY_...; key: the only request that was in flight there when
-     * its notifications came, probes aside, else 0. */
+     * requests. count lines; a: ABK_ONLY_..., of which ABK_ONLY_CHUNKS leaves of each line what
+     * stands between ABK_CHUNK_START and ABK_CHUNK_END; key: the only request that was in flight
+     * there when its notifications came, probes aside, else 0. */
     ABK_EV_LINES = 1,
     /* A line that cost only itself. data: its first 200 bytes; text: what is wrong; count: its
      * length. */
@@ -236,7 +237,11 @@ enum {
     ABK_EV_WAKE   /* an fd of abk_watch_fd() is readable. a: the fd */
 };
 
-enum { ABK_ONLY_ANSWERS = 1, ABK_ONLY_CALLS = 2 };
+enum { ABK_ONLY_ANSWERS = 1, ABK_ONLY_CALLS = 2, ABK_ONLY_CHUNKS = 4 | ABK_ONLY_CALLS };
+
+/* How anyio_bus.worker writes a chunk, around its params, which are an object. */
+#define ABK_CHUNK_START "{\"jsonrpc\":\"2.0\",\"method\":\"chunk\",\"params\":"
+#define ABK_CHUNK_END "}"
 enum { ABK_LOG_DEBUG, ABK_LOG_INFO, ABK_LOG_WARNING, ABK_LOG_ERROR };
 
 typedef struct abk_event {

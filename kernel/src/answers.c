@@ -12,23 +12,42 @@ typedef struct run {
     abk_process *process;
     const char *from; /* NULL: copied into event_text, where the run begins at offset */
     size_t offset, len;
-    uint32_t count, answers;
+    uint32_t count;
+    int only;         /* ABK_ONLY_...: what is true of all of them */
     bool noted;       /* there is a request or notification among them */
     int64_t sole;     /* the only request in flight when the first of these came */
     abk_text sole_id; /* in the entry: the run is told before that ends */
 } run;
 
+/* Leave of each line of a chunk its params. */
+static size_t keep_params(char *lines, size_t len)
+{
+    const size_t before = sizeof ABK_CHUNK_START - 1, behind = sizeof ABK_CHUNK_END - 1;
+    char *to = lines;
+    for (const char *at = lines, *end = lines + len; at < end;) {
+        const char *newline = memchr(at, '\n', (size_t)(end - at));
+        const size_t size = (size_t)(newline - at) - before - behind;
+        memmove(to, at + before, size);
+        to += size;
+        *to++ = '\n';
+        at = newline + 1;
+    }
+    return (size_t)(to - lines);
+}
+
 static void flush(run *self)
 {
     if (self->count == 0)
         return;
+    if (self->only == ABK_ONLY_CHUNKS) {
+        const abk_buf *buf = &self->process->reader.buf;
+        self->len = keep_params(buf->data + (self->from - buf->data), self->len);
+    }
     abk_slot *slot = self->process->slot;
     abk_event *event = abk_tell(slot->bus, ABK_EV_LINES, slot);
     if (event != NULL) {
         event->count = self->count;
-        event->a = self->answers == self->count ? ABK_ONLY_ANSWERS
-                   : self->answers == 0         ? ABK_ONLY_CALLS
-                                                : 0;
+        event->a = self->only;
         event->key = self->sole;
         event->data = self->from;
         event->len = self->len;
@@ -37,7 +56,7 @@ static void flush(run *self)
         if (self->sole != 0)
             abk_tell_text(slot->bus, self->sole_id.at, self->sole_id.len);
     }
-    self->count = self->answers = 0;
+    self->count = 0;
     self->noted = false;
     self->sole = 0;
 }
@@ -54,9 +73,10 @@ static void note_sole(run *self)
 }
 
 /* Hand a line to the host: as it stands, or, where something in it is replaced, as a copy. */
-static void to_host(run *self, const abk_frame *frame, bool answer)
+static void to_host(run *self, const abk_frame *frame, int only)
 {
     abk_bus *bus = self->process->slot->bus;
+    const bool answer = only == ABK_ONLY_ANSWERS;
     if (frame->count == 0) {
         if (self->count > 0 && (self->from == NULL || self->from + self->len != frame->line.at))
             flush(self);
@@ -66,6 +86,7 @@ static void to_host(run *self, const abk_frame *frame, bool answer)
         }
         self->len += frame->line.len;
     } else {
+        only &= ABK_ONLY_ANSWERS | ABK_ONLY_CALLS; /* its lines are not in place */
         abk_buf *text = &bus->event_text;
         const bool beside = self->from == NULL && self->offset + self->len == abk_buf_len(text);
         if (self->count > 0 && !beside) /* other events have text there as well */
@@ -83,8 +104,8 @@ static void to_host(run *self, const abk_frame *frame, bool answer)
     }
     if (!answer && !self->noted)
         note_sole(self);
+    self->only = self->count == 0 ? only : self->only & only;
     self->count++;
-    self->answers += answer;
     if (answer && self->noted)
         flush(self); /* what comes after this answer may be another request's */
 }
@@ -199,7 +220,7 @@ static void take_answer(run *self, const abk_message *message, abk_text line)
     if (bus->rewrite)
         patch_value(&frame, &message->id, abk_id_raw(&entry->id));
     if (entry->client == bus->host)
-        to_host(self, &frame, true);
+        to_host(self, &frame, ABK_ONLY_ANSWERS);
     else
         abk_client_send(entry->client, &frame);
     abk_router_finish(bus, entry);
@@ -344,13 +365,24 @@ static void send_call(abk_client *client, const abk_lane *lane, const abk_frame 
     abk_client_send(client, frame);
 }
 
+/* Whether a line is a chunk of anyio_bus.worker, and nothing besides. */
+static bool is_chunk(const abk_message *message, abk_text line)
+{
+    static const char behind[] = ABK_CHUNK_END "\n";
+    const size_t before = sizeof ABK_CHUNK_START - 1, size = sizeof behind - 1;
+    return message->chunk && message->params.at == line.at + before &&
+           before + message->params.len + size == line.len &&
+           memcmp(line.at + line.len - size, behind, size) == 0;
+}
+
 static void take_call(run *self, const abk_message *message, abk_text line)
 {
+    const int only = is_chunk(message, line) ? ABK_ONLY_CHUNKS : ABK_ONLY_CALLS;
     abk_lane *lane = self->process->lane;
     abk_bus *bus = lane->pool->bus;
     aim to = {.frame = {.line = line}};
     if (bus->host != NULL && !bus->rewrite) { /* alone: it keeps the ids of workers itself */
-        to_host(self, &to.frame, false);
+        to_host(self, &to.frame, only);
         return;
     }
     find_client(lane, message, &to);
@@ -361,14 +393,14 @@ static void take_call(run *self, const abk_message *message, abk_text line)
         {
             abk_client *client = ABK_OF(link, abk_client, link);
             if (client == bus->host)
-                to_host(self, &to.frame, false);
+                to_host(self, &to.frame, only);
             else if (!client->needs_auth && !abk_client_full(client))
                 send_call(client, lane, &to.frame);
         }
     } else if (to.client == NULL) {
         bus->counts.dropped_notifications++;
     } else if (to.client == bus->host) {
-        to_host(self, &to.frame, false);
+        to_host(self, &to.frame, only);
     } else if (message->id.kind == ABK_ABSENT && abk_client_loses(to.client)) {
         overflow(lane, &to);
     } else {

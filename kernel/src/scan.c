@@ -444,6 +444,27 @@ static const char *scan_members(scan *s, const char *p, abk_message *m)
     }
 }
 
+static const char version[] = "\"jsonrpc\":\"2.0\",";
+
+/* A line that begins with ABK_CHUNK_START, as the most do by far that come in great numbers. */
+static const char *scan_chunk(scan *s, const char *line, abk_message *m)
+{
+    static const char start[] = ABK_CHUNK_START, method[] = "\"method\":\"chunk\"";
+    const char *const at = line + sizeof "{" - 1 + sizeof version - 1;
+    m->chunk = true;
+    m->method = (abk_value){.at = at + sizeof "\"method\":\"" - 1,
+                            .len = sizeof "chunk" - 1,
+                            .kind = ABK_STRING,
+                            .member = at,
+                            .member_len = sizeof method - 1};
+    const char *const p = skip_value(s, at + sizeof method, line + sizeof start - 1, &m->params);
+    if (p == NULL || *p == '}')
+        return p == NULL ? NULL : p + 1;
+    if (*p != ',')
+        return fail(s, "a comma or the end of the object is missing");
+    return scan_members(s, blanks(p + 1), m);
+}
+
 static const char *trimmed(const char *line, size_t len)
 {
     if (len > 0 && line[len - 1] == '\n')
@@ -451,6 +472,11 @@ static const char *trimmed(const char *line, size_t len)
     while (len > 0 && is_blank(line[len - 1]))
         len--;
     return line + len;
+}
+
+static inline bool begins(const scan *s, const char *p, const char *start, size_t len)
+{
+    return s->end - p > (ptrdiff_t)len && memcmp(p, start, len) == 0;
 }
 
 static int refuse(abk_message *m, const char *reason)
@@ -470,13 +496,12 @@ static inline void clear(abk_message *m)
     m->error = absent;
     m->session = absent;
     m->pool = absent;
-    m->repeated = m->odd_session = m->odd_member = false;
+    m->chunk = m->repeated = m->odd_session = m->odd_member = false;
     m->reason = NULL;
 }
 
 int abk_scan(const char *line, size_t len, abk_message *message)
 {
-    static const char version[] = "\"jsonrpc\":\"2.0\",";
     clear(message);
     if (len > UINT32_MAX)
         return refuse(message, "the line is too long");
@@ -488,11 +513,15 @@ int abk_scan(const char *line, size_t len, abk_message *message)
         return refuse(message, "not a JSON object");
     if (s.end[-1] != '}')
         return refuse(message, "the object does not end, or something is behind it");
-    p = blanks(p + 1);
-    const bool first = *p != '}';
-    if (s.end - p > (ptrdiff_t)sizeof version && memcmp(p, version, sizeof version - 1) == 0)
-        p = blanks(p + sizeof version - 1); /* how most lines begin; a name must follow */
-    p = first ? scan_members(&s, p, message) : p + 1;
+    if (begins(&s, line, ABK_CHUNK_START "{", sizeof ABK_CHUNK_START)) {
+        p = scan_chunk(&s, line, message);
+    } else {
+        p = blanks(p + 1);
+        const bool first = *p != '}';
+        if (begins(&s, p, version, sizeof version - 1))
+            p = blanks(p + sizeof version - 1); /* how most lines begin; a name must follow */
+        p = first ? scan_members(&s, p, message) : p + 1;
+    }
     if (p == NULL)
         return refuse(message, s.reason);
     if (p != s.end)

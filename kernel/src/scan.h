@@ -42,6 +42,7 @@ typedef struct abk_value {
 
 typedef struct abk_message {
     abk_value id, method, params, result, error, session, pool;
+    bool chunk;    /* it begins with ABK_CHUNK_START */
     bool repeated; /* one of these members stood there twice; each is the last of its name */
     bool odd_member; /* after ABK_EPROTO: it is JSON, but an id, method or sessionId is not what it may be */
     bool odd_session; /* a sessionId that was no string stood there, maybe not as the last */

@@ -127,12 +127,19 @@ static inline void rig_lines(rig *self, const abk_event *event)
 {
     uint32_t count = 0;
     uint32_t answers = 0;
+    const bool chunks = event->a == ABK_ONLY_CHUNKS;
     for (const char *at = event->data, *end = at + event->len; at < end; count++) {
         const char *newline = memchr(at, '\n', (size_t)(end - at));
         CHECK(newline != NULL);
         if (newline == NULL)
             break;
         abk_message message;
+        if (chunks) {
+            CHECK(*at == '{' && newline[-1] == '}');
+            self->notes++;
+            at = newline + 1;
+            continue;
+        }
         const size_t len = (size_t)(newline - at) + 1;
         const bool good = abk_scan(at, len, &message) == ABK_OK;
         CHECK(good);
@@ -145,7 +152,10 @@ static inline void rig_lines(rig *self, const abk_event *event)
         at = newline + 1;
     }
     CHECK(count == event->count && count > 0);
-    CHECK(event->a == (answers == count ? ABK_ONLY_ANSWERS : answers == 0 ? ABK_ONLY_CALLS : 0));
+    if (!chunks)
+        CHECK(event->a == (answers == count ? ABK_ONLY_ANSWERS
+                           : answers == 0   ? ABK_ONLY_CALLS
+                                            : 0));
 }
 
 static inline void rig_take(rig *self, const abk_event *event)

@@ -116,6 +116,33 @@ static void the_only_request_in_flight_is_named(void)
     rig_close(&r);
 }
 
+/* As in `framings` of worker.c. */
+static void of_chunks_of_our_own_workers_the_params_are_told(void)
+{
+    static const char *const params[] = {
+        "{\"text\":\"a\"}\n{\"text\":\"a\"}\n",
+        "{}\n{}\n",
+        "{ \"a\" : [{}, \"}\"] }\n{ \"a\" : [{}, \"}\"] }\n",
+    };
+    for (int i = 0; i < 13; i++) {
+        char n[16];
+        snprintf(n, sizeof n, "\"n\":%d", i);
+        rig r;
+        rig_open(&r, rig_config("", "", ""));
+        rig_ask(&r, "framing", n);
+        UNTIL(&r, r.notes == 2);
+        const abk_event *event = rig_last(&r, ABK_EV_LINES);
+        if (i < 3) {
+            CHECK(event->a == ABK_ONLY_CHUNKS);
+            CHECK_TEXT(event->data, params[i]);
+        } else {
+            CHECK(event->a == ABK_ONLY_CALLS);
+            CHECK_HAS(event->data, "{\"");
+        }
+        rig_close(&r);
+    }
+}
+
 static void a_probe_is_nobodys_work(void)
 {
     const abk_route probe = {.size = sizeof probe, .worker = -1, .flags = ABK_ROUTE_PROBE};
@@ -413,7 +440,8 @@ TEST_MAIN(TEST(what_many_withdrawals_leave_is_written),
           TEST(a_line_may_be_as_long_as_the_limit_and_no_longer), TEST(a_bad_line_costs_itself),
           TEST(answers_that_fit_nothing_are_counted),
           TEST(requests_of_a_worker_reach_the_host_and_its_answer_the_worker),
-          TEST(the_only_request_in_flight_is_named), TEST(a_probe_is_nobodys_work),
+          TEST(the_only_request_in_flight_is_named),
+          TEST(of_chunks_of_our_own_workers_the_params_are_told), TEST(a_probe_is_nobodys_work),
           TEST(an_orphan_has_no_key_and_a_stray_answer),
           TEST(events_that_are_not_taken_are_not_lost), TEST(what_is_no_frame_is_refused),
           TEST(an_id_in_use_is_refused_by_its_value), TEST(what_waits_is_bounded_and_in_order),

@@ -51,6 +51,27 @@ static void test_members(void)
     CHECK(m.id.kind == ABK_ABSENT && m.pool.kind == ABK_ABSENT && m.error.kind == ABK_ABSENT);
 }
 
+static void test_chunk(void)
+{
+    static const char line[] = ABK_CHUNK_START "{\"a\":1}" ABK_CHUNK_END;
+    abk_message m, same;
+    CHECK(scan(line, &m) == ABK_OK && m.chunk && abk_role_of(&m) == ABK_NOTIFICATION);
+    CHECK(scan("{ \"jsonrpc\":\"2.0\",\"method\":\"chunk\",\"params\":{\"a\":1}}", &same) ==
+          ABK_OK);
+    CHECK(!same.chunk && m.method.at == strstr(line, "chunk") && says(&m.method, "\"chunk\""));
+    CHECK(m.method.member == strstr(line, "\"method"));
+    CHECK(m.params.member == strstr(line, "\"params"));
+    CHECK(m.method.member_len == same.method.member_len && says(&m.params, "{\"a\":1}"));
+    CHECK(m.params.member_len == same.params.member_len);
+    CHECK(scan(ABK_CHUNK_START "{} , \"id\":1,\"method\":\"x\"}", &m) == ABK_OK);
+    CHECK(m.chunk && m.repeated && says(&m.method, "\"x\"") && says(&m.id, "1"));
+    CHECK(scan(ABK_CHUNK_START "{};}", &m) == ABK_EPROTO);
+    CHECK(scan(ABK_CHUNK_START "{}", &m) == ABK_EPROTO);
+    CHECK(scan(ABK_CHUNK_START "{]}", &m) == ABK_EPROTO);
+    CHECK(scan(ABK_CHUNK_START "{}}}", &m) == ABK_EPROTO);
+    CHECK(scan(ABK_CHUNK_START "[]}", &m) == ABK_OK && !m.chunk);
+}
+
 static void test_repeated(void)
 {
     abk_message m;
@@ -386,6 +407,7 @@ static void test_unrepeat(void)
     }
 }
 
-TEST_MAIN(TEST(test_members), TEST(test_repeated), TEST(test_results), TEST(test_values),
+TEST_MAIN(TEST(test_members), TEST(test_chunk), TEST(test_repeated), TEST(test_results),
+          TEST(test_values),
           TEST(test_long_strings), TEST(test_depth), TEST(test_roles), TEST(test_guard_page),
           TEST(test_path), TEST(test_text), TEST(test_cut), TEST(test_unrepeat))

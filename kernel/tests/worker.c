@@ -188,6 +188,23 @@ static bool end_somehow(const char *method, const char *id, const abk_message *m
     return true;
 }
 
+/* Lines that begin as those of chunks do, or nearly; the first three are such. */
+static const char *const framings[] = {
+    ABK_CHUNK_START "{\"text\":\"a\"}" ABK_CHUNK_END "\n",
+    ABK_CHUNK_START "{}" ABK_CHUNK_END "\n",
+    ABK_CHUNK_START "{ \"a\" : [{}, \"}\"] }" ABK_CHUNK_END "\n",
+    ABK_CHUNK_START "{},\"id\":1}\n",
+    ABK_CHUNK_START "{},\"sessionId\":\"s\"}\n",
+    ABK_CHUNK_START "{},\"params\":{}}\n",
+    ABK_CHUNK_START "{} }\n",
+    ABK_CHUNK_START "{}} \n",
+    ABK_CHUNK_START "{}}\r\n",
+    ABK_CHUNK_START " {}}\n",
+    ABK_CHUNK_START "[]}\n",
+    "{\"jsonrpc\":\"2.0\", \"method\":\"chunk\",\"params\":{}}\n",
+    "{\"method\":\"chunk\",\"params\":{}}\n",
+};
+
 /* Those that say something; false: none of them. */
 static bool speak(const char *method, const char *id, const abk_message *m)
 {
@@ -200,6 +217,8 @@ static bool speak(const char *method, const char *id, const abk_message *m)
         big(id, number(m));
     else if (strcmp(method, "flood") == 0)
         flood(id, number(m));
+    else if (strcmp(method, "framing") == 0)
+        say("%s%s", framings[number(m)], framings[number(m)]);
     else if (strcmp(method, "slow") == 0)
         one_by_one(id);
     else if (strcmp(method, "stray") == 0) {
