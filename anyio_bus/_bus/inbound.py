@@ -98,7 +98,9 @@ class Inbound:
         """Take a run of one worker's notifications."""
         taken: list[bool] | None = None
         if self._streams:
-            taken = self._attribute(event, self._readers[event.pool](notes))
+            chunks = self._readers[event.pool](notes)
+            one = self._take_run(event, chunks)
+            taken = [True] * len(notes) if one else self._attribute(event, chunks)
         if self._followers:
             self._publish(event, notes, taken)
         else:
@@ -111,14 +113,13 @@ class Inbound:
         chunks = read_own_lines(event.block)
         if chunks is None:
             return False
-        taken = self._attribute(event, chunks)  # type: ignore[arg-type]  # list is invariant
-        self._calls.unhandled += taken.count(False)
+        if not self._take_run(event, chunks):
+            taken = self._attribute(event, chunks)  # type: ignore[arg-type]  # list is invariant
+            self._calls.unhandled += taken.count(False)
         return True
 
     def _attribute(self, event: Lines | ChunkLines, chunks: list[Chunk | None]) -> list[bool]:
         """Hand each chunk to its stream; tell which ones were one's."""
-        if self._take_run(event, chunks):
-            return [True] * len(chunks)
         taken = [False] * len(chunks)
         streams = self._streams
         run: list[Chunk] = []
@@ -147,24 +148,25 @@ class Inbound:
             current.take(run, size, charge, event.worker)
         return taken
 
-    def _take_run(self, event: Lines | ChunkLines, chunks: list[Chunk | None]) -> bool:
+    def _take_run(self, event: Lines | ChunkLines, chunks: list[Any]) -> bool:
         """Hand over a run of chunks that all name the same stream, as most are, in one piece."""
         try:
-            keys = {chunk._meta.request_id for chunk in chunks}  # type: ignore[union-attr]
+            keys: set[RequestId] = {chunk._meta.request_id for chunk in chunks}
         except AttributeError:  # one is no chunk, or has no _meta
             return False
         key = keys.pop()
-        call: Call | Batch | None = self._calls.peer.calls.get(key)  # type: ignore[arg-type]
+        call: Call | Batch | None = self._calls.peer.calls.get(key)
         if keys or call is None or not self._fits(call.sink, event):
             return False
-        charges: list[int] = [chunk._meta.credit for chunk in chunks]  # type: ignore[union-attr]
-        size = 0
+        charges: list[int] = [chunk._meta.credit for chunk in chunks]
+        size = charge = 0
         if type(event) is ChunkLines and not any(charges):
             size = event.size
-        elif not all(charges):
-            sizes = [0 if chunk._meta.credit else len(chunk.raw) for chunk in chunks]  # type: ignore[union-attr]
-            size = sum(sizes)
-        call.sink.take(chunks, size, sum(charges), event.worker)
+        else:
+            charge = sum(charges)
+            if not all(charges):
+                size = sum(0 if chunk._meta.credit else len(chunk.raw) for chunk in chunks)
+        call.sink.take(chunks, size, charge, event.worker)
         return True
 
     def _stream_of(self, event: Lines | ChunkLines, chunk: Chunk) -> Stream[object] | None:

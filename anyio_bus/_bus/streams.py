@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, TypeVar, final
 
 import anyio
@@ -120,7 +119,7 @@ class Stream(anyio.abc.ObjectReceiveStream[Chunk], Generic[T_co]):
     _texts: list[str] | None  # collected
     _text_size: int
     _buffer: list[Chunk]  # come, and not yet taken
-    _batch: deque[Chunk]  # being read
+    _batch: list[Chunk]  # being read, the next one last
     _size: int  # bytes of the buffer that no worker counts: only these may come to be too many
     _reading: int  # and of the batch
     _charge: int  # bytes of the buffer that the worker counts: it gets them back as credit
@@ -146,7 +145,7 @@ class Stream(anyio.abc.ObjectReceiveStream[Chunk], Generic[T_co]):
         self._limit = limit_bytes
         self._texts = [] if options.collect else None
         self._buffer = []
-        self._batch = deque()
+        self._batch = []
         self._text_size = self._size = self._reading = self._charge = self._charge_read = 0
         self._turns = FREE_TURNS
         self._reader = self._waiter = self._outcome = None
@@ -179,7 +178,10 @@ class Stream(anyio.abc.ObjectReceiveStream[Chunk], Generic[T_co]):
         return self._inbound.with_meta(self._pool, key, params, self._limit)
 
     def take(self, chunks: list[Chunk], size: int, charge: int, worker: int) -> None:
-        """Take a run of chunks: ``charge`` bytes that its worker has counted, ``size`` that not."""
+        """Take a run of chunks: ``charge`` bytes that its worker has counted, ``size`` that not.
+
+        The list is the stream's from now on.
+        """
         self.worker = worker
         if self._options.progress_renews:
             self._calls.renew(self._call)
@@ -188,7 +190,10 @@ class Stream(anyio.abc.ObjectReceiveStream[Chunk], Generic[T_co]):
         if self._unread or self._overflowed:
             self._give_credit(charge)
             return
-        self._buffer += chunks
+        if self._buffer:
+            self._buffer += chunks
+        else:
+            self._buffer = chunks
         self._size += size
         self._charge += charge
         if self._waiter is not None:
@@ -248,7 +253,7 @@ class Stream(anyio.abc.ObjectReceiveStream[Chunk], Generic[T_co]):
         """Return the next chunk."""
         if self._turns and self._batch:
             self._turns -= 1
-            return self._batch.popleft()  # noqa: ASYNC910  # see FREE_TURNS
+            return self._batch.pop()  # noqa: ASYNC910  # see FREE_TURNS
         try:
             return await self.receive()
         except anyio.EndOfStream:
@@ -267,9 +272,9 @@ class Stream(anyio.abc.ObjectReceiveStream[Chunk], Generic[T_co]):
         """
         if self._turns and self._batch:
             self._turns -= 1
-            return self._batch.popleft()  # noqa: ASYNC910  # see FREE_TURNS
+            return self._batch.pop()  # noqa: ASYNC910  # see FREE_TURNS
         await self._fill()
-        return self._batch.popleft()
+        return self._batch.pop()
 
     async def receive_batch(self) -> list[Chunk]:
         """Return the chunks that have come, at least one; errors as :meth:`receive`.
@@ -278,8 +283,8 @@ class Stream(anyio.abc.ObjectReceiveStream[Chunk], Generic[T_co]):
             No chunk is lost. Always a checkpoint.
         """
         await self._fill()
-        batch = list(self._batch)
-        self._batch.clear()
+        batch, self._batch = self._batch, []
+        batch.reverse()
         self._release()
         return batch
 
@@ -314,8 +319,8 @@ class Stream(anyio.abc.ObjectReceiveStream[Chunk], Generic[T_co]):
 
     def _next_batch(self) -> None:
         self._release()
-        self._batch.extend(self._buffer)
-        self._buffer.clear()
+        self._batch, self._buffer = self._buffer, []
+        self._batch.reverse()
         self._reading, self._size = self._size, 0
         self._charge_read, self._charge = self._charge, 0
 
