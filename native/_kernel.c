@@ -585,16 +585,16 @@ static void (*_cffi_call_python_org)(struct _cffi_externpy_s *, char *);
 
 static void *_cffi_types[] = {
 /*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 29), // _Bool()(abk_bus const *)
-/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 121), // abk_bus const *
+/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 128), // abk_bus const *
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 10), // abk_bus *()(char const *, size_t, abk_options const *, abk_error *)
-/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 129), // char const *
+/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 136), // char const *
 /*  5 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
-/*  6 */ _CFFI_OP(_CFFI_OP_POINTER, 125), // abk_options const *
-/*  7 */ _CFFI_OP(_CFFI_OP_POINTER, 122), // abk_error *
+/*  6 */ _CFFI_OP(_CFFI_OP_POINTER, 132), // abk_options const *
+/*  7 */ _CFFI_OP(_CFFI_OP_POINTER, 129), // abk_error *
 /*  8 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  9 */ _CFFI_OP(_CFFI_OP_FUNCTION, 4), // char const *()(abk_bus *, char const *, size_t, size_t *)
-/* 10 */ _CFFI_OP(_CFFI_OP_POINTER, 121), // abk_bus *
+/* 10 */ _CFFI_OP(_CFFI_OP_POINTER, 128), // abk_bus *
 /* 11 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 12 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 13 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // size_t *
@@ -621,7 +621,7 @@ static void *_cffi_types[] = {
 /* 34 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 35 */ _CFFI_OP(_CFFI_OP_FUNCTION, 20), // int()(abk_bus *, abk_event *)
 /* 36 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
-/* 37 */ _CFFI_OP(_CFFI_OP_POINTER, 123), // abk_event *
+/* 37 */ _CFFI_OP(_CFFI_OP_POINTER, 130), // abk_event *
 /* 38 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 39 */ _CFFI_OP(_CFFI_OP_FUNCTION, 20), // int()(abk_bus *, char const *)
 /* 40 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
@@ -680,45 +680,52 @@ static void *_cffi_types[] = {
 /* 93 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 94 */ _CFFI_OP(_CFFI_OP_FUNCTION, 20), // int()(abk_bus const *, abk_stats *)
 /* 95 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 96 */ _CFFI_OP(_CFFI_OP_POINTER, 127), // abk_stats *
+/* 96 */ _CFFI_OP(_CFFI_OP_POINTER, 134), // abk_stats *
 /* 97 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 98 */ _CFFI_OP(_CFFI_OP_FUNCTION, 65), // int32_t()(abk_bus *, char const *, abk_extra const *)
 /* 99 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
 /* 100 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 101 */ _CFFI_OP(_CFFI_OP_POINTER, 124), // abk_extra const *
+/* 101 */ _CFFI_OP(_CFFI_OP_POINTER, 131), // abk_extra const *
 /* 102 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 103 */ _CFFI_OP(_CFFI_OP_FUNCTION, 87), // int64_t()(abk_bus *, abk_route const *, char const *, size_t)
 /* 104 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
-/* 105 */ _CFFI_OP(_CFFI_OP_POINTER, 126), // abk_route const *
+/* 105 */ _CFFI_OP(_CFFI_OP_POINTER, 133), // abk_route const *
 /* 106 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 107 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 108 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 109 */ _CFFI_OP(_CFFI_OP_FUNCTION, 87), // int64_t()(abk_bus *, char const *, size_t)
+/* 109 */ _CFFI_OP(_CFFI_OP_FUNCTION, 87), // int64_t()(abk_bus *, abk_route const *, char const *, size_t, uint32_t)
 /* 110 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
-/* 111 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 112 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 113 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 114 */ _CFFI_OP(_CFFI_OP_FUNCTION, 134), // void()(abk_bus *)
-/* 115 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
-/* 116 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 117 */ _CFFI_OP(_CFFI_OP_FUNCTION, 134), // void()(abk_bus *, double)
-/* 118 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
-/* 119 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 14),
+/* 111 */ _CFFI_OP(_CFFI_OP_NOOP, 105),
+/* 112 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 113 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 114 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
+/* 115 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 116 */ _CFFI_OP(_CFFI_OP_FUNCTION, 87), // int64_t()(abk_bus *, char const *, size_t)
+/* 117 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
+/* 118 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 119 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 120 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 121 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // abk_bus
-/* 122 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // abk_error
-/* 123 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // abk_event
-/* 124 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // abk_extra
-/* 125 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 4), // abk_options
-/* 126 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 5), // abk_route
-/* 127 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 6), // abk_stats
-/* 128 */ _CFFI_OP(_CFFI_OP_POINTER, 4), // char const * const *
-/* 129 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 130 */ _CFFI_OP(_CFFI_OP_ARRAY, 129), // char[512]
-/* 131 */ (_cffi_opcode_t)(512),
-/* 132 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
-/* 133 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 8), // unsigned int
-/* 134 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 121 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(abk_bus *)
+/* 122 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
+/* 123 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 124 */ _CFFI_OP(_CFFI_OP_FUNCTION, 141), // void()(abk_bus *, double)
+/* 125 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
+/* 126 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 14),
+/* 127 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 128 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // abk_bus
+/* 129 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // abk_error
+/* 130 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // abk_event
+/* 131 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // abk_extra
+/* 132 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 4), // abk_options
+/* 133 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 5), // abk_route
+/* 134 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 6), // abk_stats
+/* 135 */ _CFFI_OP(_CFFI_OP_POINTER, 4), // char const * const *
+/* 136 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 137 */ _CFFI_OP(_CFFI_OP_ARRAY, 136), // char[512]
+/* 138 */ (_cffi_opcode_t)(512),
+/* 139 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
+/* 140 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 8), // unsigned int
+/* 141 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 static void _cffi_d_abk_abandon(abk_bus * x0)
@@ -2260,9 +2267,9 @@ _cffi_f_abk_submit(PyObject *self, PyObject *args)
 #  define _cffi_f_abk_submit _cffi_d_abk_submit
 #endif
 
-static int64_t _cffi_d_abk_submit_many(abk_bus * x0, abk_route const * x1, char const * x2, size_t x3)
+static int64_t _cffi_d_abk_submit_many(abk_bus * x0, abk_route const * x1, char const * x2, size_t x3, uint32_t x4)
 {
-  return abk_submit_many(x0, x1, x2, x3);
+  return abk_submit_many(x0, x1, x2, x3, x4);
 }
 #ifndef PYPY_VERSION
 static PyObject *
@@ -2272,6 +2279,7 @@ _cffi_f_abk_submit_many(PyObject *self, PyObject *args)
   abk_route const * x1;
   char const * x2;
   size_t x3;
+  uint32_t x4;
   Py_ssize_t datasize;
   struct _cffi_freeme_s *large_args_free = NULL;
   int64_t result;
@@ -2280,8 +2288,9 @@ _cffi_f_abk_submit_many(PyObject *self, PyObject *args)
   PyObject *arg1;
   PyObject *arg2;
   PyObject *arg3;
+  PyObject *arg4;
 
-  if (!PyArg_UnpackTuple(args, "abk_submit_many", 4, 4, &arg0, &arg1, &arg2, &arg3))
+  if (!PyArg_UnpackTuple(args, "abk_submit_many", 5, 5, &arg0, &arg1, &arg2, &arg3, &arg4))
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
@@ -2315,9 +2324,13 @@ _cffi_f_abk_submit_many(PyObject *self, PyObject *args)
   if (x3 == (size_t)-1 && PyErr_Occurred())
     return NULL;
 
+  x4 = _cffi_to_c_int(arg4, uint32_t);
+  if (x4 == (uint32_t)-1 && PyErr_Occurred())
+    return NULL;
+
   Py_BEGIN_ALLOW_THREADS
   _cffi_restore_errno();
-  { result = abk_submit_many(x0, x1, x2, x3); }
+  { result = abk_submit_many(x0, x1, x2, x3, x4); }
   _cffi_save_errno();
   Py_END_ALLOW_THREADS
 
@@ -2653,6 +2666,13 @@ static int _cffi_const_ABK_ONLY_CHUNKS(unsigned long long *o)
   return n;
 }
 
+static int _cffi_const_ABK_ONLY_RESULTS(unsigned long long *o)
+{
+  int n = (ABK_ONLY_RESULTS) <= 0;
+  *o = (unsigned long long)((ABK_ONLY_RESULTS) | 0);  /* check that ABK_ONLY_RESULTS is an integer */
+  return n;
+}
+
 static int _cffi_const_ABK_REMOVED(unsigned long long *o)
 {
   int n = (ABK_REMOVED) <= 0;
@@ -2803,23 +2823,24 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "ABK_ONLY_ANSWERS", (void *)_cffi_const_ABK_ONLY_ANSWERS, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "ABK_ONLY_CALLS", (void *)_cffi_const_ABK_ONLY_CALLS, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "ABK_ONLY_CHUNKS", (void *)_cffi_const_ABK_ONLY_CHUNKS, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
+  { "ABK_ONLY_RESULTS", (void *)_cffi_const_ABK_ONLY_RESULTS, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "ABK_REMOVED", (void *)_cffi_const_ABK_REMOVED, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "ABK_ROUTE_ORPHAN", (void *)_cffi_const_ABK_ROUTE_ORPHAN, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "ABK_ROUTE_PROBE", (void *)_cffi_const_ABK_ROUTE_PROBE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "ABK_ROUTE_REBIND", (void *)_cffi_const_ABK_ROUTE_REBIND, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
-  { "abk_abandon", (void *)_cffi_f_abk_abandon, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 114), (void *)_cffi_d_abk_abandon },
+  { "abk_abandon", (void *)_cffi_f_abk_abandon, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 121), (void *)_cffi_d_abk_abandon },
   { "abk_check_pool", (void *)_cffi_f_abk_check_pool, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 39), (void *)_cffi_d_abk_check_pool },
   { "abk_create", (void *)_cffi_f_abk_create, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 3), (void *)_cffi_d_abk_create },
-  { "abk_destroy", (void *)_cffi_f_abk_destroy, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 114), (void *)_cffi_d_abk_destroy },
+  { "abk_destroy", (void *)_cffi_f_abk_destroy, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 121), (void *)_cffi_d_abk_destroy },
   { "abk_drain", (void *)_cffi_f_abk_drain, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 79), (void *)_cffi_d_abk_drain },
   { "abk_end_session", (void *)_cffi_f_abk_end_session, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 43), (void *)_cffi_d_abk_end_session },
   { "abk_fd", (void *)_cffi_f_abk_fd, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 91), (void *)_cffi_d_abk_fd },
-  { "abk_find", (void *)_cffi_f_abk_find, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 109), (void *)_cffi_d_abk_find },
+  { "abk_find", (void *)_cffi_f_abk_find, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 116), (void *)_cffi_d_abk_find },
   { "abk_find_session", (void *)_cffi_f_abk_find_session, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 9), (void *)_cffi_d_abk_find_session },
   { "abk_flush", (void *)_cffi_f_abk_flush, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 24), (void *)_cffi_d_abk_flush },
   { "abk_hold", (void *)_cffi_f_abk_hold, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 63), (void *)_cffi_d_abk_hold },
   { "abk_kill", (void *)_cffi_f_abk_kill, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 67), (void *)_cffi_d_abk_kill },
-  { "abk_kill_now", (void *)_cffi_f_abk_kill_now, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 117), (void *)_cffi_d_abk_kill_now },
+  { "abk_kill_now", (void *)_cffi_f_abk_kill_now, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 124), (void *)_cffi_d_abk_kill_now },
   { "abk_lease", (void *)_cffi_f_abk_lease, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 72), (void *)_cffi_d_abk_lease },
   { "abk_next_event", (void *)_cffi_f_abk_next_event, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 35), (void *)_cffi_d_abk_next_event },
   { "abk_pause", (void *)_cffi_f_abk_pause, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 63), (void *)_cffi_d_abk_pause },
@@ -2836,7 +2857,7 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "abk_stop", (void *)_cffi_f_abk_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 54), (void *)_cffi_d_abk_stop },
   { "abk_stopped", (void *)_cffi_f_abk_stopped, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_abk_stopped },
   { "abk_submit", (void *)_cffi_f_abk_submit, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 103), (void *)_cffi_d_abk_submit },
-  { "abk_submit_many", (void *)_cffi_f_abk_submit_many, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 103), (void *)_cffi_d_abk_submit_many },
+  { "abk_submit_many", (void *)_cffi_f_abk_submit_many, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 109), (void *)_cffi_d_abk_submit_many },
   { "abk_tap", (void *)_cffi_f_abk_tap, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 27), (void *)_cffi_d_abk_tap },
   { "abk_version", (void *)_cffi_f_abk_version, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 22), (void *)_cffi_d_abk_version },
   { "abk_withdraw", (void *)_cffi_f_abk_withdraw, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 85), (void *)_cffi_d_abk_withdraw },
@@ -2852,7 +2873,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
               _CFFI_OP(_CFFI_OP_NOOP, 20) },
   { "text", offsetof(abk_error, text),
             sizeof(((abk_error *)0)->text),
-            _CFFI_OP(_CFFI_OP_NOOP, 130) },
+            _CFFI_OP(_CFFI_OP_NOOP, 137) },
   { "type", offsetof(abk_event, type),
             sizeof(((abk_event *)0)->type),
             _CFFI_OP(_CFFI_OP_NOOP, 20) },
@@ -2903,7 +2924,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
               _CFFI_OP(_CFFI_OP_NOOP, 29) },
   { "env", offsetof(abk_extra, env),
            sizeof(((abk_extra *)0)->env),
-           _CFFI_OP(_CFFI_OP_NOOP, 128) },
+           _CFFI_OP(_CFFI_OP_NOOP, 135) },
   { "cwd", offsetof(abk_extra, cwd),
            sizeof(((abk_extra *)0)->cwd),
            _CFFI_OP(_CFFI_OP_NOOP, 4) },
@@ -2936,94 +2957,94 @@ static const struct _cffi_field_s _cffi_fields[] = {
               _CFFI_OP(_CFFI_OP_NOOP, 65) },
   { "flags", offsetof(abk_route, flags),
              sizeof(((abk_route *)0)->flags),
-             _CFFI_OP(_CFFI_OP_NOOP, 133) },
+             _CFFI_OP(_CFFI_OP_NOOP, 140) },
   { "messages_in", offsetof(abk_stats, messages_in),
                    sizeof(((abk_stats *)0)->messages_in),
-                   _CFFI_OP(_CFFI_OP_NOOP, 132) },
+                   _CFFI_OP(_CFFI_OP_NOOP, 139) },
   { "messages_out", offsetof(abk_stats, messages_out),
                     sizeof(((abk_stats *)0)->messages_out),
-                    _CFFI_OP(_CFFI_OP_NOOP, 132) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 139) },
   { "bytes_in", offsetof(abk_stats, bytes_in),
                 sizeof(((abk_stats *)0)->bytes_in),
-                _CFFI_OP(_CFFI_OP_NOOP, 132) },
+                _CFFI_OP(_CFFI_OP_NOOP, 139) },
   { "bytes_out", offsetof(abk_stats, bytes_out),
                  sizeof(((abk_stats *)0)->bytes_out),
-                 _CFFI_OP(_CFFI_OP_NOOP, 132) },
+                 _CFFI_OP(_CFFI_OP_NOOP, 139) },
   { "stderr_bytes", offsetof(abk_stats, stderr_bytes),
                     sizeof(((abk_stats *)0)->stderr_bytes),
-                    _CFFI_OP(_CFFI_OP_NOOP, 132) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 139) },
   { "bad_lines", offsetof(abk_stats, bad_lines),
                  sizeof(((abk_stats *)0)->bad_lines),
-                 _CFFI_OP(_CFFI_OP_NOOP, 132) },
+                 _CFFI_OP(_CFFI_OP_NOOP, 139) },
   { "late_answers", offsetof(abk_stats, late_answers),
                     sizeof(((abk_stats *)0)->late_answers),
-                    _CFFI_OP(_CFFI_OP_NOOP, 132) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 139) },
   { "stray_answers", offsetof(abk_stats, stray_answers),
                      sizeof(((abk_stats *)0)->stray_answers),
-                     _CFFI_OP(_CFFI_OP_NOOP, 132) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 139) },
   { "withdrawn", offsetof(abk_stats, withdrawn),
                  sizeof(((abk_stats *)0)->withdrawn),
-                 _CFFI_OP(_CFFI_OP_NOOP, 132) },
+                 _CFFI_OP(_CFFI_OP_NOOP, 139) },
   { "cancelled", offsetof(abk_stats, cancelled),
                  sizeof(((abk_stats *)0)->cancelled),
-                 _CFFI_OP(_CFFI_OP_NOOP, 132) },
+                 _CFFI_OP(_CFFI_OP_NOOP, 139) },
   { "worker_restarts", offsetof(abk_stats, worker_restarts),
                        sizeof(((abk_stats *)0)->worker_restarts),
-                       _CFFI_OP(_CFFI_OP_NOOP, 132) },
+                       _CFFI_OP(_CFFI_OP_NOOP, 139) },
   { "routing_errors", offsetof(abk_stats, routing_errors),
                       sizeof(((abk_stats *)0)->routing_errors),
-                      _CFFI_OP(_CFFI_OP_NOOP, 132) },
+                      _CFFI_OP(_CFFI_OP_NOOP, 139) },
   { "dropped_notifications", offsetof(abk_stats, dropped_notifications),
                              sizeof(((abk_stats *)0)->dropped_notifications),
-                             _CFFI_OP(_CFFI_OP_NOOP, 132) },
+                             _CFFI_OP(_CFFI_OP_NOOP, 139) },
   { "client_connects", offsetof(abk_stats, client_connects),
                        sizeof(((abk_stats *)0)->client_connects),
-                       _CFFI_OP(_CFFI_OP_NOOP, 132) },
+                       _CFFI_OP(_CFFI_OP_NOOP, 139) },
   { "client_disconnects", offsetof(abk_stats, client_disconnects),
                           sizeof(((abk_stats *)0)->client_disconnects),
-                          _CFFI_OP(_CFFI_OP_NOOP, 132) },
+                          _CFFI_OP(_CFFI_OP_NOOP, 139) },
   { "workers", offsetof(abk_stats, workers),
                sizeof(((abk_stats *)0)->workers),
-               _CFFI_OP(_CFFI_OP_NOOP, 132) },
+               _CFFI_OP(_CFFI_OP_NOOP, 139) },
   { "live_requests", offsetof(abk_stats, live_requests),
                      sizeof(((abk_stats *)0)->live_requests),
-                     _CFFI_OP(_CFFI_OP_NOOP, 132) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 139) },
   { "queued_requests", offsetof(abk_stats, queued_requests),
                        sizeof(((abk_stats *)0)->queued_requests),
-                       _CFFI_OP(_CFFI_OP_NOOP, 132) },
+                       _CFFI_OP(_CFFI_OP_NOOP, 139) },
   { "sessions", offsetof(abk_stats, sessions),
                 sizeof(((abk_stats *)0)->sessions),
-                _CFFI_OP(_CFFI_OP_NOOP, 132) },
+                _CFFI_OP(_CFFI_OP_NOOP, 139) },
   { "clients", offsetof(abk_stats, clients),
                sizeof(((abk_stats *)0)->clients),
-               _CFFI_OP(_CFFI_OP_NOOP, 132) },
+               _CFFI_OP(_CFFI_OP_NOOP, 139) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "abk_bus", 121, _CFFI_F_OPAQUE,
+  { "abk_bus", 128, _CFFI_F_OPAQUE,
     (size_t)-1, -1, -1, 0 /* opaque */ },
-  { "abk_error", 122, _CFFI_F_CHECK_FIELDS,
+  { "abk_error", 129, _CFFI_F_CHECK_FIELDS,
     sizeof(abk_error), offsetof(struct _cffi_align__abk_error, y), 0, 3 },
-  { "abk_event", 123, 0,
+  { "abk_event", 130, 0,
     sizeof(abk_event), offsetof(struct _cffi_align__abk_event, y), 3, 12 },
-  { "abk_extra", 124, 0,
+  { "abk_extra", 131, 0,
     sizeof(abk_extra), offsetof(struct _cffi_align__abk_extra, y), 15, 6 },
-  { "abk_options", 125, 0,
+  { "abk_options", 132, 0,
     sizeof(abk_options), offsetof(struct _cffi_align__abk_options, y), 21, 4 },
-  { "abk_route", 126, 0,
+  { "abk_route", 133, 0,
     sizeof(abk_route), offsetof(struct _cffi_align__abk_route, y), 25, 6 },
-  { "abk_stats", 127, 0,
+  { "abk_stats", 134, 0,
     sizeof(abk_stats), offsetof(struct _cffi_align__abk_stats, y), 31, 20 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "abk_bus", 121 },
-  { "abk_error", 122 },
-  { "abk_event", 123 },
-  { "abk_extra", 124 },
-  { "abk_options", 125 },
-  { "abk_route", 126 },
-  { "abk_stats", 127 },
+  { "abk_bus", 128 },
+  { "abk_error", 129 },
+  { "abk_event", 130 },
+  { "abk_extra", 131 },
+  { "abk_options", 132 },
+  { "abk_route", 133 },
+  { "abk_stats", 134 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -3033,12 +3054,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  60,  /* num_globals */
+  61,  /* num_globals */
   7,  /* num_struct_unions */
   0,  /* num_enums */
   7,  /* num_typenames */
   NULL,  /* no includes */
-  135,  /* num_types */
+  142,  /* num_types */
   0,  /* flags */
 };
 

@@ -60,6 +60,7 @@ class Backend(Protocol):
 
         Returns:
             Whether all were taken. If not, none was: each is to be submitted, for its own outcome.
+            So it is where they are not a line each.
         """
         ...
 

@@ -78,7 +78,7 @@ STDERR_LOG_BURST = 1000  # lines in LOG_WINDOW_S, as for the Python kernel
 STDERR_OPEN_BYTES = 8192
 _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
 _EVENTS = {logging.WARNING: "worker_died", logging.ERROR: "worker_parked"}
-_ONLY: dict[int, Any] = {1: "answers", 2: "calls"}
+_ONLY: dict[int, Any] = {1: "answers", 2: "calls", 9: "results"}
 _STATES = tuple(State)  # in the order of the kernel's own
 _GONE = Failure(
     code=KernelCode.SHUTTING_DOWN, message="bus is stopped", reason="shutting down", sent=False
@@ -409,7 +409,7 @@ class Native:
         """Take several requests at once; False if none was, and each is to be submitted."""
         if self._bus is None or route.session is not None or route.worker is not None:
             return False
-        taken = lib.abk_submit_many(self._bus, self._aim(route), frames, len(frames))
+        taken = lib.abk_submit_many(self._bus, self._aim(route), frames, len(frames), len(keys))
         if taken <= 0:
             return False
         if taken < len(keys):  # nothing of them was written yet

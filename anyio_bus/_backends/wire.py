@@ -495,10 +495,10 @@ class Wire:
             return False
         if self._out_bytes > self._max_bytes or route.worker is not None:
             return False
-        if route.session is not None:
+        if route.session is not None or frames.count(b"\n") != len(keys):
             return False
         prefix = self._prefix(route)
-        if prefix != b"{":  # each frame is a line, with no other newline in it
+        if prefix != b"{":
             frames = prefix + frames[1:].replace(b"\n{", b"\n" + prefix)
         self._live.update(dict.fromkeys(keys, route.pool))
         self._send(frames)

@@ -72,7 +72,7 @@ from anyio_bus._sansio.codec import (
 )
 from anyio_bus._sansio.events import BadLineInfo, KernelStatistics, WorkerInfo
 from anyio_bus._sansio.lifecycle import State
-from anyio_bus._sansio.messages import Message, is_error
+from anyio_bus._sansio.messages import Message, Result, is_error
 from anyio_bus._sansio.routing import Refused, Route
 
 if TYPE_CHECKING:
@@ -321,10 +321,10 @@ class Bus:
         except BaseException:
             calls.abandon(call)
             raise
-        if type(message) is not Message:
+        if isinstance(message, Exception):
             raise message
-        raw = result_of(message) if message.error is not UNSET else message.result
-        return decode_value(raw, reply)  # type: ignore[arg-type]  # what is no error has a result
+        raw = message.result if type(message) is Result else result_of(message)
+        return decode_value(raw, reply)
 
     async def _request_with(
         self, method: str, params: object, route: Route, options: StreamOptions, retry: Retry | None
@@ -358,7 +358,7 @@ class Bus:
             message = await call.waiter
         finally:
             calls.abandon(call)
-        if not isinstance(message, Message):
+        if isinstance(message, Exception):
             raise message
         return decode_value(result_of(message), options.reply)
 
@@ -699,7 +699,7 @@ class Bus:
             message = await call.waiter
         finally:
             calls.abandon(call)
-        if type(message) is not Message:
+        if isinstance(message, Exception):
             raise message
         return _response_line(message, key)
 

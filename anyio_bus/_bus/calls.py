@@ -619,8 +619,9 @@ class Calls:
             self._take_each(event)
 
     def _take_answers(self, answers: list[Message]) -> None:
-        calls = self.peer.receive_many(answers)
-        if self._take_batches(calls, answers):
+        keys: list[RequestId] = [answer.id for answer in answers]  # type: ignore[misc]  # it has one
+        calls = self.peer.receive_many(keys)
+        if self._take_batches(calls, keys, answers):
             return
         root = self.root
         wake = self._loop.wake
@@ -639,7 +640,9 @@ class Calls:
                 call.sink.finish(call, answer)
         self.pending_bytes -= freed
 
-    def _take_batches(self, calls: list[Call | Batch | None], answers: list[Message]) -> bool:
+    def _take_batches(
+        self, calls: list[Call | Batch | None], keys: list[RequestId], answers: list[Message]
+    ) -> bool:
         """Settle a run of answers to one sink's calls that were begun at once; False if it is not."""
         if not calls or type(calls[0]) is not Batch or self._queue or self.on_idle is not None:
             return False
@@ -654,7 +657,7 @@ class Calls:
         for batch in batches:
             self.pending_bytes -= batch.size * counts[batch]
             self.leave_batch(batch, counts[batch])
-        sink.finish_many(batches, calls, answers)
+        sink.finish_many(batches, calls, keys, answers)
         return True
 
     def _take_each(self, event: Lines) -> None:

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, final
 
 import anyio
 import anyio.lowlevel
+import msgspec
 from msgspec import UNSET, Raw
 
-from anyio_bus._bus.calls import result_of
+from anyio_bus._bus.calls import Batch, result_of
 from anyio_bus._errors import BusError, InvalidArgumentError
 from anyio_bus._io.loop import Bell
 from anyio_bus._sansio.codec import decode_value, decoder_of
-from anyio_bus._sansio.messages import Message
+from anyio_bus._sansio.messages import Message, Result
 
 if TYPE_CHECKING:
-    from anyio_bus._bus.calls import Batch, Call, Calls
+    from anyio_bus._bus.calls import Call, Calls
     from anyio_bus._sansio.messages import RequestId
 
 Outcome: TypeAlias = Raw | Message | Exception  # a result, another answer, or none
@@ -36,8 +37,19 @@ FREE_TURNS = 64  # results that are taken without a checkpoint
 COMPANY_S = 1e-4  # for which room waits for more, while results can be read: together costs less
 
 
-def _of_answer(answer: Message) -> Outcome:
+def _in_a_row(keys: list[Any], first: int) -> bool:
+    """Tell whether these ids, each there once, are the numbers from ``first`` on."""
+    if keys[0] != first or keys[-1] != first + len(keys) - 1:
+        return False
+    return sorted(keys) == keys  # of the same objects, which takes no look at them
+
+
+def _of_answer(answer: Message | Result) -> Outcome:
     return answer.result if answer.error is UNSET else answer  # type: ignore[return-value]
+
+
+class _Undecoded(msgspec.Struct):
+    outcome: Outcome
 
 
 @final
@@ -73,9 +85,12 @@ class MapResults(Generic[T_co]):
     _head: int  # place of the next outcome in order
     _open: int  # calls without an outcome
     _early: dict[int, Outcome]  # place -> what came before its turn
-    _ready: deque[tuple[int, Outcome]]  # what can be had, with its place
-    _granted: int  # of these, how many may be had without a look at anything else
-    _counted: int  # of those that were granted, for which there is no room yet
+    _ready: list[Outcome]  # what can be had
+    _places: deque[int]  # of each of these, unless they come in order
+    _values: list[
+        Any
+    ]  # what may be had without a look at anything else, decoded, the next one last
+    _counted: int  # so many of these there were; there is no room for them yet
     _params: Iterator[object] | None  # those of a plain iterable
     _fed_by_task: bool
     _exhausted: bool
@@ -103,10 +118,12 @@ class MapResults(Generic[T_co]):
         self._decode = decoder_of(reply).decode
         self._ordered = ordered
         self._return_errors = return_errors
-        self._room = self._next = self._head = self._open = self._granted = self._counted = 0
+        self._room = self._next = self._head = self._open = self._counted = 0
+        self._values = []
         self._refill = 1
         self._early = {}
-        self._ready = deque()
+        self._ready = []
+        self._places = deque()
         self._params = self._fault = self._waiter = None
         self._fed_by_task = self._exhausted = False
         self._turns = FREE_TURNS
@@ -173,42 +190,46 @@ class MapResults(Generic[T_co]):
             self._calls.leave_batch(batch)
         self._line_up(place, outcome if isinstance(outcome, Exception) else _of_answer(outcome))
 
-    def finish_many(self, batches: list[Batch], calls: list[Batch], answers: list[Message]) -> None:
-        """Take a run of answers; ``calls`` says of which of the ``batches`` each is."""
+    def finish_many(
+        self,
+        batches: list[Batch],
+        calls: list[Batch],
+        keys: list[RequestId],
+        answers: Sequence[Message | Result],
+    ) -> None:
+        """Take a run of answers to ``keys``; ``calls`` says of which of the ``batches`` each is."""
         count = len(answers)
         self._open -= count
         offsets = {batch.offset for batch in batches}
         offset = offsets.pop()
-        places: Sequence[int]
+        outcomes: list[Outcome]
+        if type(answers[0]) is Result:  # so all of a run are
+            outcomes = [answer.result for answer in answers]  # type: ignore[misc]
+        else:
+            outcomes = [_of_answer(answer) for answer in answers]
         if offsets or offset is None:
-            places = [
-                batch.place_of(answer.id)  # type: ignore[arg-type]
-                for batch, answer in zip(calls, answers, strict=True)
-            ]
-        else:
-            places = [offset + answer.id for answer in answers]  # type: ignore[misc, operator]
-        outcomes: list[Outcome] = [
-            answer.result if answer.error is UNSET else answer  # type: ignore[misc]
-            for answer in answers
-        ]
-        in_a_row = range(self._head, self._head + count)
-        if self._ordered and not self._early and places == list(in_a_row):
+            places = list(map(Batch.place_of, calls, keys))
+        elif self._ordered and not self._early and _in_a_row(keys, self._head - offset):
             self._head += count
-            self._ready.extend(zip(in_a_row, outcomes, strict=True))
+            self._ready.extend(outcomes)
             self._wake()
+            return
         else:
-            for place, outcome in zip(places, outcomes, strict=True):
-                self._line_up(int(place), outcome)  # an answer to 7 may say 7.0
+            places = [offset + int(key) for key in keys]  # type: ignore[arg-type]  # 7.0 answers 7
+        for place, outcome in zip(places, outcomes, strict=True):
+            self._line_up(place, outcome)
 
     def _line_up(self, place: int, outcome: Outcome) -> None:
         """Take one outcome, which can be had when it is its turn."""
         if self._ordered and place != self._head:
             self._early[place] = outcome
             return
-        self._ready.append((place, outcome))
+        if not self._ordered:
+            self._places.append(place)
+        self._ready.append(outcome)
         self._head += 1
         while self._early and self._head in self._early:
-            self._ready.append((self._head, self._early.pop(self._head)))
+            self._ready.append(self._early.pop(self._head))
             self._head += 1
         self._wake()
 
@@ -225,30 +246,34 @@ class MapResults(Generic[T_co]):
 
     async def __anext__(self) -> T_co:
         """Return the next result, or raise what its request ended with."""
-        if not self._granted:
+        values = self._values
+        if not values:
             if not self._is_ready():
                 await self._wait()
                 self._turns = FREE_TURNS
                 self._since = monotonic()
             self._grant()
-        self._granted -= 1
-        self.index, outcome = self._ready.popleft()
-        if not self._granted:
+        value: Any = values.pop()
+        self.index = self.index + 1 if self._ordered else self._places.popleft()
+        if not values:
             self._settle()
-        if type(outcome) is Raw:
-            try:
-                return self._decode(outcome)  # type: ignore[no-any-return]  # noqa: ASYNC910  # see FREE_TURNS
-            except Exception:  # said below, as that of an error is  # noqa: BLE001
-                pass
-        result: T_co = self._value(outcome)
-        return result  # noqa: ASYNC910  # see FREE_TURNS
+        if type(value) is _Undecoded:
+            value = self._value(value.outcome)
+        return value  # type: ignore[no-any-return]  # noqa: ASYNC910  # see FREE_TURNS
 
     def _grant(self) -> None:
         """Count the results that may be read before there is anything else to do."""
         most = self._refill - self._room
         if most <= 0:  # more room is not made use of yet
             most = self._refill
-        self._granted = self._counted = min(len(self._ready), self._turns, most)
+        self._counted = min(len(self._ready), self._turns, most)
+        outcomes = self._ready[: self._counted]
+        del self._ready[: self._counted]
+        outcomes.reverse()
+        try:
+            self._values += map(self._decode, outcomes)  # type: ignore[arg-type]  # mostly a Raw each
+        except Exception:  # said of the one that it is about, when it is read  # noqa: BLE001
+            self._values[:] = map(_Undecoded, outcomes)
 
     def _settle(self) -> None:
         """What was granted was read: make room for as many requests, and grant more."""
@@ -262,15 +287,15 @@ class MapResults(Generic[T_co]):
                 self._since = now
         self._grant()
 
+    def _is_ready(self) -> bool:
+        """Tell whether the next result can be had without a wait."""
+        return bool(self._values or (self._turns > 0 and self._ready))
+
     def _make_room_known(self) -> None:
         if self._fed_by_task:
             self._bell.ring()
         else:
             self._feed()
-
-    def _is_ready(self) -> bool:
-        """Tell whether the next result can be had without a wait."""
-        return self._granted > 0 or (self._turns > 0 and bool(self._ready))
 
     async def _wait(self) -> None:  # noqa: ASYNC910  # what is ready has one, what is awaited is one
         """Wait for a result; always a checkpoint."""
@@ -311,7 +336,8 @@ class MapResults(Generic[T_co]):
         """Withdraw what is in flight and forget what was not read."""
         self._params = None
         self._exhausted = True
-        self._room = self._granted = self._counted = 0
+        self._room = self._counted = 0
+        self._values.clear()
         calls = self._calls.open_calls() if self._open else []
         for call in reversed([call for call in calls if call.sink is self]):
             self._calls.abandon(call)
@@ -320,6 +346,7 @@ class MapResults(Generic[T_co]):
         self._open = 0
         self._early.clear()
         self._ready.clear()
+        self._places.clear()
         self._wake()
 
     async def _feed_from(self, params: AsyncIterable[object]) -> None:  # noqa: ASYNC910

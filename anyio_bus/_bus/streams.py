@@ -390,7 +390,7 @@ class Stream(anyio.abc.ObjectReceiveStream[Chunk], Generic[T_co]):
     def _decoded(self) -> Any:
         if self._outcome is None:  # the block was left before there was one
             raise anyio.ClosedResourceError
-        if not isinstance(self._outcome, Message):
+        if isinstance(self._outcome, Exception):
             raise self._outcome
         raw = result_of(self._outcome)
         if self._texts is not None:

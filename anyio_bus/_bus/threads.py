@@ -22,7 +22,6 @@ from anyio_bus._bus.sessions import scope_in
 from anyio_bus._errors import BusStoppedError, InvalidStateError
 from anyio_bus._io.loop import Loop, running_loop_name
 from anyio_bus._sansio.codec import decode_value, decoder_of
-from anyio_bus._sansio.messages import Message
 
 if TYPE_CHECKING:
     from anyio_bus._bus.bus import Bus
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from anyio_bus._bus.sessions import Session
     from anyio_bus._bus.streams import Collect
     from anyio_bus._config import Retry
-    from anyio_bus._sansio.messages import RequestId
+    from anyio_bus._sansio.messages import Message, RequestId
 
 __all__ = ("FromThread", "Threads", "Ticket")
 
@@ -364,7 +363,7 @@ class FromThread:
             return self.run(partial(bus.request, method, params, reply=reply, **rare))
         request = _Request(bus, method, params, reply, pool, session, timeout, scope)
         outcome = self._threads.call(request.ticket, request.begin, request.cancel)
-        if type(outcome) is not Message:
+        if isinstance(outcome, Exception):
             raise outcome
         return decode_value(result_of(outcome), reply)
 

@@ -199,7 +199,7 @@ class Kernel:
         if self._unavailable:
             return False
         each = [line + b"\n" for line in frames[:-1].split(b"\n")]
-        lane = self.router.submit_many(each, route, keys)
+        lane = self.router.submit_many(each, route, keys) if len(each) == len(keys) else None
         if lane is None:
             return False
         self.counts.messages_out += len(keys)

@@ -19,6 +19,7 @@ from anyio_bus._sansio.messages import (
     ErrorObject,
     Message,
     RequestId,
+    Result,
     is_answer,
 )
 
@@ -33,6 +34,7 @@ __all__ = (
     "decode_items",
     "decode_lines",
     "decode_plain",
+    "decode_results",
     "decode_value",
     "decoder_of",
     "encode_envelope",
@@ -50,6 +52,7 @@ __all__ = (
 T = TypeVar("T")
 
 _messages = msgspec.json.Decoder(Message)
+_results = msgspec.json.Decoder(Result)
 _errors = msgspec.json.Decoder(ErrorObject)
 _members = msgspec.json.Decoder(dict[str, Raw])
 _anything = msgspec.json.Decoder(Raw)
@@ -273,6 +276,8 @@ def encode_requests(
 ) -> bytes:
     """Make the frames of several requests of one method, one after the other.
 
+    Each is a line, unless params hold prepared JSON with newlines: who takes them counts.
+
     Args:
         keys: Their ids.
         method: As for :func:`encode_request`.
@@ -286,7 +291,7 @@ def encode_requests(
         except Exception:  # noqa: BLE001  # said below, with the part that it is about
             pass
         else:
-            if block.find(b"null") < 0 and block.count(b"\n") == len(items):
+            if block.find(b"null") < 0:
                 return block
     return b"".join(
         [
@@ -358,6 +363,9 @@ def decoder_of(kind: Any) -> msgspec.json.Decoder[Any]:
 
 decode_lines = _messages.decode_lines
 """Decode a block of whole lines that are known to be messages."""
+
+decode_results: Any = _results.decode_lines
+"""Decode a block of whole lines that are known to be answers without an error or a session."""
 
 decode_plain = _plain.decode
 """Decode a raw value into plain objects."""

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from anyio_bus._errors import Failure
-from anyio_bus._sansio.codec import BAD_JSON, decode_block, decode_lines
+from anyio_bus._sansio.codec import BAD_JSON, decode_block, decode_lines, decode_results
 from anyio_bus._sansio.lifecycle import State
 from anyio_bus._sansio.messages import BadLine, Message, RequestId
 
@@ -102,13 +102,16 @@ def lines_of(
     worker: int,
     block: bytes,
     sole: RequestId = None,
-    only: Literal["answers", "calls"] | None = None,
+    only: Literal["results", "answers", "calls"] | None = None,
 ) -> list[Lines | LineBad]:
     """Decode a run of lines that a kernel has found to be messages.
 
-    Those that the decoder here does not take are bad lines.
+    Those that the decoder here does not take are bad lines. Of ``results`` it knows besides that
+    they are answers of nothing but an id and a result.
     """
     try:
+        if only == "results":
+            return [Lines(pool, worker, decode_results(block), sole, "answers")]
         return [Lines(pool, worker, decode_lines(block), sole, only)]
     except BAD_JSON:
         return [

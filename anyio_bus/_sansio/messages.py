@@ -13,6 +13,7 @@ __all__ = (
     "ErrorObject",
     "Message",
     "RequestId",
+    "Result",
     "is_answer",
     "is_error",
 )
@@ -35,6 +36,17 @@ class Message(msgspec.Struct, gc=False):
     result: Raw | UnsetType = UNSET
     error: Raw | UnsetType = UNSET
     session: str | UnsetType = msgspec.field(default=UNSET, name="sessionId")
+
+
+class Result(msgspec.Struct, gc=False):
+    """A response without ``error`` and ``sessionId``: a :class:`Message` of fewer members."""
+
+    id: RequestId
+    result: Raw
+    method: ClassVar[UnsetType] = UNSET
+    params: ClassVar[UnsetType] = UNSET
+    error: ClassVar[UnsetType] = UNSET
+    session: ClassVar[UnsetType] = UNSET
 
 
 class BadLine(msgspec.Struct, frozen=True):

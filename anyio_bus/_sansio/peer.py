@@ -80,16 +80,15 @@ class Peer(Generic[C]):
             self._deadlines.discard(answer.id, call.timeout_s)  # type: ignore[arg-type]
         return call
 
-    def receive_many(self, answers: list[Message]) -> list[C | None]:
-        """Take several answers; return in their places the calls that they end, as :meth:`receive`."""
-        pop = self.calls.pop
-        calls = [pop(answer.id, None) for answer in answers]  # type: ignore[arg-type]
+    def receive_many(self, keys: list[RequestId]) -> list[C | None]:
+        """Take the answers to several ids; return in their places the calls that they end."""
+        calls: list[C | None] = list(map(self.calls.pop, keys, itertools.repeat(None)))
         kinds = set(calls)
         if None in kinds:
             self.late_answers += calls.count(None)
         for timeout_s in {call.timeout_s for call in kinds if call is not None} - {None}:
-            keys = [c.key for c in calls if c is not None and c.timeout_s == timeout_s]
-            self._deadlines.discard_many(keys, timeout_s)  # type: ignore[arg-type]
+            ended = [c.key for c in calls if c is not None and c.timeout_s == timeout_s]
+            self._deadlines.discard_many(ended, timeout_s)  # type: ignore[arg-type]
         return calls
 
     def close(self, key: RequestId) -> C | None:

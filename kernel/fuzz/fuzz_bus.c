@@ -150,7 +150,7 @@ static void submit_many(void)
                                 first + i, first + i);
     for (uint32_t i = 0; i < count; i++)
         requests[first + i] = (request){0};
-    const int64_t taken = abk_submit_many(bus, &route, lines, len);
+    const int64_t taken = abk_submit_many(bus, &route, lines, len, count);
     MUST(taken <= (int64_t)count);
     for (int64_t i = 0; i < taken; i++) {
         char id[32];

@@ -190,7 +190,8 @@ ABK_API int64_t abk_submit(abk_bus *bus, const abk_route *route, const char *lin
 /* Take many whole lines, all with the same route. Returns how many there were, or 0 and takes none
  * where the queue of the pool has not room for all; then each is to be submitted for its own fate. One that is
  * refused nevertheless (an id that is in use) ends it: the number of those before it is returned. */
-ABK_API int64_t abk_submit_many(abk_bus *bus, const abk_route *route, const char *lines, size_t len);
+ABK_API int64_t abk_submit_many(abk_bus *bus, const abk_route *route, const char *lines, size_t len,
+                                uint32_t count);
 
 /* The failure behind the last ABK_EREFUSED, as JSON: {"code":..., "message":..., ...}. */
 ABK_API const char *abk_refusal(abk_bus *bus, size_t *len);
@@ -237,7 +238,12 @@ enum {
     ABK_EV_WAKE   /* an fd of abk_watch_fd() is readable. a: the fd */
 };
 
-enum { ABK_ONLY_ANSWERS = 1, ABK_ONLY_CALLS = 2, ABK_ONLY_CHUNKS = 4 | ABK_ONLY_CALLS };
+enum {
+    ABK_ONLY_ANSWERS = 1,
+    ABK_ONLY_CALLS = 2, /* requests and notifications */
+    ABK_ONLY_CHUNKS = 4 | ABK_ONLY_CALLS,
+    ABK_ONLY_RESULTS = 8 | ABK_ONLY_ANSWERS /* of which none has error or sessionId */
+};
 
 /* How anyio_bus.worker writes a chunk, around its params, which are an object. */
 #define ABK_CHUNK_START "{\"jsonrpc\":\"2.0\",\"method\":\"chunk\",\"params\":"

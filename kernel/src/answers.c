@@ -76,7 +76,7 @@ static void note_sole(run *self)
 static void to_host(run *self, const abk_frame *frame, int only)
 {
     abk_bus *bus = self->process->slot->bus;
-    const bool answer = only == ABK_ONLY_ANSWERS;
+    const bool answer = (only & ABK_ONLY_ANSWERS) != 0;
     if (frame->count == 0) {
         if (self->count > 0 && (self->from == NULL || self->from + self->len != frame->line.at))
             flush(self);
@@ -86,7 +86,7 @@ static void to_host(run *self, const abk_frame *frame, int only)
         }
         self->len += frame->line.len;
     } else {
-        only &= ABK_ONLY_ANSWERS | ABK_ONLY_CALLS; /* its lines are not in place */
+        only &= ~(ABK_ONLY_CHUNKS & ~ABK_ONLY_CALLS); /* they are taken apart in place */
         abk_buf *text = &bus->event_text;
         const bool beside = self->from == NULL && self->offset + self->len == abk_buf_len(text);
         if (self->count > 0 && !beside) /* other events have text there as well */
@@ -199,6 +199,11 @@ static void learn(abk_lane *lane, const abk_entry *entry, const abk_value *resul
     abk_session_learn(bus, entry->client, lane, decoded);
 }
 
+static bool is_result(const abk_message *answer)
+{
+    return answer->error.kind == ABK_ABSENT && answer->session.kind == ABK_ABSENT;
+}
+
 static void take_answer(run *self, const abk_message *message, abk_text line)
 {
     abk_lane *lane = self->process->lane;
@@ -220,7 +225,7 @@ static void take_answer(run *self, const abk_message *message, abk_text line)
     if (bus->rewrite)
         patch_value(&frame, &message->id, abk_id_raw(&entry->id));
     if (entry->client == bus->host)
-        to_host(self, &frame, ABK_ONLY_ANSWERS);
+        to_host(self, &frame, is_result(message) ? ABK_ONLY_RESULTS : ABK_ONLY_ANSWERS);
     else
         abk_client_send(entry->client, &frame);
     abk_router_finish(bus, entry);

@@ -68,27 +68,35 @@ int64_t abk_submit(abk_bus *bus, const abk_route *route, const char *line, size_
 }
 
 /* Whether the queue of the pool would take so many lines, should no worker take any. */
-static bool has_room(abk_bus *bus, const abk_route *route, const char *lines, size_t len)
+static bool has_room(abk_bus *bus, const abk_route *route, uint32_t count, size_t len)
 {
     const abk_limits *limits = &bus->config->limits;
     const abk_pool *pool = bus->pool_count == 1 && route->pool == NULL ? &bus->pools[0]
                                                                       : pool_of(bus, route->pool);
-    uint64_t count = 0;
-    for (const char *at = lines; (at = memchr(at, '\n', len - (size_t)(at - lines))) != NULL; at++)
-        count++;
     if (pool != NULL && pool->config->session.count > 1)
         return false; /* the session that a line names may be refused */
     return pool != NULL && pool->unavailable == NULL && bus->phase == ABK_RUNNING &&
-           pool->queued + count <= limits->max_queued &&
+           (uint64_t)pool->queued + count <= limits->max_queued &&
            pool->queued_bytes + len <= limits->max_output_bytes && len <= limits->max_frame_bytes;
 }
 
-int64_t abk_submit_many(abk_bus *bus, const abk_route *route, const char *lines, size_t len)
+static bool are_lines(const char *lines, size_t len, uint32_t count)
+{
+    uint64_t found = 0;
+    if (len == 0 || lines[len - 1] != '\n')
+        return false;
+    for (const char *at = lines, *end = lines + len; at < end; found++)
+        at = (const char *)memchr(at, '\n', (size_t)(end - at)) + 1;
+    return found == count;
+}
+
+int64_t abk_submit_many(abk_bus *bus, const abk_route *route, const char *lines, size_t len,
+                        uint32_t count)
 {
     const int result = can_submit(bus, route);
     if (result < 0)
         return result;
-    if (len == 0 || lines[len - 1] != '\n' || !has_room(bus, route, lines, len))
+    if (!are_lines(lines, len, count) || !has_room(bus, route, count, len))
         return 0;
     int64_t taken = 0;
     for (size_t at = 0; at < len; taken++) {

@@ -18,6 +18,7 @@
 #define LITTLE_ENDIAN_WORDS (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__)
 
 typedef struct scan {
+    const char *begin; /* as many bytes before end as can be read */
     const char *end;
     const char *reason;
 } scan;
@@ -155,11 +156,14 @@ static NOINLINE const char *skip_long_string(scan *s, const char *p, bool *escap
 static INLINE const char *skip_string(scan *s, const char *p, bool *escaped)
 {
 #ifdef __SSE2__
-    if (s->end - p >= 16) {
-        const unsigned found = (unsigned)_mm_movemask_epi8(stops_of(p));
-        if (found != 0 && p[__builtin_ctz(found)] == '"')
-            return p + __builtin_ctz(found);
-    }
+    const ptrdiff_t left = s->end - p;
+    unsigned found = 0;
+    if (left >= 16)
+        found = (unsigned)_mm_movemask_epi8(stops_of(p));
+    else if (s->end - s->begin >= 16)
+        found = (unsigned)_mm_movemask_epi8(stops_of(s->end - 16)) >> (16 - left);
+    if (found != 0 && p[__builtin_ctz(found)] == '"')
+        return p + __builtin_ctz(found);
 #endif
     return skip_long_string(s, p, escaped);
 }
@@ -505,7 +509,7 @@ int abk_scan(const char *line, size_t len, abk_message *message)
     clear(message);
     if (len > UINT32_MAX)
         return refuse(message, "the line is too long");
-    scan s = {.end = trimmed(line, len)};
+    scan s = {.begin = line, .end = trimmed(line, len)};
     if (s.end == line)
         return ABK_AGAIN;
     const char *p = blanks(line);
@@ -534,7 +538,7 @@ abk_value abk_scan_id(abk_text text)
     abk_value value = {0};
     if (text.len == 0 || *text.at == '{' || *text.at == '[')
         return value;
-    scan s = {.end = text.at + text.len};
+    scan s = {.begin = text.at, .end = text.at + text.len};
     const bool whole = skip_scalar(&s, text.at, &value) == s.end;
     if (whole && (value.kind == ABK_NULL || (value.kind == ABK_NUMBER && abk_id_fits(&value)) ||
                   (value.kind == ABK_STRING && is_utf8(value.at, value.len))))
@@ -550,7 +554,7 @@ bool abk_scan_path(const abk_value *object, const abk_path *path, abk_value *fou
         *found = (abk_value){0};
         if (in.kind != ABK_OBJECT)
             return false;
-        scan s = {.end = in.at + in.len};
+        scan s = {.begin = in.at, .end = in.at + in.len};
         for (const char *p = blanks(in.at + 1); p != NULL && *p != '}';) {
             abk_value name = {.kind = ABK_STRING}, value;
             p = next_member(&s, p, &name, &value);
@@ -573,7 +577,7 @@ size_t abk_unrepeat(const char *line, size_t len, char *out)
             memcpy(out, line, len);
         return len;
     }
-    scan s = {.end = trimmed(line, len)};
+    scan s = {.begin = line, .end = trimmed(line, len)};
     char *to = out;
     *to++ = '{';
     for (const char *p = blanks(blanks(line) + 1); p != NULL && *p != '}';) {

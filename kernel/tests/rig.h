@@ -126,7 +126,7 @@ static inline void rig_answered(rig *self, const abk_message *message, const cha
 static inline void rig_lines(rig *self, const abk_event *event)
 {
     uint32_t count = 0;
-    uint32_t answers = 0;
+    uint32_t answers = 0, results = 0;
     const bool chunks = event->a == ABK_ONLY_CHUNKS;
     for (const char *at = event->data, *end = at + event->len; at < end; count++) {
         const char *newline = memchr(at, '\n', (size_t)(end - at));
@@ -146,6 +146,7 @@ static inline void rig_lines(rig *self, const abk_event *event)
         if (good && abk_role_of(&message) == ABK_RESPONSE) {
             rig_answered(self, &message, at, len);
             answers++;
+            results += message.error.kind == ABK_ABSENT && message.session.kind == ABK_ABSENT;
         } else {
             self->notes++;
         }
@@ -153,9 +154,10 @@ static inline void rig_lines(rig *self, const abk_event *event)
     }
     CHECK(count == event->count && count > 0);
     if (!chunks)
-        CHECK(event->a == (answers == count ? ABK_ONLY_ANSWERS
-                           : answers == 0   ? ABK_ONLY_CALLS
-                                            : 0));
+        CHECK(event->a == (results == count   ? ABK_ONLY_RESULTS
+                           : answers == count ? ABK_ONLY_ANSWERS
+                           : answers == 0     ? ABK_ONLY_CALLS
+                                              : 0));
 }
 
 static inline void rig_take(rig *self, const abk_event *event)

@@ -283,13 +283,15 @@ static void many_are_taken_at_once_or_none(void)
     rig r;
     rig_open(&r, rig_config("", ONE_AT_A_TIME, "\"max_queued\":3"));
     r.asked = 8;
-    CHECK(abk_submit_many(r.bus, &route, three, sizeof three - 2) == 0);
-    CHECK(abk_submit_many(r.bus, &route, NULL, 0) == 0);
-    CHECK(abk_submit_many(r.bus, &route, three, sizeof three - 1) == 3);
+    CHECK(abk_submit_many(r.bus, &route, three, sizeof three - 2, 3) == 0);
+    CHECK(abk_submit_many(r.bus, &route, NULL, 0, 0) == 0);
+    CHECK(abk_submit_many(r.bus, &route, three, sizeof three - 1, 2) == 0);
+    CHECK(abk_submit_many(r.bus, &route, three, sizeof three - 1, 4) == 0);
+    CHECK(abk_submit_many(r.bus, &route, three, sizeof three - 1, 3) == 3);
     UNTIL(&r, rig_stats(&r).live_requests == 0);
-    CHECK(abk_submit_many(r.bus, &route, twice, sizeof twice - 1) == 1);
-    CHECK(abk_submit_many(r.bus, &route, more, sizeof more - 1) == 3);
-    CHECK(abk_submit_many(r.bus, &route, three, sizeof three - 1) == 0);
+    CHECK(abk_submit_many(r.bus, &route, twice, sizeof twice - 1, 2) == 1);
+    CHECK(abk_submit_many(r.bus, &route, more, sizeof more - 1, 3) == 3);
+    CHECK(abk_submit_many(r.bus, &route, three, sizeof three - 1, 3) == 0);
     CHECK(abk_withdraw(r.bus, abk_find(r.bus, "5", 1), NULL, 0) == ABK_REMOVED);
     UNTIL(&r, rig_stats(&r).live_requests == 0);
     r.ends[4].withdrawn = r.ends[5].withdrawn = true; /* never asked, and given up */

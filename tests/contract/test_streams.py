@@ -6,6 +6,7 @@ from typing import Any
 
 import anyio
 import pytest
+from msgspec import Raw
 
 from anyio_bus import Bus, Chunk
 from anyio_bus.testing import cancel_sweep, open_memory_bus
@@ -49,6 +50,9 @@ async def test_notifications_reach_subscribers_and_maps_their_results(place: Pla
     async with place.bus() as bus, bus.subscribe("chunk", max_queue=10) as notes:
         async with bus.map("echo", ({"n": n} for n in range(100)), in_flight=7) as results:
             assert [result["n"] async for result in results] == list(range(100))
+        several_lines = [{"a": Raw(b"[1,\n2]")}, {"a": 3}]
+        async with bus.map("echo", several_lines, in_flight=2) as results:
+            assert [result["a"] async for result in results] == [[1, 2], 3]
         await bus.request("say", SAY)
         assert [note.params["text"] for note in await notes.receive_batch()] == list("01234")
 
