@@ -193,6 +193,7 @@ typedef struct abk_session {
     abk_failure *failure; /* why it is lost */
     bool is_lost;
     bool leased; /* lost with its lease: never tied anew */
+    bool kept;   /* its owner was told that it has it: it stays, though nothing waits for it */
     uint64_t used;
     uint64_t hash;
     uint32_t name_len;
@@ -280,7 +281,7 @@ typedef struct abk_client {
     abk_link entries; /* its requests without an answer */
     abk_link asks;
     abk_link sessions;
-    uint32_t live, ask_count;
+    uint32_t live, ask_count, wish_count;
     uint32_t watched; /* ABK_WATCH_... */
     int32_t source_worker; /* as it was told last: whose notifications come; -1: not yet */
     int64_t source_sole;

@@ -200,6 +200,7 @@ static void on_session(abk_client *client, const abk_message *message)
     abk_lane *lane = session->lane == NULL ? abk_router_choose(pool) : NULL;
     if (lane != NULL)
         abk_session_bind(session, lane);
+    session->kept = true;
     abk_answer_session(client, abk_value_raw(&message->id), way.session, session->lane);
 }
 

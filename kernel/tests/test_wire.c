@@ -45,6 +45,13 @@ static void house_close(house *self)
     rig_free(&self->rig);
 }
 
+static void pass(house *self, double seconds)
+{
+    abk_test.later += abk_ns(seconds);
+    for (int i = 0; i < 4; i++)
+        rig_step(&self->rig, 0);
+}
+
 /* --- whose line is it ------------------------------------------------------------------------- */
 
 static void credit_goes_to_the_worker_of_its_request(void)
@@ -172,6 +179,107 @@ static void one_that_waits_for_a_lease_may_give_up(void)
     house_close(&h);
 }
 
+static void no_worker_is_ready(house *self)
+{
+    SAY(&self->rig, &self->b, "{\"id\":\"x\",\"method\":\"exit\"}\n");
+    HEAR(&self->rig, &self->b, "\"id\":\"x\",\"error\"");
+    wire_forget(&self->b);
+}
+
+static void a_session_that_was_promised_stays_until_it_is_ended(void)
+{
+    house h;
+    house_open(&h, rig_config("", "", "\"restart_delay_s\":600,\"max_sessions\":1"), false);
+    no_worker_is_ready(&h);
+    SAY(&h.rig, &h.a,
+        "{\"id\":1,\"method\":\"bus/session\",\"params\":{\"id\":\"s\"}}\n"
+        "{\"id\":2,\"method\":\"echo\",\"sessionId\":\"s\"}\n"
+        "{\"method\":\"$/cancelRequest\",\"params\":{\"id\":2}}\n");
+    HEAR(&h.rig, &h.a, "\"worker\":null}");
+    HEAR(&h.rig, &h.a, "\"id\":2,\"error\":{\"code\":-32800");
+    SAY(&h.rig, &h.b, "{\"id\":1,\"method\":\"echo\",\"sessionId\":\"t\"}\n");
+    HEAR(&h.rig, &h.b, "max_sessions=1");
+    SAY(&h.rig, &h.a, "{\"id\":3,\"method\":\"bus/session_end\",\"params\":{\"id\":\"s\"}}\n");
+    HEAR(&h.rig, &h.a, "\"id\":3,\"result\":{}");
+    SAY(&h.rig, &h.a, "{\"id\":4,\"method\":\"bus/session\",\"params\":{\"id\":\"u\"}}\n");
+    HEAR(&h.rig, &h.a, "\"id\":4,\"result\"");
+    close(h.a.to);
+    h.a.to = h.a.from = -1;
+    UNTIL(&h.rig, rig_stats(&h.rig).clients == 1);
+    SAY(&h.rig, &h.b, "{\"id\":2,\"method\":\"bus/session\",\"params\":{\"id\":\"t\"}}\n");
+    HEAR(&h.rig, &h.b, "\"id\":2,\"result\"");
+    house_close(&h);
+}
+
+static void a_session_that_has_not_begun_ends_with_the_last_who_waits_for_it(void)
+{
+    static const char line[] = "{\"id\":1,\"method\":\"echo\",\"sessionId\":\"s\"}\n";
+    house h;
+    house_open(&h, rig_config("", "", "\"restart_delay_s\":600"), false);
+    no_worker_is_ready(&h);
+    SAY(&h.rig, &h.a, line);
+    UNTIL(&h.rig, rig_stats(&h.rig).queued_requests == 1);
+    SAY(&h.rig, &h.b, line);
+    UNTIL(&h.rig, rig_stats(&h.rig).queued_requests == 2);
+    close(h.a.to);
+    h.a.to = h.a.from = -1;
+    UNTIL(&h.rig, rig_stats(&h.rig).clients == 1);
+    CHECK(abk_drain(h.rig.bus, 0, 0.0, false) == ABK_OK); /* a worker, at last */
+    HEAR(&h.rig, &h.b, "\"id\":1,\"result\"");
+    CHECK(rig_stats(&h.rig).sessions == 1);
+    close(h.b.to);
+    h.b.to = h.b.from = -1;
+    UNTIL(&h.rig, rig_stats(&h.rig).clients == 0);
+    CHECK(rig_stats(&h.rig).sessions == 0);
+    house_close(&h);
+}
+
+/* However many one client has that wait, there is room for those of others. */
+static void a_client_has_a_share_of_those_that_wait_for_a_lease(void)
+{
+    enum { SHARE = 1024 / 2 };
+    house h;
+    house_open(&h, rig_config("", "", ""), false);
+    SAY(&h.rig, &h.b,
+        "{\"id\":1,\"method\":\"bus/session\",\"params\":{\"id\":\"x\",\"exclusive\":true}}\n");
+    HEAR(&h.rig, &h.b, "\"worker\":0}");
+    for (int i = 0; i <= SHARE; i++)
+        SAY(&h.rig, &h.a,
+            "{\"id\":1,\"method\":\"bus/session\",\"params\":{\"exclusive\":true}}\n");
+    HEAR(&h.rig, &h.a, "\"reason\":\"max_waiting\"");
+    CHECK(wire_count(&h.a, "\n") == 1 && wire_heard(&h.a, "its share of 1024"));
+    SAY(&h.rig, &h.b,
+        "{\"id\":2,\"method\":\"bus/session\",\"params\":{\"exclusive\":true,\"wait_s\":0}}\n");
+    HEAR(&h.rig, &h.b, "no_free_worker"); /* it has waited, for no time */
+    SAY(&h.rig, &h.a,
+        "{\"method\":\"$/cancelRequest\",\"params\":{\"id\":1}}\n"
+        "{\"id\":1,\"method\":\"bus/session\",\"params\":{\"exclusive\":true}}\n"
+        "{\"id\":3,\"method\":\"bus/session\",\"params\":{\"exclusive\":true}}\n");
+    HEAR(&h.rig, &h.a, "\"id\":3,\"error\"");
+    CHECK(wire_count(&h.a, "max_waiting") == 2 && wire_count(&h.a, "-32800") == 1);
+    house_close(&h);
+}
+
+static void a_lease_that_does_not_become_quiet_is_given_back_after_wait_s(void)
+{
+    house h;
+    house_open(&h, rig_config("", "", ""), false);
+    SAY(&h.rig, &h.b, "{\"id\":1,\"method\":\"hold\"}\n");
+    UNTIL(&h.rig, rig_stats(&h.rig).live_requests == 1);
+    SAY(&h.rig, &h.a,
+        "{\"id\":1,\"method\":\"bus/session\",\"params\":{\"id\":\"x\",\"exclusive\":true,"
+        "\"wait_s\":50}}\n");
+    UNTIL(&h.rig, strstr(rig_status(&h.rig), "\"lease\":\"x\"") != NULL);
+    pass(&h, 51);
+    HEAR(&h.rig, &h.a, "no_free_worker");
+    CHECK_HAS(rig_status(&h.rig), "\"held\":false");
+    CHECK(rig_stats(&h.rig).sessions == 0);
+    SAY(&h.rig, &h.b, "{\"id\":2,\"method\":\"go\"}\n");
+    HEAR(&h.rig, &h.b, "\"id\":1,\"result\"");
+    abk_test.later = 0;
+    house_close(&h);
+}
+
 /* What is no request may outlive its client, in the queue of a worker that is not up. */
 static void what_a_gone_client_left_waiting_is_dropped_with_its_worker(void)
 {
@@ -196,13 +304,6 @@ static void what_a_gone_client_left_waiting_is_dropped_with_its_worker(void)
 }
 
 /* --- housekeeping ----------------------------------------------------------------------------- */
-
-static void pass(house *self, double seconds)
-{
-    abk_test.later += abk_ns(seconds);
-    for (int i = 0; i < 4; i++)
-        rig_step(&self->rig, 0);
-}
 
 static void sessions_that_nobody_uses_end(void)
 {
@@ -265,6 +366,10 @@ TEST_MAIN(TEST(credit_goes_to_the_worker_of_its_request),
           TEST(the_host_beside_others_answers_its_own_workers),
           TEST(under_mcp_no_answer_follows_a_cancel), TEST(a_client_has_a_limit_of_its_own),
           TEST(one_that_waits_for_a_lease_may_give_up),
+          TEST(a_session_that_was_promised_stays_until_it_is_ended),
+          TEST(a_session_that_has_not_begun_ends_with_the_last_who_waits_for_it),
+          TEST(a_client_has_a_share_of_those_that_wait_for_a_lease),
+          TEST(a_lease_that_does_not_become_quiet_is_given_back_after_wait_s),
           TEST(what_a_gone_client_left_waiting_is_dropped_with_its_worker),
           TEST(sessions_that_nobody_uses_end), TEST(memory_that_is_not_needed_goes_back),
           TEST(a_leap_of_the_clock_fires_what_is_due_once))
