@@ -184,7 +184,10 @@ typedef struct abk_route {
 
 /* Take one whole line with its newline. Returns the key of a request, 0 for what is none, or
  * ABK_EREFUSED: nothing was taken, abk_refusal() says why. It is written by abk_flush() or the next
- * abk_step(). */
+ * abk_step(). Where ids are rewritten so are those that a notification names (a cancel, bus/credit,
+ * params._meta.requestId); one that names no request of the host goes nowhere, an answer that fits no
+ * request of a worker is refused, and one that is refused for another reason is over: the worker gets
+ * an error. A cancel of what was not sent yet ends it with ABK_EV_FAILED. */
 ABK_API int64_t abk_submit(abk_bus *bus, const abk_route *route, const char *line, size_t len);
 
 /* Take many whole lines, all with the same route. Returns how many there were, or 0 and takes none

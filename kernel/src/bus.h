@@ -430,6 +430,8 @@ void abk_router_finish(abk_bus *bus, abk_entry *entry); /* answered or failed: f
 int abk_router_withdraw(abk_bus *bus, abk_entry *entry, abk_text reason);
 void abk_router_cancel(abk_bus *bus, abk_entry *entry); /* sent, and an answer is wanted */
 void abk_router_fail(abk_bus *bus, abk_entry *entry, const abk_failure *failure);
+/* Tell its client of a failure, without the end of it. */
+void abk_router_tell(abk_bus *bus, const abk_entry *entry, const abk_failure *failure, bool sent);
 void abk_router_fail_queue(abk_pool *pool, const abk_failure *failure);
 void abk_router_expire(abk_bus *bus);
 abk_entry *abk_router_find(abk_bus *bus, abk_client *client, const abk_value *id);
