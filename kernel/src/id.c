@@ -383,6 +383,8 @@ static bool read_front(abk_text prefix, bool calls, abk_value *found)
 
 bool abk_salvage_answers(abk_text prefix)
 {
+    if (prefix.len == 0)
+        return false; /* at may be NULL */
     const char *const end = prefix.at + prefix.len;
     for (const char *p = prefix.at; p != NULL;) {
         abk_value name;

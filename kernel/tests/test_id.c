@@ -186,6 +186,7 @@ static void test_salvage(void)
         {"{\"id\":\"\t\",", ",\"id\":6}", "6", false, false},
         {"", "", NULL, false, false}, {"{", "}", NULL, false, false}, {"{\"", ",", NULL, false, false},
     };
+    CHECK(!abk_salvage_answers((abk_text){NULL, 0}));
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         const abk_text prefix = {table[i].prefix, (uint32_t)strlen(table[i].prefix)};
         const abk_text suffix = {table[i].suffix, (uint32_t)strlen(table[i].suffix)};
