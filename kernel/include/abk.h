@@ -189,7 +189,8 @@ typedef struct abk_route {
  * abk_step(). Where ids are rewritten so are those that a notification names (a cancel, bus/credit,
  * params._meta.requestId); one that names no request of the host goes nowhere, an answer that fits no
  * request of a worker is refused, and one that is refused for another reason is over: the worker gets
- * an error. A cancel of what was not sent yet ends it with ABK_EV_FAILED. */
+ * an error. A cancel of what was not sent yet ends it with ABK_EV_FAILED, and so does one that no
+ * answer follows within cancel_grace_s. */
 ABK_API int64_t abk_submit(abk_bus *bus, const abk_route *route, const char *line, size_t len);
 
 /* Take many whole lines, all with the same route. Returns how many there were, or 0 and takes none

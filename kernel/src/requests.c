@@ -62,7 +62,8 @@ static bool cancel(abk_client *client, const abk_message *message)
         abk_wish_cancel(client, &id);
         return true;
     }
-    const bool silent = entry->pool->config->cancel == ABK_CANCEL_MCP;
+    /* The host knows its requests by key: each has an end. */
+    const bool silent = entry->pool->config->cancel == ABK_CANCEL_MCP && client->kind != ABK_HOST;
     bus->counts.withdrawn++;
     if (silent) {
         abk_router_withdraw(bus, entry, ABK_TEXT("cancelled by the client"));

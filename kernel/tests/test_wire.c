@@ -159,6 +159,22 @@ static void what_the_host_says_of_its_requests_finds_them(void)
     house_close(&h);
 }
 
+/* Under MCP no answer follows a cancel; but the host waits for the end of each of its keys. */
+static void what_the_host_cancels_under_mcp_has_an_end(void)
+{
+    static const char line[] = "{\"method\":\"notifications/cancelled\",\"params\":{\"requestId\":1}}\n";
+    const abk_route route = RIG_ROUTE;
+    house h;
+    house_open(&h, rig_config("", ",\"cancel\":\"mcp\"", ""), true);
+    const int held = rig_ask(&h.rig, "stuck", "");
+    abk_flush(h.rig.bus);
+    CHECK(abk_submit(h.rig.bus, &route, line, sizeof line - 1) == 0);
+    pass(&h, 6); /* cancel_grace_s */
+    CHECK_HAS(rig_answer(&h.rig, held), "-32800");
+    abk_test.later = 0;
+    house_close(&h);
+}
+
 static void an_answer_of_the_host_that_fits_nothing_reaches_no_worker(void)
 {
     static const char line[] = "{\"id\":77,\"result\":1}\n";
@@ -481,6 +497,7 @@ TEST_MAIN(TEST(credit_goes_to_the_worker_of_its_request),
           TEST(a_worker_may_cancel_what_it_asked),
           TEST(the_host_beside_others_answers_its_own_workers),
           TEST(what_the_host_says_of_its_requests_finds_them),
+          TEST(what_the_host_cancels_under_mcp_has_an_end),
           TEST(an_answer_of_the_host_that_fits_nothing_reaches_no_worker),
           TEST(one_that_is_too_long_is_an_error_to_its_worker),
           TEST(one_that_is_not_understood_is_the_clients_to_say_again),
