@@ -90,7 +90,7 @@ static void check_limits(const abk_limits *limits)
 {
     const double positive[] = {limits->restart_window_s, limits->restart_delay_s,
                                limits->restart_delay_max_s, limits->cancel_grace_s,
-                               limits->drain_timeout_s};
+                               limits->drain_timeout_s, limits->auth_timeout_s};
     const double natural[] = {limits->start_window_s, limits->stable_after_s, limits->park_retry_s,
                               limits->backpressure_timeout_s, limits->session_idle_s};
     const uint32_t counts[] = {limits->max_frame_bytes, limits->max_pending,

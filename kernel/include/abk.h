@@ -133,7 +133,8 @@ ABK_API int abk_serve(abk_bus *bus, int in, int out, abk_error *error);
  * parked, as ABK_EV_WORKER says. */
 ABK_API int abk_start(abk_bus *bus, abk_error *error);
 
-/* The fd to poll for reading; -1 on error. */
+/* The fd to poll for reading; -1 on error. It is readable too where a call other than abk_step() has
+ * brought about events, until the next step. */
 ABK_API int abk_fd(const abk_bus *bus);
 
 /* Do what can be done now: read, route, write, and what timers ask for. At most wait_ms milliseconds
@@ -158,7 +159,8 @@ ABK_API double abk_drain_timeout(const abk_bus *bus);
 /* Whether nothing is left: no worker, no request. */
 ABK_API bool abk_stopped(const abk_bus *bus);
 
-/* Without stepping: kill what is left, reap it for at most reap_s seconds, close every fd. */
+/* Without stepping: kill what is left, reap it for at most reap_s seconds, close every fd but
+ * abk_fd(). What was in flight or waited fails (-32055); abk_next_event() has that of the host. */
 ABK_API void abk_kill_now(abk_bus *bus, double reap_s);
 
 /* abk_kill_now() for half a second, then free everything. NULL is fine. */
@@ -184,7 +186,11 @@ typedef struct abk_route {
 
 /* Take one whole line with its newline. Returns the key of a request, 0 for what is none, or
  * ABK_EREFUSED: nothing was taken, abk_refusal() says why. It is written by abk_flush() or the next
- * abk_step(). */
+ * abk_step(). Where ids are rewritten so are those that a notification names (a cancel, bus/credit,
+ * params._meta.requestId); one that names no request of the host goes nowhere, an answer that fits no
+ * request of a worker is refused, and one that is refused for another reason is over: the worker gets
+ * an error. A cancel of what was not sent yet ends it with ABK_EV_FAILED, and so does one that no
+ * answer follows within cancel_grace_s. */
 ABK_API int64_t abk_submit(abk_bus *bus, const abk_route *route, const char *line, size_t len);
 
 /* Take many whole lines, all with the same route. Returns how many there were, or 0 and takes none

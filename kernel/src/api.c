@@ -64,6 +64,7 @@ static void free_bus(abk_bus *bus)
     abk_buf_free(&bus->scratch);
     abk_buf_free(&bus->report);
     abk_buf_free(&bus->refusal_text);
+    abk_failure_drop(bus->refusal_of);
     abk_config_free(bus->config);
     abk_witness_free(&bus->witness);
     abk_free(bus);
@@ -98,7 +99,8 @@ static void init_lists(abk_bus *bus)
     abk_link *const heads[] = {&bus->clients,        &bus->dirty_clients, &bus->dead_clients,
                                &bus->doors,          &bus->processes,     &bus->dead_processes,
                                &bus->dead_slots,     &bus->dirty_lanes,   &bus->dead_lanes,
-                               &bus->lost_sessions,  &bus->idle_sessions, &bus->wishes};
+                               &bus->lost_sessions,  &bus->idle_sessions, &bus->wishes,
+                               &bus->watchers,       &bus->strangers};
     for (size_t i = 0; i < sizeof heads / sizeof *heads; i++)
         abk_list_init(heads[i]);
     bus->tomb_timer.kind = ABK_ON_TOMBSTONES;
@@ -325,6 +327,7 @@ void abk_kill_now(abk_bus *bus, double reap_s)
     reap_all(bus, abk_now() + abk_ns(reap_s));
     bus->now = abk_now();
     bus->phase = ABK_OVER;
+    abk_fail_all(bus);
     ABK_EACH(link, &bus->processes)
     {
         abk_process *process = ABK_OF(link, abk_process, link);
@@ -336,8 +339,11 @@ void abk_kill_now(abk_bus *bus, double reap_s)
     ABK_EACH(link, &bus->clients)
     {
         abk_client *client = ABK_OF(link, abk_client, link);
-        if (client->kind != ABK_HOST)
-            abk_client_close(client);
+        if (client->kind == ABK_HOST)
+            continue;
+        if (client->in.fd >= 0)
+            abk_client_flush(client); /* as far as it takes its last errors now */
+        abk_client_close(client);
     }
 }
 

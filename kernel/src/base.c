@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <locale.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -17,6 +18,9 @@
 #endif
 #ifdef __linux__
 #include <sys/random.h>
+#endif
+#ifdef __APPLE__
+#include <xlocale.h>
 #endif
 
 #ifdef ABK_TEST
@@ -222,4 +226,14 @@ void abk_trim(void)
 #ifdef __GLIBC__
     malloc_trim(0);
 #endif
+}
+
+double abk_number(const char *text)
+{
+    const locale_t plain = newlocale(LC_ALL_MASK, "C", (locale_t)0);
+    if (plain == (locale_t)0)
+        return strtod(text, NULL); /* for want of memory; where "C" is built in there is no such want */
+    const double number = strtod_l(text, NULL, plain);
+    freelocale(plain);
+    return number;
 }

@@ -10,6 +10,9 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
+/* The value of a JSON number, whatever the locale is. text ends with a NUL. */
+double abk_number(const char *text);
+
 /* A range of bytes that somebody else owns. at may be NULL where len is 0. */
 typedef struct abk_text {
     const char *at;

@@ -201,3 +201,11 @@ void abk_out_number(abk_buf *buf, const char *name, int64_t number)
     name_member(buf, name);
     abk_out_format(buf, "%lld", (long long)number);
 }
+
+/* No %f: a locale may have it write a comma. */
+void abk_out_seconds(abk_buf *buf, const char *name, uint64_t ns)
+{
+    name_member(buf, name);
+    abk_out_format(buf, "%llu.%06llu", (unsigned long long)(ns / ABK_S),
+                   (unsigned long long)(ns % ABK_S / 1000));
+}

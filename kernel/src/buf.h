@@ -45,5 +45,6 @@ bool abk_is_utf8(const char *at, size_t len);
 /* ,"name":"text" or ,"name":number; the first member of an object leaves its comma out. */
 void abk_out_member(abk_buf *buf, const char *name, const char *text);
 void abk_out_number(abk_buf *buf, const char *name, int64_t number);
+void abk_out_seconds(abk_buf *buf, const char *name, uint64_t ns); /* to the microsecond */
 
 #endif

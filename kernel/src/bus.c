@@ -118,7 +118,7 @@ static void on_timer(abk_bus *bus, abk_timer *timer)
 
 /* --- stopping -------------------------------------------------------------------------------- */
 
-static void fail_all(abk_bus *bus)
+void abk_fail_all(abk_bus *bus)
 {
     abk_failure failure;
     abk_failure_init(&failure, ABK_CODE_SHUTTING_DOWN, "shutting down", "the bus is shutting down");
@@ -140,7 +140,7 @@ static void begin_ladder(abk_bus *bus)
     bus->phase = ABK_ENDING;
     bus->stopping = true;
     bus->stop_from = bus->now;
-    fail_all(bus);
+    abk_fail_all(bus);
     for (uint32_t i = 0; i < bus->pool_count; i++) {
         ABK_EACH(link, &bus->pools[i].slots)
         {
@@ -258,6 +258,7 @@ void abk_bury(abk_bus *bus)
 void abk_run_step(abk_bus *bus, int wait_ms)
 {
     abk_ready ready[ABK_BATCH];
+    bus->in_step = true;
     bus->event_count = bus->event_at = 0;
     abk_buf_clear(&bus->event_text);
     abk_bury(bus); /* no event points into a buffer now */
@@ -287,4 +288,5 @@ void abk_run_step(abk_bus *bus, int wait_ms)
     const uint64_t next = abk_timers_next(&bus->timers);
     if (next != ABK_NEVER)
         abk_loop_arm(&bus->loop, next);
+    bus->in_step = false;
 }

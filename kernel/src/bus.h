@@ -155,6 +155,8 @@ typedef struct abk_lane {
     uint32_t waiting_count, session_count, ask_count;
     uint64_t served;
     abk_outbox out;
+    bool torn;      /* what was written last ends inside of a frame */
+    bool tap_skips; /* the tap came in the middle of a frame: the rest of that is not shown */
     abk_buf tapped; /* the frame that is being written, while a tap is on */
 } abk_lane;
 
@@ -174,6 +176,7 @@ typedef struct abk_pool {
     abk_link slots;  /* by number */
     abk_link vacant; /* slots that rest until a request needs them */
     abk_link turns;  /* shares with something that waits */
+    uint32_t slot_count;
     uint32_t queued; /* waits here and in lanes */
     uint32_t queued_here;
     uint64_t queued_bytes;
@@ -193,6 +196,7 @@ typedef struct abk_session {
     abk_failure *failure; /* why it is lost */
     bool is_lost;
     bool leased; /* lost with its lease: never tied anew */
+    bool kept;   /* its owner was told that it has it: it stays, though nothing waits for it */
     uint64_t used;
     uint64_t hash;
     uint32_t name_len;
@@ -280,8 +284,10 @@ typedef struct abk_client {
     abk_link entries; /* its requests without an answer */
     abk_link asks;
     abk_link sessions;
-    uint32_t live, ask_count;
+    uint32_t live, ask_count, wish_count;
     uint32_t watched; /* ABK_WATCH_... */
+    abk_link stranger; /* in bus->strangers, while needs_auth */
+    abk_link watching; /* in bus->watchers, while that is not 0 */
     int32_t source_worker; /* as it was told last: whose notifications come; -1: not yet */
     int64_t source_sole;
     abk_next next; /* as bus/next said */
@@ -326,13 +332,14 @@ struct abk_bus {
     uint64_t seed;
     char name[20]; /* its random id, on a wire */
     abk_phase phase;
-    bool rewrite, guards_sigpipe, choked, tapped, host_taps;
+    bool rewrite, guards_sigpipe, choked, tapped, host_taps, in_step;
     abk_pool *pools;
     uint32_t pool_count;
     abk_client *host; /* NULL: the process is no client itself */
     abk_client *served;
-    abk_link clients, dirty_clients, dead_clients;
+    abk_link clients, strangers, watchers, dirty_clients, dead_clients;
     uint32_t client_count; /* those that may ask for anything */
+    uint32_t stranger_count; /* and those that may not yet */
     uint32_t next_client, tap_clients;
     abk_link doors;
     abk_link processes, dead_processes, dead_slots, dirty_lanes, dead_lanes;
@@ -364,6 +371,7 @@ struct abk_bus {
     abk_buf report;
     abk_buf refusal_text;
     abk_failure refusal;
+    abk_failure *refusal_of; /* whose tail that shows; NULL: none */
     abk_watch wakes[2]; /* of abk_watch() */
     uint32_t wake_count;
     uint64_t live;     /* requests without an answer */
@@ -386,6 +394,7 @@ int abk_enter(abk_bus *bus);
 void abk_run_step(abk_bus *bus, int wait_ms);
 void abk_flush_all(abk_bus *bus);
 void abk_look_at_stop(abk_bus *bus);
+void abk_fail_all(abk_bus *bus); /* it is shutting down: every request, every wait for a lease */
 void abk_bury(abk_bus *bus); /* free what has ended */
 bool abk_timer_room(abk_bus *bus); /* for one owner more */
 void abk_wake_at(abk_bus *bus, abk_timer *timer, uint64_t due);
@@ -429,6 +438,8 @@ void abk_router_finish(abk_bus *bus, abk_entry *entry); /* answered or failed: f
 int abk_router_withdraw(abk_bus *bus, abk_entry *entry, abk_text reason);
 void abk_router_cancel(abk_bus *bus, abk_entry *entry); /* sent, and an answer is wanted */
 void abk_router_fail(abk_bus *bus, abk_entry *entry, const abk_failure *failure);
+/* Tell its client of a failure, without the end of it. */
+void abk_router_tell(abk_bus *bus, const abk_entry *entry, const abk_failure *failure, bool sent);
 void abk_router_fail_queue(abk_pool *pool, const abk_failure *failure);
 void abk_router_expire(abk_bus *bus);
 abk_entry *abk_router_find(abk_bus *bus, abk_client *client, const abk_value *id);
@@ -448,6 +459,7 @@ bool abk_router_init(abk_bus *bus);
 void abk_router_free(abk_bus *bus);
 void abk_refuse(abk_bus *bus, const abk_way *way, int code, const char *reason, const char *format,
                 ...) __attribute__((format(printf, 5, 6)));
+void abk_refuse_with(abk_bus *bus, abk_failure *stored);
 
 /* sessions.c */
 abk_session *abk_session_find(abk_bus *bus, abk_text name);

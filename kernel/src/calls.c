@@ -25,7 +25,7 @@ static int64_t refuse_long(abk_bus *bus, const abk_route *route, abk_pool *pool,
                          .worker = route->worker,
                          .session = {route->session, (uint32_t)route->session_len}};
     if (pool != NULL && pool->unavailable != NULL) {
-        bus->refusal = *pool->unavailable; /* its tail stays the owner's */
+        abk_refuse_with(bus, pool->unavailable);
     } else {
         abk_refuse(bus, &way, ABK_CODE_FRAME_TOO_LARGE, "max_frame_bytes",
                    "a frame of %zu bytes is over max_frame_bytes=%u", len, most);
@@ -340,7 +340,7 @@ int abk_check_pool(abk_bus *bus, const char *pool_id)
         return result < 0 ? result : ABK_ENOENT;
     if (pool->unavailable == NULL)
         return ABK_OK;
-    bus->refusal = *pool->unavailable;
+    abk_refuse_with(bus, pool->unavailable);
     return ABK_EREFUSED;
 }
 

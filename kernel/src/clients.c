@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 enum { CLIENT_READ_BYTES = 16 * 1024, CLIENT_READ_MOST = 256 * 1024, WRITES = 16 };
+enum { MOST_STRANGERS = 64 }; /* that have not shown their token yet */
 
 abk_client *abk_client_add(abk_bus *bus, abk_client_kind kind)
 {
@@ -46,12 +47,29 @@ abk_client *abk_client_sole(const abk_bus *bus)
     return NULL;
 }
 
+static void leave_strangers(abk_client *client)
+{
+    abk_unlink(&client->stranger);
+    client->bus->stranger_count--;
+}
+
 void abk_client_admit(abk_client *client, bool admitted)
 {
+    abk_bus *bus = client->bus;
     if (client->needs_auth == !admitted)
         return;
     client->needs_auth = !admitted;
-    client->bus->client_count += admitted ? 1U : -1U;
+    bus->client_count += admitted ? 1U : -1U;
+    if (admitted) {
+        leave_strangers(client);
+        abk_timers_drop(&bus->timers, &client->timer);
+        return;
+    }
+    abk_wake_at(bus, &client->timer, bus->now + abk_ns(bus->config->limits.auth_timeout_s));
+    abk_list_append(&bus->strangers, &client->stranger);
+    if (++bus->stranger_count > MOST_STRANGERS) /* who has the token shows it at once */
+        abk_client_gone(ABK_OF(abk_list_first(&bus->strangers), abk_client, stranger),
+                        "too many without a token");
 }
 
 /* --- being watched --------------------------------------------------------------------------- */
@@ -148,7 +166,10 @@ void abk_client_gone(abk_client *client, const char *why)
         abk_tap_on(bus);
     }
     abk_unlink(&client->link);
+    abk_unlink(&client->watching);
     bus->client_count -= !client->needs_auth;
+    if (client->needs_auth)
+        leave_strangers(client);
     bus->counts.clients--;
     bus->counts.client_disconnects++;
     abk_event *event = abk_tell(bus, ABK_EV_CLIENT, NULL);
@@ -209,13 +230,15 @@ static void end_quietly(abk_client *client)
     abk_client_gone(client, "its input has ended");
 }
 
-/* Its timer: it has taken nothing for too long, or it is to be looked at. */
+/* Its timer: it has taken nothing for too long, is to be looked at, or has not shown its token. */
 void abk_client_stalled(abk_client *client)
 {
     if (client->writable_wanted && client->kind == ABK_SOCKET)
         abk_client_gone(client, "slow_client");
     else if (client->input_ended)
         end_quietly(client);
+    else if (client->needs_auth)
+        abk_turn_away(client, NULL);
 }
 
 /* --- writing --------------------------------------------------------------------------------- */

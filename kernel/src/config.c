@@ -185,6 +185,7 @@ static const abk_field limit_fields[] = {
     LIMIT("drain_timeout_sec", drain_timeout_s, SECONDS, NATURAL, 0),
     LIMIT("backpressure_timeout_sec", backpressure_timeout_s, SECONDS, NATURAL, 0),
     LIMIT("session_idle_s", session_idle_s, SECONDS, NATURAL, 0),
+    LIMIT("auth_timeout_s", auth_timeout_s, SECONDS, POSITIVE, 0),
     LIMIT("stderr_tail_bytes", stderr_tail_bytes, U32, POSITIVE, 64 * MIB),
 };
 
@@ -205,6 +206,7 @@ static const abk_limits default_limits = {.max_frame_bytes = 64 * MIB,
                                           .cancel_grace_s = 5,
                                           .drain_timeout_s = 30,
                                           .backpressure_timeout_s = 60,
+                                          .auth_timeout_s = 10,
                                           .stderr_tail_bytes = 64 * 1024};
 
 static bool read_limits(abk_reading *self, const abk_json *limits)

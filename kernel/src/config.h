@@ -66,7 +66,8 @@ typedef struct abk_limits {
     uint64_t max_output_bytes; /* JSON: max_output_queue; 64 MiB */
     uint32_t max_pending, max_queued, max_sessions, max_handlers, max_restarts, start_attempts;
     double restart_window_s, start_window_s, restart_delay_s, restart_delay_max_s, stable_after_s,
-        park_retry_s, cancel_grace_s, drain_timeout_s, backpressure_timeout_s, session_idle_s;
+        park_retry_s, cancel_grace_s, drain_timeout_s, backpressure_timeout_s, session_idle_s,
+        auth_timeout_s;
     uint32_t stderr_tail_bytes;
 } abk_limits;
 

@@ -118,15 +118,13 @@ int abk_router_withdraw(abk_bus *bus, abk_entry *entry, abk_text reason)
     return ABK_REMOVED;
 }
 
-void abk_router_fail(abk_bus *bus, abk_entry *entry, const abk_failure *failure)
+void abk_router_tell(abk_bus *bus, const abk_entry *entry, const abk_failure *failure, bool sent)
 {
     abk_client *client = entry->client;
-    const bool sent = abk_entry_sent(entry);
-    const int64_t key = abk_router_key(entry);
     if (client == bus->host) {
         abk_event *event = abk_tell(bus, ABK_EV_FAILED, NULL);
         if (event != NULL) {
-            event->key = key;
+            event->key = abk_router_key(entry);
             event->a = failure->code;
             event->b = sent;
             event->pool = entry->pool->config->id;
@@ -137,6 +135,11 @@ void abk_router_fail(abk_bus *bus, abk_entry *entry, const abk_failure *failure)
     } else if (client != NULL) {
         abk_client_fail(client, abk_id_raw(&entry->id), failure, sent);
     }
+}
+
+void abk_router_fail(abk_bus *bus, abk_entry *entry, const abk_failure *failure)
+{
+    abk_router_tell(bus, entry, failure, abk_entry_sent(entry));
     abk_router_finish(bus, entry);
 }
 

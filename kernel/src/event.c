@@ -13,6 +13,8 @@ abk_event *abk_tell(abk_bus *bus, int type, const abk_slot *slot)
         bus->events = events;
         bus->event_cap = cap;
     }
+    if (!bus->in_step) /* a host that waits for the fd is to see that there is something to take */
+        abk_loop_arm(&bus->loop, bus->now);
     abk_pending_event *pending = &bus->events[bus->event_count++];
     *pending = (abk_pending_event){.data_at = SIZE_MAX, .text_at = SIZE_MAX};
     pending->event.type = type;

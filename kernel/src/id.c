@@ -342,28 +342,60 @@ static abk_value read_between(const char *from, const char *to)
     return abk_scan_id((abk_text){from, (uint32_t)(to - from)});
 }
 
+/* The name that stands behind this, and where its value begins; NULL: there is none. */
+static const char *read_name(const char *p, const char *end, abk_value *name)
+{
+    p = spaces(p, end);
+    if (p == end || (*p != '{' && *p != ','))
+        return NULL;
+    const char *const from = spaces(p + 1, end);
+    const char *const to = quoted(from, end, true);
+    const char *const value = to == NULL ? NULL : token(to, end, ":");
+    if (value != NULL)
+        *name = read_between(from, to);
+    return value;
+}
+
+/* Behind a scalar that is whole, since a comma follows; NULL: it is not, or is none. */
+static const char *behind_scalar(const char *value, const char *end)
+{
+    const char *const value_end = scalar(value, end);
+    return value_end == NULL || token(value_end, end, ",") == NULL ? NULL : value_end;
+}
+
 /* The id among the members at the front, up to the first nested value; true: it has a method, and
  * calls are not looked for. */
 static bool read_front(abk_text prefix, bool calls, abk_value *found)
 {
     const char *p = prefix.at, *const end = p + prefix.len;
     for (;;) {
-        p = spaces(p, end);
-        if (p == end || (*p != '{' && *p != ','))
+        abk_value name;
+        const char *const value = read_name(p, end, &name);
+        p = value == NULL ? NULL : behind_scalar(value, end);
+        if (p == NULL)
             return false;
-        const char *const name = spaces(p + 1, end);
-        const char *const name_end = quoted(name, end, true);
-        const char *const value = name_end == NULL ? NULL : token(name_end, end, ":");
-        const char *const value_end = value == NULL ? NULL : scalar(value, end);
-        if (value_end == NULL || token(value_end, end, ",") == NULL)
-            return false;
-        const abk_value said = read_between(name, name_end);
-        if (!calls && abk_value_is(&said, ABK_TEXT("method")))
+        if (!calls && abk_value_is(&name, ABK_TEXT("method")))
             return true;
-        if (abk_value_is(&said, ABK_TEXT("id")))
-            *found = read_between(value, value_end);
-        p = value_end;
+        if (abk_value_is(&name, ABK_TEXT("id")))
+            *found = read_between(value, p);
     }
+}
+
+bool abk_salvage_answers(abk_text prefix)
+{
+    if (prefix.len == 0)
+        return false; /* at may be NULL */
+    const char *const end = prefix.at + prefix.len;
+    for (const char *p = prefix.at; p != NULL;) {
+        abk_value name;
+        const char *const value = read_name(p, end, &name);
+        if (value == NULL || abk_value_is(&name, ABK_TEXT("method")))
+            return false;
+        if (abk_value_is(&name, ABK_TEXT("result")) || abk_value_is(&name, ABK_TEXT("error")))
+            return true;
+        p = behind_scalar(value, end);
+    }
+    return false;
 }
 
 /* The id that only the version and the end of the line's own object follow. */

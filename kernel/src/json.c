@@ -1,8 +1,8 @@
 /* JSON documents: see json.h. */
 #include "json.h"
+#include "map.h"
 
 #include <float.h>
-#include <locale.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -11,6 +11,7 @@ typedef struct parser {
     const char *begin, *at, *end;
     abk_error *error;
     int depth;
+    uint64_t seed; /* of the names of members */
 } parser;
 
 static bool fail(parser *self, const char *what)
@@ -192,11 +193,8 @@ static bool read_number(parser *self, abk_json *value)
         return fail(self, "a number with too many digits");
     memcpy(text, from, (size_t)(at - from));
     text[at - from] = '\0';
-    char *point = strchr(text, '.');
-    if (point != NULL)
-        *point = *localeconv()->decimal_point;
     value->kind = ABK_NUMBER;
-    value->number = strtod(text, NULL);
+    value->number = abk_number(text);
     if (value->number > DBL_MAX || value->number < -DBL_MAX)
         return fail(self, "a number that is out of range");
     self->at = at;
@@ -211,16 +209,26 @@ static bool read_number(parser *self, abk_json *value)
 
 static bool read_value(parser *self, abk_json *value);
 
-static bool is_repeated(const abk_json *object, const abk_json *member)
+static bool same_name(const void *item, const void *key)
 {
-    for (const abk_json *other = object->first; other != NULL && other != member; other = other->next) {
-        if (other->name_len == member->name_len && memcmp(other->name, member->name, other->name_len) == 0)
-            return true;
-    }
-    return false;
+    const abk_json *member = item;
+    const abk_json *other = key;
+    return member->name_len == other->name_len && memcmp(member->name, other->name, other->name_len) == 0;
 }
 
-static bool read_items(parser *self, abk_json *value, char close)
+/* Take note of the name of a member; false: it stands there twice, or there is no memory. */
+static bool note_name(parser *self, abk_map *names, abk_json *member)
+{
+    const uint64_t hash = abk_hash(member->name, member->name_len, self->seed);
+    if (abk_map_find(names, hash, same_name, member) != NULL) {
+        char text[128];
+        snprintf(text, sizeof text, "the member '%.80s' stands there twice", member->name);
+        return fail(self, text);
+    }
+    return abk_map_add(names, hash, member) == ABK_OK || no_memory(self);
+}
+
+static bool read_items(parser *self, abk_json *value, char close, abk_map *names)
 {
     abk_json **last = &value->first;
     self->at++;
@@ -245,11 +253,8 @@ static bool read_items(parser *self, abk_json *value, char close)
             self->at++;
         }
         *last = item;
-        if (close == '}' && is_repeated(value, item)) {
-            char text[128];
-            snprintf(text, sizeof text, "the member '%.80s' stands there twice", item->name);
-            return fail(self, text);
-        }
+        if (close == '}' && !note_name(self, names, item))
+            return false;
         if (!read_value(self, item))
             return false;
         last = &item->next;
@@ -284,7 +289,9 @@ static bool read_value(parser *self, abk_json *value)
         if (++self->depth > ABK_JSON_DEPTH)
             return fail(self, "too deeply nested");
         value->kind = c == '{' ? ABK_OBJECT : ABK_ARRAY;
-        const bool done = read_items(self, value, c == '{' ? '}' : ']');
+        abk_map names = {0};
+        const bool done = read_items(self, value, c == '{' ? '}' : ']', &names);
+        abk_map_free(&names);
         self->depth--;
         return done;
     }
@@ -302,7 +309,8 @@ static bool read_value(parser *self, abk_json *value)
 abk_json *abk_json_read(abk_arena *arena, const char *at, size_t len, abk_error *error)
 {
     at = len == 0 ? "" : at;
-    parser self = {.arena = arena, .begin = at, .at = at, .end = at + len, .error = error};
+    parser self = {.arena = arena, .begin = at, .at = at, .end = at + len, .error = error,
+                   .seed = abk_random()};
     abk_json *value = abk_arena_take(arena, sizeof *value);
     if (value == NULL) {
         no_memory(&self);

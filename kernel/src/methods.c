@@ -2,7 +2,6 @@
 #include "bus.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 
 /* --- params and results ----------------------------------------------------------------------- */
 
@@ -24,7 +23,7 @@ static double seconds(const abk_value *value, double otherwise)
         return otherwise;
     memcpy(text, value->at, value->len);
     text[value->len] = '\0';
-    return strtod(text, NULL);
+    return abk_number(text);
 }
 
 static abk_buf *begin_result(abk_client *client, abk_text id)
@@ -117,6 +116,9 @@ static void on_watch(abk_client *client, const abk_message *message)
             watched |= all[i].bit;
     }
     client->watched = watched;
+    abk_unlink(&client->watching);
+    if (watched != 0)
+        abk_list_append(&client->bus->watchers, &client->watching);
     client->source_worker = -1;
     answer_empty(client, message);
 }
@@ -131,10 +133,17 @@ static void on_tap(abk_client *client, const abk_message *message)
         answer_empty(client, message);
         return;
     }
-    client->tap_worker = member(message, "worker", &value) ? (int32_t)abk_id_number(&value) : -1;
-    client->tap_pool = NULL;
-    if (member(message, "pool", &value) && (client->tap_pool = pool_of(client, message)) == NULL)
+    abk_pool *pool = NULL; /* until all is known to be right the tap that there is stays as it is */
+    if (member(message, "pool", &value) && (pool = pool_of(client, message)) == NULL)
         return;
+    const bool one = member(message, "worker", &value);
+    const int64_t worker = one ? abk_id_number(&value) : -1;
+    if (one && (worker < 0 || worker > INT32_MAX)) {
+        invalid(client, message, "params.worker: expected the number of a worker");
+        return;
+    }
+    client->tap_worker = (int32_t)worker;
+    client->tap_pool = pool;
     if (!client->taps)
         client->bus->tap_clients++;
     client->taps = true;
@@ -200,6 +209,7 @@ static void on_session(abk_client *client, const abk_message *message)
     abk_lane *lane = session->lane == NULL ? abk_router_choose(pool) : NULL;
     if (lane != NULL)
         abk_session_bind(session, lane);
+    session->kept = true;
     abk_answer_session(client, abk_value_raw(&message->id), way.session, session->lane);
 }
 
@@ -438,9 +448,9 @@ static abk_buf *begin_event(abk_bus *bus, const char *name)
 static void end_event(abk_bus *bus, abk_buf *out, uint32_t bit)
 {
     abk_out(out, "}}\n");
-    ABK_EACH(link, &bus->clients)
+    ABK_EACH(link, &bus->watchers)
     {
-        abk_client *client = ABK_OF(link, abk_client, link);
+        abk_client *client = ABK_OF(link, abk_client, watching);
         if ((client->watched & bit) == 0)
             continue;
         if (abk_client_full(client))
@@ -452,9 +462,9 @@ static void end_event(abk_bus *bus, abk_buf *out, uint32_t bit)
 
 static bool watched(const abk_bus *bus, uint32_t bit)
 {
-    ABK_EACH(link, &bus->clients)
+    ABK_EACH(link, &bus->watchers)
     {
-        if ((ABK_OF(link, abk_client, link)->watched & bit) != 0)
+        if ((ABK_OF(link, abk_client, watching)->watched & bit) != 0)
             return true;
     }
     return false;

@@ -191,10 +191,19 @@ static void set_full(abk_process *process, bool full)
     abk_process_watch(process);
 }
 
+/* Whether the last of so many bytes is inside of a frame. */
+static bool ends_torn(const struct iovec *parts, size_t len)
+{
+    while (len > parts->iov_len)
+        len -= (parts++)->iov_len;
+    return ((const char *)parts->iov_base)[len - 1] != '\n';
+}
+
 static void wrote(abk_process *process, const struct iovec *parts, int count, size_t len)
 {
     abk_lane *lane = process->lane;
     process->bytes_out += len;
+    lane->torn = ends_torn(parts, len);
     if (process->slot->bus->tapped) {
         size_t left = len;
         for (int i = 0; i < count && left > 0; i++) {

@@ -48,8 +48,7 @@ void abk_report_worker(const abk_slot *slot, abk_buf *out, size_t tail_bytes)
     abk_out_number(out, "queued", lane == NULL ? 0 : lane->waiting_count + here);
     abk_out_number(out, "queued_bytes", lane == NULL ? 0 : (int64_t)abk_outbox_size(&lane->out));
     abk_out_number(out, "restarts", slot->generation > 1 ? slot->generation - 1 : 0);
-    const double uptime = process == NULL ? 0.0 : (double)(abk_now() - process->born) / 1e9;
-    abk_out_format(out, ",\"uptime_s\":%.6f", uptime);
+    abk_out_seconds(out, "uptime_s", process == NULL ? 0 : abk_now() - process->born);
     write_reason(slot, out);
     write_tail(slot, out, tail_bytes);
     abk_out_number(out, "sessions", lane == NULL ? 0 : lane->session_count);

@@ -62,7 +62,8 @@ static bool cancel(abk_client *client, const abk_message *message)
         abk_wish_cancel(client, &id);
         return true;
     }
-    const bool silent = entry->pool->config->cancel == ABK_CANCEL_MCP;
+    /* The host knows its requests by key: each has an end. */
+    const bool silent = entry->pool->config->cancel == ABK_CANCEL_MCP && client->kind != ABK_HOST;
     bus->counts.withdrawn++;
     if (silent) {
         abk_router_withdraw(bus, entry, ABK_TEXT("cancelled by the client"));
@@ -72,7 +73,7 @@ static bool cancel(abk_client *client, const abk_message *message)
         abk_failure failure;
         abk_failure_init(&failure, ABK_CODE_CANCELLED, "cancelled", "cancelled before it was sent");
         failure.pool = entry->pool->config->id;
-        abk_client_fail(client, abk_id_raw(&entry->id), &failure, false);
+        abk_router_tell(bus, entry, &failure, false);
         abk_router_withdraw(bus, entry, (abk_text){0});
     }
     return true;
@@ -89,6 +90,14 @@ static void refuse_line(abk_client *client, abk_text id, int code, const char *t
     abk_client_fail(client, id, &failure, false);
 }
 
+/* A client's answer cannot be passed on: its worker, which waits for one, gets this. */
+static void refuse_answer(abk_ask *ask, const abk_failure *failure)
+{
+    abk_bus *bus = ask->client->bus;
+    abk_ask_refuse(ask->lane, abk_id_raw(&ask->id), failure->code, failure->message);
+    abk_ask_end(bus, ask);
+}
+
 void abk_take_bad_line(abk_client *client, const abk_line *line)
 {
     client->next = (abk_next){0};
@@ -98,6 +107,9 @@ void abk_take_bad_line(abk_client *client, const abk_line *line)
         abk_turn_away(client, NULL);
         return;
     }
+    /* The id of an answer is a worker's: to the client it would be one of its own requests. */
+    const bool answers = abk_salvage_answers((abk_text){line->at, (uint32_t)line->len});
+    abk_ask *ask = answers && id.kind != ABK_ABSENT ? abk_ask_find(client, &id) : NULL;
     abk_failure failure;
     const uint32_t most = client->bus->config->limits.max_frame_bytes;
     abk_failure_init(&failure, ABK_CODE_FRAME_TOO_LARGE, "max_frame_bytes",
@@ -105,7 +117,11 @@ void abk_take_bad_line(abk_client *client, const abk_line *line)
                      (unsigned long long)line->size, most);
     failure.limit_bytes = most;
     client->bus->counts.routing_errors++;
-    const bool known = id.kind != ABK_ABSENT;
+    if (ask != NULL) {
+        refuse_answer(ask, &failure);
+        return;
+    }
+    const bool known = id.kind != ABK_ABSENT && !answers;
     abk_client_fail(client, known ? abk_value_raw(&id) : ABK_TEXT("null"), &failure, false);
 }
 
@@ -223,14 +239,21 @@ static bool aim_notification(abk_client *client, const abk_message *message, abk
     return true;
 }
 
-/* The answer to a worker's request finds the worker by the id that the client was shown. */
-static void take_response(abk_client *client, const abk_message *message, abk_text line)
+/* The answer to a worker's request finds the worker by the id that the client was shown. 0, or
+ * ABK_EREFUSED: the worker was told so, or is not known. */
+static int64_t take_response(abk_client *client, const abk_message *message, abk_text line)
 {
     abk_bus *bus = client->bus;
     abk_ask *ask = abk_ask_find(client, &message->id);
     if (ask == NULL) {
         bus->counts.stray_answers++;
-        return;
+        bus->counts.routing_errors++;
+        const abk_text id = abk_value_raw(&message->id);
+        abk_refuse(bus, NULL, ABK_CODE_INVALID_REQUEST, "unknown_id",
+                   "no request of a worker waits for an answer with the id %.*s", (int)id.len, id.at);
+        if (message->id.kind != ABK_NULL) /* which is how the other side would say this */
+            abk_client_fail(client, ABK_TEXT("null"), &bus->refusal, false);
+        return ABK_EREFUSED;
     }
     abk_way way = {.client = client, .pool = ask->lane->pool, .worker = ask->lane->slot->worker};
     abk_frame frame = {.line = line};
@@ -238,8 +261,12 @@ static void take_response(abk_client *client, const abk_message *message, abk_te
     patch(bus, &way, message, &frame, &token);
     if (!abk_id_same(&ask->id, &ask->seen))
         abk_frame_patch(&frame, abk_value_raw(&message->id), abk_id_raw(&ask->id), false);
-    abk_router_take(bus, &way, NULL, &frame, NULL);
-    abk_ask_end(bus, ask);
+    const int64_t taken = abk_router_take(bus, &way, NULL, &frame, NULL);
+    if (taken < 0)
+        refuse_answer(ask, &bus->refusal);
+    else
+        abk_ask_end(bus, ask);
+    return taken;
 }
 
 /* What bus/next has said of this line. */
@@ -303,12 +330,15 @@ int64_t abk_host_submit(abk_bus *bus, const abk_route *route, const abk_message 
                    .probe = (route->flags & ABK_ROUTE_PROBE) != 0};
     abk_frame frame = {.line = line};
     abk_value token = {0};
-    abk_ask *ask = role == ABK_RESPONSE && bus->rewrite ? abk_ask_find(host, &message->id) : NULL;
-    if (ask != NULL) {
-        take_response(host, message, line);
+    char digits[24];
+    if (bus->rewrite && role == ABK_RESPONSE)
+        return take_response(host, message, line);
+    if (bus->rewrite && role == ABK_NOTIFICATION && cancel(host, message))
         return 0;
-    }
     way.pool = route->pool != NULL ? abk_pool_find(bus, text_of(route->pool)) : choose_pool(bus, message);
+    if (bus->rewrite && role == ABK_NOTIFICATION &&
+        !aim_notification(host, message, &way, &frame, digits))
+        return 0;
     if (way.pool == NULL) {
         const bool named = route->pool != NULL;
         abk_refuse(bus, NULL, ABK_CODE_UNKNOWN_POOL, "unknown_pool", named ? "there is no pool '%s'" : "name a pool: there are several%s",
@@ -316,7 +346,7 @@ int64_t abk_host_submit(abk_bus *bus, const abk_route *route, const abk_message 
         bus->counts.routing_errors++;
         return ABK_EREFUSED;
     }
-    if (route->session == NULL && route->worker < 0 && way.pool->config->session.count > 1 &&
+    if (route->session == NULL && way.worker < 0 && way.pool->config->session.count > 1 &&
         !read_session(bus, message, &way))
         return ABK_ENOMEM;
     const bool request = role == ABK_REQUEST && (route->flags & ABK_ROUTE_ORPHAN) == 0;

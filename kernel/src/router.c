@@ -26,9 +26,12 @@ void abk_refuse(abk_bus *bus, const abk_way *way, int code, const char *reason, 
         memcpy(failure->session, way->session.at, len);
 }
 
-static void refuse_with(abk_bus *bus, const abk_failure *stored)
+void abk_refuse_with(abk_bus *bus, abk_failure *stored)
 {
-    bus->refusal = *stored; /* its tail stays the owner's */
+    abk_failure_share(stored); /* first: it may be the same */
+    abk_failure_drop(bus->refusal_of);
+    bus->refusal_of = stored;
+    bus->refusal = *stored;
 }
 
 /* --- lanes ----------------------------------------------------------------------------------- */
@@ -342,7 +345,7 @@ static int check_way(abk_bus *bus, const abk_way *way, bool request, const abk_f
                    "max_pending=%u requests of this client have no answer yet",
                    bus->config->limits.max_pending);
     } else if (way->pool->unavailable != NULL) {
-        refuse_with(bus, way->pool->unavailable);
+        abk_refuse_with(bus, way->pool->unavailable);
     } else if (frame->line.len > most) {
         abk_refuse(bus, way, ABK_CODE_FRAME_TOO_LARGE, "max_frame_bytes",
                    "a frame of %u bytes is over max_frame_bytes=%u", frame->line.len, most);

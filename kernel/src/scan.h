@@ -120,6 +120,10 @@ size_t abk_unrepeat(const char *line, size_t len, char *out);
 /* none NULL: the line may be a request, whose id is looked for all the same. */
 abk_value abk_salvage_id(abk_text prefix, abk_text suffix, bool *none);
 
+/* Whether such a line is seen to be a response: at the front, up to the name of its first nested
+ * value, stands a result or an error, and no method before it. */
+bool abk_salvage_answers(abk_text prefix);
+
 /* --- ids ------------------------------------------------------------------------------------- */
 
 /* A request's id: compared by type and value, kept as it was spelt. Numbers are compared by their

@@ -190,16 +190,27 @@ void abk_session_lose(abk_session *session, const abk_failure *failure, bool lea
 
 void abk_session_unused(abk_bus *bus, abk_session *session)
 {
-    if (session->lane == NULL && !session->is_lost && abk_list_empty(&session->waiting))
+    if (session->lane == NULL && !session->is_lost && !session->kept &&
+        abk_list_empty(&session->waiting))
         forget(bus, session);
+}
+
+/* What waits for one that has not begun begins it nevertheless: it is the session of whoever waits,
+ * and ends with that client. */
+static void pass_on(abk_session *session)
+{
+    abk_link *first = abk_list_first(&session->waiting);
+    session->owner = ABK_OF(first, abk_entry, unbound)->client;
+    session->kept = false;
+    abk_unlink(&session->of_client);
+    abk_list_append(&session->owner->sessions, &session->of_client);
 }
 
 void abk_session_end(abk_bus *bus, abk_session *session)
 {
     abk_slot *slot = session->lane == NULL ? NULL : session->lane->slot;
-    if (!abk_list_empty(&session->waiting)) { /* what waits for it is not yet bound: let it be */
-        abk_unlink(&session->of_client);
-        session->owner = NULL;
+    if (!abk_list_empty(&session->waiting)) {
+        pass_on(session);
         return;
     }
     if (slot != NULL)

@@ -36,9 +36,7 @@ abk_slot *abk_slot_find(const abk_bus *bus, int32_t worker)
 
 static bool room_to_open(abk_pool *pool)
 {
-    uint32_t slots = 1;
-    ABK_EACH(link, &pool->slots) slots++;
-    if (slots <= pool->open_cap)
+    if (pool->slot_count < pool->open_cap)
         return true;
     const uint32_t cap = pool->open_cap < 4 ? 4 : pool->open_cap * 2;
     abk_lane **open = abk_realloc(pool->open, cap * sizeof *open);
@@ -69,6 +67,7 @@ abk_slot *abk_slot_add(abk_pool *pool, bool own)
     }
     bus->next_worker++;
     abk_list_append(&pool->slots, &slot->of_pool);
+    pool->slot_count++;
     return slot;
 }
 
@@ -92,6 +91,7 @@ static void end_slot(abk_slot *slot)
     slot->over = true;
     if (!bus->stopping) {
         abk_unlink(&slot->of_pool);
+        slot->pool->slot_count--;
         abk_map_remove(&bus->slots, slot_hash(slot->worker), slot);
         abk_list_append(&bus->dead_slots, &slot->dead);
     }

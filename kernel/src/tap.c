@@ -103,7 +103,9 @@ static void show(abk_lane *lane, bool from_worker, const char *line, size_t len,
     abk_buf *out = &bus->report;
     abk_buf_clear(out);
     abk_out(out, head);
-    abk_out_format(out, "{\"time\":%.6f,\"at\":%.6f", (double)abk_wall() / 1e9, (double)bus->now / 1e9);
+    abk_out(out, "{");
+    abk_out_seconds(out, "time", abk_wall());
+    abk_out_seconds(out, "at", bus->now);
     abk_out_member(out, "direction", from_worker ? "from_worker" : "to_worker");
     abk_out_member(out, "pool", lane->pool->config->id);
     abk_out_number(out, "worker", slot->worker);
@@ -143,9 +145,18 @@ void abk_tap_from(abk_process *process, const char *line, size_t len, uint64_t s
 void abk_tap_to(abk_lane *lane, const char *at, size_t len)
 {
     abk_buf *open = &lane->tapped;
+    if (lane->tap_skips) {
+        const char *end = memchr(at, '\n', len);
+        if (end == NULL)
+            return;
+        lane->tap_skips = false;
+        len -= (size_t)(end + 1 - at);
+        at = end + 1;
+    }
     size_t searched = abk_buf_len(open); /* a long frame comes in many pieces */
     if (abk_buf_append(open, at, len) < 0) {
         abk_buf_clear(open);
+        lane->tap_skips = len > 0 && at[len - 1] != '\n';
         return;
     }
     for (;;) {
@@ -165,15 +176,18 @@ void abk_tap_to(abk_lane *lane, const char *at, size_t len)
 
 void abk_tap_on(abk_bus *bus)
 {
+    const bool was = bus->tapped;
     bus->tapped = bus->host_taps || bus->tap_clients > 0;
-    if (bus->tapped)
+    if (bus->tapped == was)
         return;
     for (uint32_t i = 0; i < bus->pool_count; i++) {
         ABK_EACH(link, &bus->pools[i].slots)
         {
             abk_lane *lane = ABK_OF(link, abk_slot, of_pool)->lane;
-            if (lane != NULL)
-                abk_buf_free(&lane->tapped);
+            if (lane == NULL)
+                continue;
+            abk_buf_free(&lane->tapped);
+            lane->tap_skips = lane->torn;
         }
     }
 }

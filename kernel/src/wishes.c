@@ -2,7 +2,7 @@
  * end of a step, so that there is no order of events to get wrong. */
 #include "bus.h"
 
-enum { MOST_WISHES = 1024 };
+enum { MOST_WISHES = 1024 }; /* which the clients that are there share; each may have one */
 
 /* Granted once it has a lane; answered once nothing of others is in flight there. */
 struct abk_wish {
@@ -26,6 +26,7 @@ static void end(abk_wish *wish)
 {
     abk_client *client = wish->client;
     client->bus->wish_count--;
+    client->wish_count--;
     client->live--;
     abk_unlink(&wish->link);
     abk_free(wish);
@@ -56,11 +57,17 @@ void abk_wish_make(abk_client *client, abk_pool *pool, abk_text id, abk_text nam
                    double wait_s)
 {
     abk_bus *bus = client->bus;
-    abk_wish *wish = bus->wish_count >= MOST_WISHES
-                         ? NULL
-                         : abk_alloc(sizeof *wish + id.len + name.len);
+    const uint32_t share = MOST_WISHES / bus->client_count;
+    if (client->wish_count >= share && client->wish_count > 0) {
+        abk_refuse(bus, NULL, ABK_CODE_OVERLOADED, "max_waiting",
+                   "%u calls of this client wait for a lease already, its share of %d",
+                   client->wish_count, MOST_WISHES);
+        abk_client_fail(client, id, &bus->refusal, false);
+        return;
+    }
+    abk_wish *wish = abk_alloc(sizeof *wish + id.len + name.len);
     if (wish == NULL) {
-        abk_refuse(bus, NULL, ABK_CODE_OVERLOADED, "max_waiting", "too many wait for a lease");
+        abk_refuse(bus, NULL, ABK_CODE_OVERLOADED, "memory", "out of memory");
         abk_client_fail(client, id, &bus->refusal, false);
         return;
     }
@@ -74,6 +81,7 @@ void abk_wish_make(abk_client *client, abk_pool *pool, abk_text id, abk_text nam
     memcpy(wish->text + id.len, name.at, name.len);
     abk_list_append(&bus->wishes, &wish->link);
     bus->wish_count++;
+    client->wish_count++;
     client->live++;
     abk_wake_at(bus, &bus->wish_timer, bus->now);
 }
@@ -121,6 +129,9 @@ static void look(abk_bus *bus, abk_wish *wish)
     } else if (session->lane->in_flight == 0) {
         abk_answer_session(wish->client, id_of(wish), name_of(wish), session->lane);
         end(wish);
+    } else if (bus->now >= wish->until) {
+        fail(wish, ABK_CODE_OVERLOADED, "no_free_worker",
+             "its worker was not done with the requests of others within wait_s");
     }
 }
 
@@ -134,7 +145,7 @@ void abk_wishes_look(abk_bus *bus)
     ABK_EACH(link, &bus->wishes)
     {
         const abk_wish *wish = ABK_OF(link, abk_wish, link);
-        if (!wish->granted && wish->until < next)
+        if (wish->until < next)
             next = wish->until;
     }
     abk_wake_at(bus, &bus->wish_timer, next);

@@ -115,6 +115,7 @@ static void out_limits(abk_buf *out, const abk_limits *limits)
 #define WHOLE(key, member) abk_out_number(out, key, (int64_t)limits->member)
 #define SECONDS(key, member) abk_out_format(out, ",\"%s\":%.17g", key, limits->member)
     abk_out_format(out, ",\"limits\":{\"session_idle_s\":%.17g", limits->session_idle_s);
+    SECONDS("auth_timeout_s", auth_timeout_s);
     WHOLE("max_input_buffer", max_frame_bytes);
     WHOLE("max_output_queue", max_output_bytes);
     WHOLE("max_pending", max_pending);

@@ -20,6 +20,7 @@ static void check_default_limits(const abk_limits *l)
     SAME(l->drain_timeout_s, 30);
     SAME(l->backpressure_timeout_s, 60);
     SAME(l->session_idle_s, 0);
+    SAME(l->auth_timeout_s, 10);
 }
 
 static void test_defaults(void)
@@ -164,6 +165,7 @@ static const struct {
     L("drain_timeout_sec", drain_timeout_s, false, true, NULL),
     L("backpressure_timeout_sec", backpressure_timeout_s, false, true, NULL),
     L("session_idle_s", session_idle_s, false, true, NULL),
+    L("auth_timeout_s", auth_timeout_s, false, false, NULL),
     L("stderr_tail_bytes", stderr_tail_bytes, true, false, "67108864"),
 };
 

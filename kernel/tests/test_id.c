@@ -156,38 +156,43 @@ static void test_salvage(void)
 {
     static const struct {
         const char *prefix, *suffix, *id; /* id NULL: not known */
-        bool none;
+        bool none, answers;
     } table[] = {
-        {"{\"jsonrpc\":\"2.0\",\"id\":5,\"result\":\"xx", "xx\"}\n", "5", false},
-        {" { \"id\" : \"a\" , \"result\":{", "", "\"a\"", false},
-        {"{\"i\\u0064\":7,\"x", "", "7", false},
-        {"{\"id\":1,\"id\":2,\"x", "", "2", false},
-        {"{\"id\":1,\"method\":\"m\",\"params\":", "", NULL, true},
-        {"{\"method\":\"m\",", ",\"id\":5}", NULL, true},
-        {"{\"\\u006dethod\":1,", ",\"id\":5}", NULL, true},
-        {"{\"id\":null,\"x", "", "null", true},
-        {"{\"id\":true,\"x", "", NULL, false},
-        {"{\"id\":01,\"x", ",\"id\":3}\r\n", "3", false},
-        {"{\"id\":5", "5}", NULL, false},
-        {"{\"id\":[1],\"id\":2,", "", NULL, false},
-        {"{\"result\":\"xx", "xx\",\"id\":5}\n", "5", false},
-        {"{\"result\":\"x", "\" , \"id\" : \"a,b\" , \"jsonrpc\" : \"2.0\" } \n", "\"a,b\"", false},
-        {"{\"result\":\"xx", "xx\\\",\\\"id\\\":5}\"}\n", NULL, false},
-        {"{\"result\":\"xx", "x,\"id\":5}}\n", NULL, false},
-        {"{\"result\":\"xx", "x,\"id\":5,\"jsonrpc\":\"1.0\"}\n", NULL, false},
-        {"{\"result\":\"xx", "x,\"id\":5,\"x\":1}\n", NULL, false},
-        {"{\"result\":\"xx", "x,\"id\":null}", "null", true},
-        {"{\"result\":\"xx", "x,\"id\":1e400}", NULL, false},
-        {"{\"x\t\":1,\"id\":4,", "", "4", false},
-        {"{\"id\":\"\t\",", ",\"id\":6}", "6", false},
-        {"", "", NULL, false}, {"{", "}", NULL, false}, {"{\"", ",", NULL, false},
+        {"{\"jsonrpc\":\"2.0\",\"id\":5,\"result\":\"xx", "xx\"}\n", "5", false, true},
+        {" { \"id\" : \"a\" , \"result\":{", "", "\"a\"", false, true},
+        {"{\"\\u0065rror\":{\"a\":1},", "", NULL, false, true},
+        {"{\"id\":1,\"params\":[],\"result\":1,", "", "1", false, false},
+        {"{\"id\":1,\"method\":\"m\",\"result\":1,", "", NULL, true, false},
+        {"{\"id\":1,\"result\"", "", "1", false, false},
+        {"{\"i\\u0064\":7,\"x", "", "7", false, false},
+        {"{\"id\":1,\"id\":2,\"x", "", "2", false, false},
+        {"{\"id\":1,\"method\":\"m\",\"params\":", "", NULL, true, false},
+        {"{\"method\":\"m\",", ",\"id\":5}", NULL, true, false},
+        {"{\"\\u006dethod\":1,", ",\"id\":5}", NULL, true, false},
+        {"{\"id\":null,\"x", "", "null", true, false},
+        {"{\"id\":true,\"x", "", NULL, false, false},
+        {"{\"id\":01,\"x", ",\"id\":3}\r\n", "3", false, false},
+        {"{\"id\":5", "5}", NULL, false, false},
+        {"{\"id\":[1],\"id\":2,", "", NULL, false, false},
+        {"{\"result\":\"xx", "xx\",\"id\":5}\n", "5", false, true},
+        {"{\"result\":\"x", "\" , \"id\" : \"a,b\" , \"jsonrpc\" : \"2.0\" } \n", "\"a,b\"", false, true},
+        {"{\"result\":\"xx", "xx\\\",\\\"id\\\":5}\"}\n", NULL, false, true},
+        {"{\"result\":\"xx", "x,\"id\":5}}\n", NULL, false, true},
+        {"{\"result\":\"xx", "x,\"id\":5,\"jsonrpc\":\"1.0\"}\n", NULL, false, true},
+        {"{\"result\":\"xx", "x,\"id\":5,\"x\":1}\n", NULL, false, true},
+        {"{\"result\":\"xx", "x,\"id\":null}", "null", true, true},
+        {"{\"result\":\"xx", "x,\"id\":1e400}", NULL, false, true},
+        {"{\"x\t\":1,\"id\":4,", "", "4", false, false},
+        {"{\"id\":\"\t\",", ",\"id\":6}", "6", false, false},
+        {"", "", NULL, false, false}, {"{", "}", NULL, false, false}, {"{\"", ",", NULL, false, false},
     };
+    CHECK(!abk_salvage_answers((abk_text){NULL, 0}));
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         const abk_text prefix = {table[i].prefix, (uint32_t)strlen(table[i].prefix)};
         const abk_text suffix = {table[i].suffix, (uint32_t)strlen(table[i].suffix)};
         bool none;
         const abk_value id = abk_salvage_id(prefix, suffix, &none);
-        CHECK(none == table[i].none);
+        CHECK(none == table[i].none && abk_salvage_answers(prefix) == table[i].answers);
         if (table[i].id == NULL)
             CHECK(id.kind == ABK_ABSENT);
         else

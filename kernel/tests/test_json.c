@@ -3,7 +3,9 @@
 
 #include "../src/json.h"
 
+#include <locale.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 /* Read it from memory that ends where the document ends. */
 static abk_json *read_bytes(abk_arena *arena, const char *at, size_t len, abk_error *error)
@@ -382,12 +384,63 @@ static void test_no_memory(void)
             CHECK(n > 4);
             return;
         }
-        CHECK(n < 100);
+        CHECK(n < 300);
         if (n >= 100)
             return;
     }
 }
 
-TEST_MAIN(TEST(test_good), TEST(test_bad), TEST(test_nul_bytes), TEST(test_prefixes),
+/* A locale whose numbers have a comma, made here. */
+static bool make_locale(const char *folder)
+{
+    char command[256];
+    snprintf(command, sizeof command, "localedef -i de_DE -f UTF-8 %s/de_DE.UTF-8 2>/dev/null", folder);
+    if (system(command) != 0)
+        fprintf(stderr, "no localedef here: the locale is not tested\n");
+    setenv("LOCPATH", folder, 1);
+    return setlocale(LC_NUMERIC, "de_DE.UTF-8") != NULL;
+}
+
+static void test_locale(void)
+{
+    char folder[] = "/tmp/abk-test-XXXXXX";
+    char command[64];
+    CHECK(mkdtemp(folder) != NULL);
+    if (make_locale(folder)) {
+        abk_buf out = {0};
+        abk_out_seconds(&out, "s", 1500 * ABK_S / 1000);
+        CHECK(abk_buf_len(&out) == 13 && memcmp(abk_buf_at(&out), ",\"s\":1.500000", 13) == 0);
+        CHECK(abk_number("1.5") > 1.4 && abk_number("-2.5e-1") < -0.2);
+        abk_buf_free(&out);
+    }
+    setlocale(LC_NUMERIC, "C");
+    unsetenv("LOCPATH");
+    snprintf(command, sizeof command, "rm -r %s", folder);
+    CHECK(system(command) == 0);
+}
+
+/* Each name is looked up, not compared with all before it: this would take minutes. */
+static void test_many_members(void)
+{
+    enum { MEMBERS = 300000, BYTES = MEMBERS * 16 };
+    char *text = malloc(BYTES);
+    if (text == NULL)
+        abort();
+    size_t len = 0;
+    for (int i = 0; i < MEMBERS; i++)
+        len += (size_t)snprintf(text + len, BYTES - len, "%c\"n%06d\":1", i == 0 ? '{' : ',', i);
+    text[len++] = '}';
+    abk_arena *arena = abk_arena_new();
+    abk_error error;
+    const abk_json *all = abk_json_read(arena, text, len, &error);
+    CHECK(all != NULL && all->len == MEMBERS);
+    memcpy(text + len - 11, "n000000", 7); /* the last one says what the first said */
+    CHECK(abk_json_read(arena, text, len, &error) == NULL);
+    CHECK(strstr(error.text, "stands there twice") != NULL);
+    abk_arena_free(arena);
+    free(text);
+}
+
+TEST_MAIN(TEST(test_locale), TEST(test_many_members), TEST(test_good), TEST(test_bad), TEST(test_nul_bytes), TEST(test_prefixes),
           TEST(test_depth), TEST(test_strings), TEST(test_numbers), TEST(test_members),
           TEST(test_writer), TEST(test_round_trip), TEST(test_no_memory))

@@ -144,6 +144,35 @@ static void a_stranger_cannot_speak_without_its_token(void)
     house_close(&h, all, 3);
 }
 
+static void one_that_does_not_show_its_token_is_turned_away_in_time(void)
+{
+    enum { MOST = 64 };
+    house h;
+    static wire all[MOST + 2];
+    house_open(&h, rig_config("", "", "\"auth_timeout_s\":30"),
+               &(abk_listener){.size = sizeof(abk_listener), .token = "secret"});
+    wire_connect(&all[0], h.path);
+    SAY(&h.rig, &all[0], "{\"id\":1,\"method\":\"bus/auth\",\"params\":{\"token\":\"secret\"}}\n");
+    HEAR(&h.rig, &all[0], "\"id\":1,\"result\"");
+    for (int i = 1; i < MOST + 2; i++)
+        wire_connect(&all[i], h.path);
+    UNTIL(&h.rig, rig_count(&h.rig, ABK_EV_CLIENT, 0) == 1); /* the first of the strangers gave way */
+    for (size_t i = 0; i < h.rig.event_count; i++) {
+        const abk_event *event = &h.rig.events[i].event;
+        if (event->type == ABK_EV_CLIENT && event->a == 0)
+            CHECK_TEXT(event->text, "too many without a token");
+    }
+    UNTIL(&h.rig, (wire_hear(&all[1]), all[1].ended));
+    CHECK(rig_stats(&h.rig).clients == MOST + 1);
+    abk_test.later += abk_ns(31);
+    UNTIL(&h.rig, rig_stats(&h.rig).clients == 1);
+    HEAR(&h.rig, &all[2], "unauthorized");
+    SAY(&h.rig, &all[0], "{\"id\":2,\"method\":\"echo\"}\n");
+    HEAR(&h.rig, &all[0], "\"id\":2,\"result\"");
+    abk_test.later = 0;
+    house_close(&h, all, MOST + 2);
+}
+
 /* --- slow clients ---------------------------------------------------------------------------- */
 
 #define NARROW "\"max_output_queue\":10000"
@@ -279,6 +308,7 @@ static void tcp_beyond_loopback_needs_a_token(void)
 TEST_MAIN(TEST(clients_are_strangers), TEST(tokens_of_progress_are_put_back),
           TEST(a_half_closed_client_gets_its_answers_and_a_gone_one_is_forgotten),
           TEST(a_token_comes_first), TEST(a_stranger_cannot_speak_without_its_token),
+          TEST(one_that_does_not_show_its_token_is_turned_away_in_time),
           TEST(a_client_that_reads_slowly_hurts_nobody_else),
           TEST(one_that_takes_nothing_is_disconnected),
           TEST(a_full_client_may_be_given_up_while_it_cancels),

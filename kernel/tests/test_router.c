@@ -152,6 +152,40 @@ static void pools_are_apart(void)
     rig_close(&r);
 }
 
+static void a_tap_begins_with_the_next_frame(void)
+{
+    enum { PAD = 300000 };
+    static char line[PAD + 64];
+    const abk_route route = RIG_ROUTE;
+    rig r;
+    rig_open(&r, rig_config("", "", ""));
+    all_ready(&r, 1);
+    const pid_t pid = rig_last(&r, ABK_EV_WORKER)->b;
+    CHECK(pid > 0 && kill(pid, SIGSTOP) == 0);
+    const int len = snprintf(line, sizeof line, "{\"method\":\"long\",\"params\":[\"%0*d\"]}\n", PAD, 0);
+    CHECK(abk_submit(r.bus, &route, line, (size_t)len) == 0);
+    abk_flush(r.bus); /* as much as the pipe takes */
+    CHECK(abk_tap(r.bus, true) == ABK_OK);
+    const int next = rig_ask(&r, "echo", "");
+    CHECK(kill(pid, SIGCONT) == 0);
+    rig_answer(&r, next);
+    CHECK_HAS(rig_last(&r, ABK_EV_FRAME)->text, "from_worker");
+    size_t frames = 0;
+    for (size_t i = 0; i < r.event_count; i++) {
+        const abk_event *event = &r.events[i].event;
+        if (event->type != ABK_EV_FRAME)
+            continue;
+        frames++;
+        CHECK(strstr(event->text, "\"kind\":\"bad\"") == NULL);
+    }
+    CHECK(frames == 2); /* the request, the answer */
+    CHECK(abk_tap(r.bus, false) == ABK_OK && abk_tap(r.bus, true) == ABK_OK);
+    rig_forget(&r);
+    rig_answer(&r, rig_ask(&r, "echo", ""));
+    CHECK(rig_count(&r, ABK_EV_FRAME, -1) == 2);
+    rig_close(&r);
+}
+
 static void sessions_are_one_set_in_all_pools(void)
 {
     static char config[10000];
@@ -183,4 +217,4 @@ static void sessions_are_one_set_in_all_pools(void)
 TEST_MAIN(TEST(the_least_busy_gets_it_and_ties_go_round), TEST(in_turn_means_the_next_one),
           TEST(an_idle_timeout_packs), TEST(what_is_full_is_passed_over_and_then_all_wait),
           TEST(a_worker_says_when_it_was_given_its_last_request), TEST(pools_are_apart),
-          TEST(sessions_are_one_set_in_all_pools))
+          TEST(a_tap_begins_with_the_next_frame), TEST(sessions_are_one_set_in_all_pools))

@@ -219,6 +219,47 @@ static void a_tap_shows_every_line(void)
     served_close(&r, &s);
 }
 
+static void a_tap_that_is_refused_leaves_the_one_that_is_there(void)
+{
+    static const char *const bad[] = {"{\"pool\":\"nowhere\"}", "{\"worker\":\"x\"}"};
+    char line[128];
+    rig r;
+    served s;
+    served_open(&r, &s, rig_config("", "", SOON), false);
+    SAY(&r, &s.wire, "{\"id\":1,\"method\":\"bus/tap\",\"params\":{\"worker\":9}}\n");
+    HEAR(&r, &s.wire, "\"id\":1,\"result\"");
+    for (size_t i = 0; i < 2; i++) {
+        snprintf(line, sizeof line, "{\"id\":2,\"method\":\"bus/tap\",\"params\":%s}\n", bad[i]);
+        SAY(&r, &s.wire, line);
+        HEAR(&r, &s.wire, "\"id\":2,\"error\"");
+        wire_forget(&s.wire);
+        SAY(&r, &s.wire, "{\"id\":3,\"method\":\"echo\"}\n");
+        HEAR(&r, &s.wire, "\"id\":3,\"result\"");
+        CHECK(!wire_heard(&s.wire, "bus/frame"));
+    }
+    served_close(&r, &s);
+}
+
+static void what_is_in_flight_at_a_kill_is_answered(void)
+{
+    rig r;
+    served s;
+    served_open(&r, &s, rig_config("", ",\"max_in_flight\":1", ""), true);
+    const int held = rig_ask(&r, "stuck", "");
+    abk_flush(r.bus);
+    const int waits = rig_ask(&r, "echo", "");
+    SAY(&r, &s.wire, "{\"id\":1,\"method\":\"echo\"}\n");
+    UNTIL(&r, rig_stats(&r).live_requests == 3);
+    abk_kill_now(r.bus, 1.0);
+    for (abk_event event; abk_next_event(r.bus, &event) == 1;)
+        rig_take(&r, &event);
+    CHECK(r.ends[held].code == ABK_CODE_SHUTTING_DOWN && r.ends[held].sent);
+    CHECK(r.ends[waits].code == ABK_CODE_SHUTTING_DOWN && !r.ends[waits].sent);
+    CHECK(wire_hear(&s.wire) && wire_heard(&s.wire, "\"id\":1,\"error\":{\"code\":-32055"));
+    CHECK(rig_stats(&r).live_requests == 0 && abk_stopped(r.bus));
+    served_close(&r, &s);
+}
+
 /* --- memory ---------------------------------------------------------------------------------- */
 
 static void the_steady_path_over_pipes_allocates_nothing(void)
@@ -260,4 +301,6 @@ TEST_MAIN(TEST(ids_pass_as_they_are), TEST(lines_that_are_no_message_are_answere
           TEST(a_client_that_is_gone_takes_its_requests_along),
           TEST(workers_wait_for_a_sole_client_that_reads_slowly),
           TEST(the_kernel_answers_its_own_methods), TEST(a_session_may_have_a_worker_for_itself),
-          TEST(a_tap_shows_every_line), TEST(the_steady_path_over_pipes_allocates_nothing))
+          TEST(a_tap_shows_every_line),
+          TEST(a_tap_that_is_refused_leaves_the_one_that_is_there),
+          TEST(what_is_in_flight_at_a_kill_is_answered), TEST(the_steady_path_over_pipes_allocates_nothing))

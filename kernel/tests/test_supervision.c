@@ -326,6 +326,41 @@ static void a_pool_grows_and_shrinks(void)
     rig_close(&r);
 }
 
+static bool readable(rig *self)
+{
+    struct pollfd look = {.fd = abk_fd(self->bus), .events = POLLIN};
+    return poll(&look, 1, 0) == 1;
+}
+
+/* What a call has brought about is there to be taken, for a host that waits for the fd, too. */
+static void what_happens_between_steps_wakes_the_host(void)
+{
+    rig r;
+    rig_open(&r, rig_config("", "", ""));
+    CHECK(readable(&r)); /* it has started */
+    rig_answer(&r, rig_ask(&r, "echo", ""));
+    while (readable(&r))
+        rig_step(&r, 0);
+    CHECK(abk_hold(r.bus, 0) == ABK_OK && readable(&r));
+    const size_t before = r.event_count;
+    while (readable(&r))
+        rig_step(&r, 0);
+    CHECK(r.event_count > before);
+    rig_close(&r);
+}
+
+/* The refusal points to what was there when it was made, whatever comes before it is read. */
+static void a_refusal_outlives_what_it_tells_of(void)
+{
+    rig r;
+    rig_open(&r, rig_config(",\"cry\"", "", "\"start_attempts\":1,\"park_retry_s\":0"));
+    UNTIL(&r, rig_state(&r, 0) == ABK_WORKER_PARKED);
+    CHECK(rig_ask(&r, "echo", "") == ABK_EREFUSED);
+    CHECK(abk_drain(r.bus, 0, 0.0, false) == ABK_OK); /* there is hope again */
+    CHECK_HAS(rig_refusal(&r), "\"stderr_tail\":\"I cannot");
+    rig_close(&r);
+}
+
 static void a_paused_worker_is_not_heard_until_it_is_resumed(void)
 {
     rig r;
@@ -358,4 +393,5 @@ TEST_MAIN(
     TEST(the_ladder_closes_stdin_then_terms_then_kills), TEST(nothing_is_started_after_the_end),
     TEST(a_drained_worker_finishes_and_has_a_successor), TEST(a_second_drain_ends_sooner),
     TEST(a_kill_with_a_fault_says_so_and_counts), TEST(a_resting_worker_starts_when_it_is_needed),
-    TEST(a_pool_grows_and_shrinks), TEST(a_paused_worker_is_not_heard_until_it_is_resumed))
+    TEST(what_happens_between_steps_wakes_the_host),
+          TEST(a_refusal_outlives_what_it_tells_of), TEST(a_pool_grows_and_shrinks), TEST(a_paused_worker_is_not_heard_until_it_is_resumed))

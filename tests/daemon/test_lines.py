@@ -190,9 +190,13 @@ def test_member_said_twice_counts_as_it_was_said_last(client: Client, sole: Daem
         assert sorted(name for name, _ in pairs) == ["id", "method", "params"]
 
 
-def test_unknown_response_is_dropped_and_counted(unix: Daemon, client: Client) -> None:
+def test_unknown_response_is_said_to_be_one_and_counted(unix: Daemon, client: Client) -> None:
+    """But for one without an id, which may be what another kernel has to say of ours."""
     before = client.statistics()["stray_answers"]
     client.send({"id": 1, "result": 1}, {"id": None, "error": {"code": 1, "message": "m"}})
+    error = client.read()
+    assert (error["id"], error["error"]["code"]) == (None, -32600)
+    assert error["error"]["data"]["reason"] == "unknown_id"
     assert client.statistics()["stray_answers"] == before + 2
     client.assert_quiet()
 

@@ -251,6 +251,14 @@ def token_file(tmp_path: Path) -> str:
     return str(path)
 
 
+def test_client_that_does_not_show_its_token_is_turned_away_in_time(token_file: str) -> None:
+    limits = {"auth_timeout_s": 0.05}
+    with Daemon(config(limits=limits), "--token-file", token_file, tcp=True) as daemon:
+        client = daemon.connect_tcp()
+        assert client.read()["error"]["data"]["reason"] == "unauthorized"
+        client.assert_ended()
+
+
 def test_right_token_lets_in(token_file: str) -> None:
     """W23: also beyond loopback."""
     with Daemon(config(), "--tcp", "0.0.0.0:0", "--token-file", token_file) as daemon:

@@ -70,6 +70,16 @@ def test_unknown_method_of_the_kernel_is_answered_with_32601(plain: Client) -> N
     plain.assert_quiet()
 
 
+@pytest.mark.parametrize("params", [{"pool": "nowhere"}, {"worker": "x"}])
+def test_tap_that_is_refused_leaves_the_one_that_is_there(params: object) -> None:
+    with Daemon(config(pool("a"), pool("b"))) as daemon:
+        client = daemon.stdio
+        client.call("bus/tap", {"pool": "b"})
+        assert client.fail("bus/tap", params)["code"] in {-32052, -32602}
+        client.call("echo", pool="a")
+        client.assert_quiet()
+
+
 @pytest.mark.parametrize("method", ["bus/restart", "bus/resize", "bus/tap"])
 def test_admin_methods_are_refused_to_others(plain: Client, method: str) -> None:
     """W23: -32601, as if they were not there."""

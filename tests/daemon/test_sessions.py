@@ -127,6 +127,19 @@ def test_bus_session_has_no_worker_while_none_is_ready() -> None:
         assert made == {"id": "early", "worker": None}
 
 
+def test_session_that_was_promised_outlives_a_request_that_never_ran() -> None:
+    handshake = {"method": "initialize", "timeout_s": 60}
+    silent = pool(command=puppet("--init", "mute"), ready=handshake)
+    with Daemon(config(silent, limits={"max_sessions": 1})) as daemon:
+        client = daemon.stdio
+        client.call("bus/session", {"id": "early"})
+        key = client.start("echo", sessionId="early")
+        client.notify("$/cancelRequest", {"id": key})
+        assert client.error(key)["code"] == -32800
+        assert client.fail("echo", sessionId="other")["data"]["reason"] == "max_sessions"
+        assert client.call("bus/session_end", {"id": "early"}) == {}
+
+
 def test_bus_session_end_ends_it_for_its_owner_only(client: Client, other: Client) -> None:
     client.call("bus/session", {"pool": "p", "id": "mine"})
     assert other.fail("bus/session_end", {"id": "mine"})["code"] == -32602
@@ -179,6 +192,31 @@ def test_exclusive_session_without_a_free_worker_fails_after_wait_s(client: Clie
     params = {"pool": "p", "exclusive": True, "wait_s": 0.01}
     error = client.fail("bus/session", params)
     assert (error["code"], error["data"]["reason"]) == (-32053, "no_free_worker")
+
+
+def test_lease_of_a_worker_that_stays_busy_is_given_back_after_wait_s() -> None:
+    with Daemon(unix=True) as daemon:
+        owner, other = daemon.connect(), daemon.connect()
+        other.start("hold", {"name": "x"}, id=1)
+        other.call("holding")
+        error = owner.fail("bus/session", {"exclusive": True, "id": "s", "wait_s": 0.01})
+        assert (error["code"], error["data"]["reason"]) == (-32053, "no_free_worker")
+        assert not owner.workers()[0]["held"]
+        other.call("release")
+        assert other.result(1) == {"held": "x"}
+
+
+def test_one_client_does_not_take_every_place_among_those_that_wait_for_a_lease() -> None:
+    with Daemon(unix=True) as daemon:
+        greedy, other = daemon.connect(), daemon.connect()
+        other.call("bus/session", {"exclusive": True})
+        for number in range(513):
+            greedy.start("bus/session", {"exclusive": True}, id=number)
+        error = greedy.error(512)
+        assert (error["code"], error["data"]["reason"]) == (-32053, "max_waiting")
+        greedy.assert_quiet()
+        error = other.fail("bus/session", {"exclusive": True, "wait_s": 0.01})
+        assert error["data"]["reason"] == "no_free_worker"  # it was let in, and has waited
 
 
 def test_lease_passes_on_when_its_owner_leaves(unix: Daemon, client: Client) -> None:

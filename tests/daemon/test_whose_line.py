@@ -227,6 +227,30 @@ def test_wrong_client_cannot_answer_a_worker(ann: Client, bob: Client) -> None:
     assert ann.result(key)["result"] == "right"
 
 
+@pytest.mark.parametrize("id_last", [False, True])
+def test_answer_over_the_limit_is_an_error_to_the_worker_that_asked(id_last: bool) -> None:
+    with Daemon(config(limits={"max_input_buffer": 4096}), unix=True) as daemon:
+        client = daemon.connect()
+        key = client.start("ask", {"request": {"id": "w", "method": "q"}})
+        asked = {"id": client.incoming("q")["id"]}
+        long = {"result": "x" * 20_000}
+        client.send({**long, **asked} if id_last else {**asked, **long})
+        answer = client.result(key)
+        assert (answer["id"], answer["error"]["code"]) == ("w", -32054)
+        client.assert_quiet()
+
+
+def test_answer_that_cannot_be_read_is_the_clients_to_say_again(ann: Client) -> None:
+    key = ann.start("ask", {"request": {"id": "w", "method": "q"}}, pool="p")
+    asked = ann.incoming("q")["id"]
+    ann.send(b'{"id":%d,"result":}' % asked, {"id": str(asked), "result": "misspelt"})
+    errors = [ann.read() for _ in range(2)]
+    assert [error["id"] for error in errors] == [None, None]
+    assert [error["error"]["code"] for error in errors] == [-32700, -32600]
+    ann.send({"id": asked, "result": "right"})
+    assert ann.result(key)["result"] == "right"
+
+
 def test_worker_is_answered_with_32800_if_the_client_goes_first(
     shared: Daemon, bob: Client
 ) -> None:

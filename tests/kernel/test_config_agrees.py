@@ -241,7 +241,7 @@ def test_both_read_the_same(check: Check, text: str, caplog: pytest.LogCaptureFi
         pool_as_c(one, plain) for one, plain in zip(wanted.pools, written, strict=True)
     ]
     ours = {JSON_NAMES[name]: value for name, value in structs.asdict(wanted.limits).items()}
-    assert found["limits"] == {**ours, "session_idle_s": 0}
+    assert found["limits"] == {**ours, "session_idle_s": 0, "auth_timeout_s": 10}
     said = [record.getMessage() for record in caplog.records]
     assert sorted(f"config: {warning}" for warning in found["warnings"]) == sorted(said)
     if said:
