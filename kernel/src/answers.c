@@ -235,22 +235,29 @@ static abk_client *owner_of(abk_lane *lane, const abk_message *message)
     return session == NULL ? NULL : session->owner;
 }
 
-/* The request that params name, by a member that holds its id or token as the worker knows it. */
-static abk_entry *named(abk_lane *lane, const abk_message *message, const abk_path *path,
-                        abk_value *found)
+/* Whether params name a request, by a member that holds its id or token as the worker knows it. The
+ * entry is NULL where nobody waits for that one any more. */
+static bool names(abk_lane *lane, const abk_message *message, const abk_path *path,
+                  abk_value *found, abk_entry **entry)
 {
     if (message->params.kind != ABK_OBJECT || !abk_scan_path(&message->params, path, found))
-        return NULL;
-    abk_entry *entry = entry_of(lane, found);
-    return entry != NULL && entry->stage == ABK_TAKEN ? entry : NULL;
+        return false;
+    *entry = entry_of(lane, found);
+    if (*entry != NULL && (*entry)->stage != ABK_TAKEN)
+        *entry = NULL;
+    return true;
 }
 
+/* None where something was withdrawn and may still be at work: it may be of another client. */
 static abk_client *only_client_at_work(const abk_lane *lane)
 {
     abk_client *only = NULL;
     ABK_EACH(link, &lane->entries)
     {
-        abk_client *client = ABK_OF(link, abk_entry, place)->client;
+        const abk_entry *entry = ABK_OF(link, abk_entry, place);
+        abk_client *client = entry->client;
+        if (entry->stage == ABK_TOMBSTONE)
+            return NULL;
         if (client != NULL && only != NULL && client != only)
             return NULL;
         only = client != NULL ? client : only;
@@ -263,11 +270,15 @@ static void find_client(abk_lane *lane, const abk_message *message, aim *to)
     abk_bus *bus = lane->pool->bus;
     abk_value found;
     abk_value cancelled;
-    if (bus->rewrite && (to->entry = named(lane, message, &request_id_path, &found)) != NULL) {
-        patch_value(&to->frame, &found, abk_id_raw(&to->entry->id));
-    } else if (bus->rewrite && (to->entry = named(lane, message, &progress_path, &found)) != NULL &&
-               to->entry->token != NULL) {
-        patch_value(&to->frame, &found, abk_id_raw(to->entry->token));
+    bool guess = true; /* where it names no request */
+    if (bus->rewrite && names(lane, message, &request_id_path, &found, &to->entry)) {
+        guess = false;
+        if (to->entry != NULL)
+            patch_value(&to->frame, &found, abk_id_raw(&to->entry->id));
+    } else if (bus->rewrite && names(lane, message, &progress_path, &found, &to->entry)) {
+        guess = false;
+        if (to->entry != NULL && to->entry->token != NULL)
+            patch_value(&to->frame, &found, abk_id_raw(to->entry->token));
     } else if (message->id.kind == ABK_ABSENT && abk_cancel_profile(message, &cancelled)) {
         const abk_ask *ask = abk_ask_of_worker(lane, &cancelled);
         if (ask != NULL) {
@@ -279,9 +290,9 @@ static void find_client(abk_lane *lane, const abk_message *message, aim *to)
         to->client = to->entry->client;
     if (to->client == NULL)
         to->client = owner_of(lane, message);
-    if (to->client == NULL)
+    if (to->client == NULL && guess)
         to->client = abk_client_sole(bus);
-    if (to->client == NULL)
+    if (to->client == NULL && guess)
         to->client = only_client_at_work(lane);
 }
 
