@@ -214,7 +214,8 @@ typedef struct aim {
     abk_frame frame;
 } aim;
 
-static abk_client *owner_of(abk_lane *lane, const abk_message *message)
+/* Whose session a line names; NULL with *named where that is nobody's any more. */
+static abk_client *owner_of(abk_lane *lane, const abk_message *message, bool *named)
 {
     const abk_path *path = &lane->pool->config->session;
     abk_value name = message->session;
@@ -224,7 +225,8 @@ static abk_client *owner_of(abk_lane *lane, const abk_message *message)
         if (!abk_scan_path(&message->params, &below, &name))
             return NULL;
     }
-    if (name.kind != ABK_STRING || name.len == 0)
+    *named = name.kind == ABK_STRING && name.len > 0;
+    if (!*named)
         return NULL;
     abk_buf *out = &lane->pool->bus->scratch;
     abk_buf_clear(out);
@@ -271,6 +273,7 @@ static void find_client(abk_lane *lane, const abk_message *message, aim *to)
     abk_value found;
     abk_value cancelled;
     bool guess = true; /* where it names no request */
+    bool session = false;
     if (bus->rewrite && names(lane, message, &request_id_path, &found, &to->entry)) {
         guess = false;
         if (to->entry != NULL)
@@ -289,10 +292,10 @@ static void find_client(abk_lane *lane, const abk_message *message, aim *to)
     if (to->entry != NULL)
         to->client = to->entry->client;
     if (to->client == NULL)
-        to->client = owner_of(lane, message);
+        to->client = owner_of(lane, message, &session);
     if (to->client == NULL && guess)
         to->client = abk_client_sole(bus);
-    if (to->client == NULL && guess)
+    if (to->client == NULL && guess && !session)
         to->client = only_client_at_work(lane);
 }
 

@@ -193,6 +193,25 @@ def test_line_about_a_request_whose_client_is_gone_is_nobodys(
     bob.assert_quiet()
 
 
+@pytest.mark.parametrize("name", ["p", "acp"])
+def test_line_of_a_session_whose_client_is_gone_is_nobodys(
+    shared: Daemon, ann: Client, bob: Client, name: str
+) -> None:
+    """It names somebody, though the kernel knows nobody of that name any more."""
+    top = {"sessionId": f"over-{name}"} if name == "p" else {}
+    params = {} if name == "p" else {"sessionId": f"over-{name}"}
+    with shared.connect() as leaver:
+        assert leaver.call("echo", params, pool=name, **top) == params
+    ann.until(lambda s: s["statistics"]["clients"] == 2)
+    before = ann.statistics()["dropped_notifications"]
+    line = json.dumps({"method": "update", "params": params, **top})
+    ann.call("say", {"lines": [line, '{"method":"mine"}']}, pool=name)
+    assert ann.statistics()["dropped_notifications"] == before + 1
+    assert ann.incoming("mine") == {"method": "mine"}
+    ann.assert_quiet()
+    bob.assert_quiet()
+
+
 def test_request_about_one_whose_client_is_gone_is_answered_with_32601(
     shared: Daemon, ann: Client, bob: Client
 ) -> None:

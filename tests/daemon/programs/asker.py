@@ -36,7 +36,10 @@ class Asker:
         self.stream.sendall(b"".join(json.dumps(frame).encode() + b"\n" for frame in frames))
 
     def frame(self) -> dict[str, Any]:
-        """Return the next request: one in four has a notification before its answer."""
+        """Return the next request.
+
+        One in four has a notification before its answer, which names the request, or the session.
+        """
         key = self.next = self.next + 1
         top: dict[str, Any] = {"jsonrpc": "2.0", "id": key}
         if key % 2:
@@ -45,15 +48,21 @@ class Asker:
             self.pending[key] = "echo"
             return {**top, "method": "echo", "params": {"who": self.name, "n": key}}
         self.pending[key] = "say"
-        note = '{"method":"note","params":{"_meta":{"requestId":%%id%%},"who":"%s"}}' % self.name
-        return {**top, "method": "say", "params": {"lines": [note]}}
+        note: dict[str, Any] = {"method": "note", "params": {"who": self.name, "n": key}}
+        if key % 8:
+            note["params"]["_meta"] = {"requestId": "%id%"}
+        else:
+            note["sessionId"] = top["sessionId"] = f"{self.name}-0"
+        line = json.dumps(note).replace('"%id%"', "%id%")
+        return {**top, "method": "say", "params": {"lines": [line]}}
 
     def take(self, line: bytes) -> None:
         message = json.loads(line)
         if message.get("method") == "note":
             params = message["params"]
-            key = params["_meta"]["requestId"]
+            key = params["n"]
             self.check(params["who"] == self.name, line)
+            self.check(params.get("_meta", {"requestId": key})["requestId"] == key, line)
             self.check(self.pending.get(key) == "say" and key not in self.noted, line)
             self.noted.add(key)
             return
