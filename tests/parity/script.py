@@ -33,7 +33,7 @@ PLACEHOLDER = re.compile(rb'"\$(\w+)"')
 
 
 class Other(msgspec.Struct, forbid_unknown_fields=True):
-    """What the existing daemon does instead, and at which step that shows."""
+    """What the existing daemon does instead, and the first step at which that can show."""
 
     step: int
     instead: str

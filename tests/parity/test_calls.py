@@ -151,7 +151,7 @@ def test_a_worker_is_not_told_of_a_timeout_and_its_late_answer_harms_nobody(
     start: Start, workers: Workers
 ) -> None:
     with start() as caller:
-        call = request(caller, "slow", timeout_ms=100)
+        call = request(caller, "slow", timeout_ms=300)
         slow = next_request(workers)
         with pytest.raises(caller.api.TimeoutError, match=r"\[TIMEOUT\] Request timeout: slow"):
             call.result(kit.PATIENCE_S)
