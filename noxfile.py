@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +256,35 @@ def wheel(session: nox.Session) -> None:
         shutil.copy(name, place)
     with session.chdir(place):
         session.run(str(place / "bare" / "bin" / "pytest"), *session.posargs, external=True)
+
+
+# The folder of a system in their sdist, by what Python calls it.
+STDIO_BUS = {
+    "linux-x86_64": "linux-amd64",
+    "linux-aarch64": "linux-arm64",
+    "darwin-x86_64": "darwin-amd64",
+    "darwin-arm64": "darwin-arm64",
+}
+
+
+@nox.session(python=OLDEST)
+def parity(session: nox.Session) -> None:
+    """Play the transcripts of the wire with the stdiobus client and the daemon of its sdist."""
+    pinned = _group("parity")
+    session.install("pip", "-e", ".[test]", *pinned)
+    place = _elsewhere(session)
+    fetch = "python", "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "stdiobus"
+    session.run(*fetch, "--dest", str(place), *pinned)
+    (sdist,) = place.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(place, filter="data")
+    system = STDIO_BUS.get(f"{sys.platform}-{os.uname().machine}", "none")
+    env = {}
+    for daemon in place.glob(f"stdiobus-*/kernel/dist/{system}/stdio_bus"):
+        env["STDIO_BUS"] = str(daemon)
+    if not env:
+        session.warn("NOT TESTED with their daemon: there is none for this system")
+    session.run("pytest", *(session.posargs or ["-q", "tests/parity"]), env=env)
 
 
 COMPILERS = ("c++", "c89", "c99", "cc", "clang", "cpp", "g++", "gcc", "tcc", "zig")

@@ -240,7 +240,8 @@ typedef struct aim {
     abk_frame frame;
 } aim;
 
-static abk_client *owner_of(abk_lane *lane, const abk_message *message)
+/* Whose session a line names; NULL with *named where that is nobody's any more. */
+static abk_client *owner_of(abk_lane *lane, const abk_message *message, bool *named)
 {
     const abk_path *path = &lane->pool->config->session;
     abk_value name = message->session;
@@ -250,7 +251,8 @@ static abk_client *owner_of(abk_lane *lane, const abk_message *message)
         if (!abk_scan_path(&message->params, &below, &name))
             return NULL;
     }
-    if (name.kind != ABK_STRING || name.len == 0)
+    *named = name.kind == ABK_STRING && name.len > 0;
+    if (!*named)
         return NULL;
     abk_buf *out = &lane->pool->bus->scratch;
     abk_buf_clear(out);
@@ -261,22 +263,29 @@ static abk_client *owner_of(abk_lane *lane, const abk_message *message)
     return session == NULL ? NULL : session->owner;
 }
 
-/* The request that params name, by a member that holds its id or token as the worker knows it. */
-static abk_entry *named(abk_lane *lane, const abk_message *message, const abk_path *path,
-                        abk_value *found)
+/* Whether params name a request, by a member that holds its id or token as the worker knows it. The
+ * entry is NULL where nobody waits for that one any more. */
+static bool names(abk_lane *lane, const abk_message *message, const abk_path *path,
+                  abk_value *found, abk_entry **entry)
 {
     if (message->params.kind != ABK_OBJECT || !abk_scan_path(&message->params, path, found))
-        return NULL;
-    abk_entry *entry = entry_of(lane, found);
-    return entry != NULL && entry->stage == ABK_TAKEN ? entry : NULL;
+        return false;
+    *entry = entry_of(lane, found);
+    if (*entry != NULL && (*entry)->stage != ABK_TAKEN)
+        *entry = NULL;
+    return true;
 }
 
+/* None where something was withdrawn and may still be at work: it may be of another client. */
 static abk_client *only_client_at_work(const abk_lane *lane)
 {
     abk_client *only = NULL;
     ABK_EACH(link, &lane->entries)
     {
-        abk_client *client = ABK_OF(link, abk_entry, place)->client;
+        const abk_entry *entry = ABK_OF(link, abk_entry, place);
+        abk_client *client = entry->client;
+        if (entry->stage == ABK_TOMBSTONE)
+            return NULL;
         if (client != NULL && only != NULL && client != only)
             return NULL;
         only = client != NULL ? client : only;
@@ -289,11 +298,16 @@ static void find_client(abk_lane *lane, const abk_message *message, aim *to)
     abk_bus *bus = lane->pool->bus;
     abk_value found;
     abk_value cancelled;
-    if (bus->rewrite && (to->entry = named(lane, message, &request_id_path, &found)) != NULL) {
-        patch_value(&to->frame, &found, abk_id_raw(&to->entry->id));
-    } else if (bus->rewrite && (to->entry = named(lane, message, &progress_path, &found)) != NULL &&
-               to->entry->token != NULL) {
-        patch_value(&to->frame, &found, abk_id_raw(to->entry->token));
+    bool guess = true; /* where it names no request */
+    bool session = false;
+    if (bus->rewrite && names(lane, message, &request_id_path, &found, &to->entry)) {
+        guess = false;
+        if (to->entry != NULL)
+            patch_value(&to->frame, &found, abk_id_raw(&to->entry->id));
+    } else if (bus->rewrite && names(lane, message, &progress_path, &found, &to->entry)) {
+        guess = false;
+        if (to->entry != NULL && to->entry->token != NULL)
+            patch_value(&to->frame, &found, abk_id_raw(to->entry->token));
     } else if (message->id.kind == ABK_ABSENT && abk_cancel_profile(message, &cancelled)) {
         const abk_ask *ask = abk_ask_of_worker(lane, &cancelled);
         if (ask != NULL) {
@@ -304,10 +318,10 @@ static void find_client(abk_lane *lane, const abk_message *message, aim *to)
     if (to->entry != NULL)
         to->client = to->entry->client;
     if (to->client == NULL)
-        to->client = owner_of(lane, message);
-    if (to->client == NULL)
+        to->client = owner_of(lane, message, &session);
+    if (to->client == NULL && guess)
         to->client = abk_client_sole(bus);
-    if (to->client == NULL)
+    if (to->client == NULL && guess && !session)
         to->client = only_client_at_work(lane);
 }
 

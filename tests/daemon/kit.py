@@ -120,8 +120,8 @@ def config(*pools: Message, limits: Message | None = None, **more: Any) -> Messa
 class Deadline:
     """The end of a bounded wait."""
 
-    def __init__(self, seconds: float = PATIENCE_S) -> None:
-        self._end = time.monotonic() + seconds
+    def __init__(self) -> None:
+        self._end = time.monotonic() + PATIENCE_S
 
     def left(self, what: str) -> float:
         """Return the seconds left; without any the test fails, and says what did not come."""
@@ -172,9 +172,29 @@ class Client:
         self._searched = 0
         self._next = 1_000_001  # far from what tests choose
         self._ended = False
+        self.closed = False
         self.others: list[Message] = []  # came while something else was waited for
         for fd in (reads, writes):
             fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_NONBLOCK)
+
+    @classmethod
+    def of_process(cls, process: subprocess.Popen[bytes]) -> Self:
+        """Return a client at the pipes of a process, which are its own from here on."""
+        reads, writes = process.stdout, process.stdin
+        assert reads
+        assert writes
+        ends = os.dup(reads.fileno()), os.dup(writes.fileno())
+        reads.close()
+        writes.close()
+        process.stdin = process.stdout = None
+
+        def close() -> None:
+            os.close(ends[0])
+            if client._writes != -1:
+                os.close(ends[1])
+
+        client = cls(*ends, close)
+        return client
 
     def __enter__(self) -> Self:
         return self
@@ -182,9 +202,14 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def fileno(self) -> int:
+        """Return the descriptor that it reads from."""
+        return self._reads
+
     def close(self) -> None:
         """Go away, all at once."""
         close, self._close = self._close, lambda: None
+        self.closed = True
         close()
 
     def half_close(self) -> None:
@@ -435,20 +460,7 @@ class Daemon:
             self.wait_log(r" ready: ")
 
     def _stdio(self) -> Client:
-        reads, writes = self.process.stdout, self.process.stdin
-        assert reads
-        assert writes
-        fds = {name: os.dup(end.fileno()) for name, end in {"r": reads, "w": writes}.items()}
-        reads.close()
-        writes.close()
-        self.process.stdin = self.process.stdout = None
-
-        def close() -> None:
-            os.close(fds["r"])
-            if client._writes != -1:
-                os.close(fds["w"])
-
-        client = Client(fds["r"], fds["w"], close)
+        client = Client.of_process(self.process)
         self.clients.append(client)
         return client
 

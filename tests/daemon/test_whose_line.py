@@ -167,6 +167,66 @@ def test_notification_that_names_nobody_is_counted_and_dropped(ann: Client, bob:
     let_go(ann, bob)
 
 
+@pytest.mark.parametrize("name", ["p", "mcp"])
+def test_line_about_a_request_whose_client_is_gone_is_nobodys(
+    shared: Daemon, ann: Client, bob: Client, name: str
+) -> None:
+    """Though one client alone has work there: before the late answer, and after it."""
+    with shared.connect() as leaver:
+        leaver.start("hold", {"name": "gone"}, pool=name)
+        wire = next(
+            json.loads(line)["id"]
+            for line in leaver.call("seen", pool=name)
+            if '"gone"' in line and '"hold"' in line
+        )
+    ann.until(lambda s: s["statistics"]["clients"] == 2)
+    named = ['{"method":"about","params":{"_meta":{"requestId":%d}}}' % wire]
+    named.append('{"method":"notifications/progress","params":{"progressToken":%d}}' % wire)
+    before = ann.statistics()["dropped_notifications"]
+    ann.call("say", {"lines": [*named, '{"method":"whose"}']}, pool=name)
+    assert ann.statistics()["dropped_notifications"] == before + 3
+    ann.call("release", {"names": ["gone"]}, pool=name)
+    ann.call("say", {"lines": [*named, '{"method":"mine"}']}, pool=name)
+    assert ann.statistics()["dropped_notifications"] == before + 5
+    assert ann.incoming("mine") == {"method": "mine"}
+    ann.assert_quiet()
+    bob.assert_quiet()
+
+
+@pytest.mark.parametrize("name", ["p", "acp"])
+def test_line_of_a_session_whose_client_is_gone_is_nobodys(
+    shared: Daemon, ann: Client, bob: Client, name: str
+) -> None:
+    """It names somebody, though the kernel knows nobody of that name any more."""
+    top = {"sessionId": f"over-{name}"} if name == "p" else {}
+    params = {} if name == "p" else {"sessionId": f"over-{name}"}
+    with shared.connect() as leaver:
+        assert leaver.call("echo", params, pool=name, **top) == params
+    ann.until(lambda s: s["statistics"]["clients"] == 2)
+    before = ann.statistics()["dropped_notifications"]
+    line = json.dumps({"method": "update", "params": params, **top})
+    ann.call("say", {"lines": [line, '{"method":"mine"}']}, pool=name)
+    assert ann.statistics()["dropped_notifications"] == before + 1
+    assert ann.incoming("mine") == {"method": "mine"}
+    ann.assert_quiet()
+    bob.assert_quiet()
+
+
+def test_request_about_one_whose_client_is_gone_is_answered_with_32601(
+    shared: Daemon, ann: Client, bob: Client
+) -> None:
+    with shared.connect() as leaver:
+        leaver.start("hold", {"name": "gone"}, pool="p")
+        leaver.call("holding", pool="p")
+    ann.until(lambda s: s["statistics"]["clients"] == 2)
+    line = '{"id":"q2","method":"may I","params":{"_meta":{"requestId":%id:gone%}}}'
+    ann.call("say", {"lines": [line]}, pool="p")
+    assert any("q2" in line and "-32601" in line for line in ann.call("seen", pool="p"))
+    ann.call("release", {"names": ["gone"]}, pool="p")
+    ann.assert_quiet()
+    bob.assert_quiet()
+
+
 def test_request_that_names_nobody_is_answered_with_32601(ann: Client, bob: Client) -> None:
     hold_both(ann, bob)
     answer = bob.call("ask", {"request": {"id": "w", "method": "whose"}}, pool="p")
