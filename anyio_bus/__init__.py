@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from msgspec import UNSET as UNSET
     from msgspec import Raw as Raw
 
+    from anyio_bus._backends.docker import Docker as Docker
     from anyio_bus._backends.links import Connect as Connect
     from anyio_bus._backends.links import Subprocess as Subprocess
     from anyio_bus._backends.memory import Memory as Memory
@@ -83,6 +84,7 @@ __version__ = "0.1.0"
 
 _MODULES: dict[str, tuple[str, ...]] = {
     "msgspec": ("UNSET", "Raw"),
+    "anyio_bus._backends.docker": ("Docker",),
     "anyio_bus._backends.links": ("Connect", "Subprocess"),
     "anyio_bus._backends.memory": ("Memory",),
     "anyio_bus._bus.bus": ("Bus", "BusStatistics"),

@@ -60,6 +60,7 @@ ALLOWED: dict[str, set[str]] = {
 # Who may own a task group or a nursery (style C8); whoever needs one more writes it here. The
 # command line is a program on top of the library, with groups as any program has them.
 TASK_GROUP_OWNERS = {
+    "_backends.docker",  # tells a container what it is to be, beside whoever reads its log
     "_backends.native",  # its flusher, beside the loop that steps the kernel
     "_backends.wire",  # the same beside the loop that reads the link, and whoever waits for room
     "_bus.host",

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import anyio
@@ -30,7 +30,7 @@ from anyio_bus._io.process import StderrRing
 if TYPE_CHECKING:
     from anyio_bus._config import BusConfig
 
-__all__ = ("Connect", "Link", "Subprocess", "dial", "spawn_daemon")
+__all__ = ("POLL_S", "Connect", "Link", "Subprocess", "connect_tcp", "dial", "spawn_daemon")
 
 STDERR_BYTES = 16 * 1024  # of the daemon's log, kept for errors
 POLL_S = 0.005  # how often an exit is looked for, once the daemon has closed its stdout
@@ -92,8 +92,10 @@ class Link:
     """Two fds to a kernel, which may be one.
 
     Owns:
-        The fds; a socket, or a process and its stderr.
+        The fds: a socket, a process with its pipes, or both.
     """
+
+    plain_level = logging.WARNING  # of a line of stderr that is no record of the daemon's
 
     def __init__(
         self,
@@ -104,25 +106,34 @@ class Link:
         process: subprocess.Popen[bytes] | None = None,
     ) -> None:
         self.name = name
+        self.backend = "connect" if process is None else "subprocess"
         self.admin = admin
         self.token: str | None = None
+        self.ready = False  # the daemon's log has said so
         self.stderr = StderrRing(STDERR_BYTES)
-        self._socket = sock
+        self.read_fd = self.write_fd = self.stderr_fd = -1
         self._process = process
+        self._socket: socket.socket | None = None
+        self._pipes: list[IO[bytes]] = []
+        if process is not None:
+            self.write_fd = self._open(process.stdin)
+            self.read_fd = self._open(process.stdout)
+            self.stderr_fd = self._open(process.stderr)
         if sock is not None:
-            self.read_fd = self.write_fd = sock.fileno()
-            self.stderr_fd = -1
-        else:
-            assert process is not None
-            assert process.stdin is not None
-            assert process.stdout is not None
-            assert process.stderr is not None
-            self.write_fd = process.stdin.fileno()
-            self.read_fd = process.stdout.fileno()
-            self.stderr_fd = process.stderr.fileno()
-            if sys.platform != "win32":  # where reach() has refused
-                for fd in (self.write_fd, self.read_fd, self.stderr_fd):
-                    os.set_blocking(fd, False)
+            self.use(sock)
+
+    def _open(self, pipe: IO[bytes] | None) -> int:
+        if pipe is None:
+            return -1
+        self._pipes.append(pipe)
+        if sys.platform != "win32":  # where reach() has refused
+            os.set_blocking(pipe.fileno(), False)
+        return pipe.fileno()
+
+    def use(self, sock: socket.socket) -> None:
+        """From now on read and write there."""
+        self._socket = sock
+        self.read_fd = self.write_fd = sock.fileno()
 
     @property
     def pid(self) -> int | None:
@@ -160,7 +171,7 @@ class Link:
         except OSError:
             return False
         for line in self.stderr.feed(data):
-            _log(line)
+            self.ready = _log(line, self.plain_level) == "ready" or self.ready
         return bool(data)
 
     def exited(self) -> bool:
@@ -207,11 +218,9 @@ class Link:
         """Close the fds."""
         if self._socket is not None:
             self._socket.close()
-        elif self._process is not None:
-            for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-                assert pipe is not None
-                with contextlib.suppress(OSError):
-                    pipe.close()
+        for pipe in self._pipes:
+            with contextlib.suppress(OSError):
+                pipe.close()
 
 
 _LEVELS = {
@@ -223,14 +232,14 @@ _LEVELS = {
 _log_line = msgspec.json.Decoder(dict[str, Any])
 
 
-def _log(line: str) -> None:
-    """Hand a line of the daemon's log to ours."""
+def _log(line: str, plain_level: int) -> str:
+    """Hand a line of the daemon's log to ours; return which event it tells of."""
     try:
         record = _log_line.decode(line)
         event, text = str(record["event"]), str(record["text"])
     except (msgspec.MsgspecError, KeyError, UnicodeError):
-        logger.warning("%s", line, extra={"event": "kernel"})
-        return
+        logger.log(plain_level, "%s", line, extra={"event": "kernel"})
+        return ""
     pool, worker = record.get("pool"), record.get("worker")
     if event == "worker_stderr":
         extra = {"event": "worker_stderr", "pool": pool, "worker": worker}
@@ -238,6 +247,7 @@ def _log(line: str) -> None:
     elif event != "bad_line":  # which comes as an event, too
         where = {"event": event} | ({} if worker is None else {"pool": pool, "worker": worker})
         logger.log(_LEVELS.get(str(record.get("level")), logging.INFO), "%s", text, extra=where)
+    return event
 
 
 def spawn_daemon(options: Subprocess, config: BusConfig) -> Link:
@@ -290,7 +300,7 @@ async def dial(options: Connect) -> Link:
                 sock = await _connect(socket.AF_UNIX, where.path)
             else:
                 assert where.hostname is not None
-                sock = await _connect_tcp(where.hostname, where.port or 0)
+                sock = await connect_tcp(where.hostname, where.port or 0)
     except (OSError, TimeoutError) as exc:
         why = str(exc) or f"not within {options.timeout_s:g} s"
         msg = f"{options.url}: cannot connect: {why}"
@@ -300,7 +310,15 @@ async def dial(options: Connect) -> Link:
     return link
 
 
-async def _connect_tcp(host: str, port: int) -> socket.socket:
+async def connect_tcp(host: str, port: int) -> socket.socket:
+    """Connect to one of a host's addresses.
+
+    Raises:
+        OSError: Nobody listens there.
+
+    Cancellation:
+        What was opened is closed.
+    """
     error: OSError = OSError(f"{host} has no address")
     for family, _, _, _, address in await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM):
         try:

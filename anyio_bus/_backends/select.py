@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
+from anyio_bus._backends.docker import Docker, open_container
 from anyio_bus._backends.greeting import GREETING_S, check_remote, greet
 from anyio_bus._backends.links import Connect, Link, Subprocess, dial, spawn_daemon
 from anyio_bus._backends.memory import Memory, open_memory
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ("BackendOption", "Reached", "closed_on_error", "open_backend", "reach")
 
 BackendOption: TypeAlias = (
-    Literal["auto", "native", "python", "subprocess"] | Memory | Subprocess | Connect
+    Literal["auto", "native", "python", "subprocess"] | Memory | Subprocess | Connect | Docker
 )
 REAP_S = 1.0
 
@@ -87,7 +88,7 @@ async def reach(option: BackendOption, config: BusConfig | None) -> Reached | No
     name = os.environ.get("ANYIO_BUS_BACKEND") if option == "auto" else option
     if name == "subprocess":
         option = Subprocess()
-    if sys.platform == "win32" and isinstance(option, Subprocess | Connect):
+    if sys.platform == "win32" and isinstance(option, Subprocess | Connect | Docker):
         msg = "a kernel in another process needs a Unix"
         raise NotSupportedError(msg)
     if isinstance(option, Subprocess):
@@ -100,6 +101,10 @@ async def reach(option: BackendOption, config: BusConfig | None) -> Reached | No
         if config is not None:
             check_remote(config, "connect")
         link = await dial(option)
+    elif isinstance(option, Docker):
+        if config is not None:
+            check_remote(config, "docker")
+        return Reached(*await open_container(option, config))
     else:
         return None
     try:
@@ -139,9 +144,11 @@ def open_backend(option: BackendOption | Reached, config: BusConfig, deliver: De
         msg = f"{what} needs workers: Memory(workers={{'pool': worker}})"
     elif name == "connect":
         msg = f"{what} needs to know where: Connect('unix:///path')"
+    elif name == "docker":
+        msg = f"{what} needs an image: Docker('image')"
     else:
         msg = (
             f"{what}: there are 'auto', 'native', 'python', 'subprocess', Subprocess(...), "
-            "Connect(...) and Memory(...)"
+            "Connect(...), Docker(...) and Memory(...)"
         )
     raise InvalidArgumentError(msg, field="backend")

@@ -115,7 +115,7 @@ class Wire:
         deliver: Deliver,
         reach: Callable[[], Awaitable[tuple[Link, tuple[Status, bytes]]]] | None = None,
     ) -> None:
-        self.name = "connect" if link.pid is None else "subprocess"
+        self.name = link.backend
         self._link = link
         self._deliver = deliver
         self._reach = reach

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.lowlevel
 
+from anyio_bus._backends.docker import Docker
 from anyio_bus._backends.links import Connect
 from anyio_bus._backends.select import closed_on_error, reach
 from anyio_bus._bus.bus import Bus
@@ -64,7 +65,7 @@ async def _reach(
     backend: BackendOption,
 ) -> tuple[BusConfig, BackendOption | Reached]:
     """Find the configuration and, where it is elsewhere, the kernel: a daemon may have the pools."""
-    own = isinstance(backend, Connect) and not pools and config is None
+    own = isinstance(backend, Connect | Docker) and not pools and config is None
     wanted = None if own else _config(pools, config, limits)
     reached = await reach(backend, wanted)
     if reached is not None:
@@ -97,8 +98,9 @@ async def open_bus(
         limits: The bounds; default those of ``config``, else :class:`Limits`.
         backend: Where the kernel runs: ``"native"`` (the C kernel in this process), ``"python"``,
             ``"subprocess"`` or ``Subprocess(...)`` (a daemon of its own), ``Connect(url)`` (a daemon
-            that is there already; without pools and ``config`` the bus has those of the daemon),
+            that is there already), ``Docker(image)`` (a daemon in a container of its own),
             ``Memory(...)``, or ``"auto"``: native where it is there, else python.
+            With ``Connect`` and ``Docker`` a bus without pools and ``config`` has those of the daemon.
         timeout: Default timeout of requests in seconds; None for no limit.
         handlers: What answers the requests of workers: pattern -> function, as for
             :meth:`Bus.add_handler`.

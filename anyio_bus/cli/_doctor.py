@@ -7,6 +7,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ __all__ = ("execute",)
 BACKENDS: tuple[Any, ...] = ("native", "python", "subprocess")
 LOOPS = ("asyncio", "trio")
 LIMIT_S = 10.0
+ENGINES = ("docker", "podman")
 PROGRAMS = {
     "cc": "builds the parts in C",
     "podman": "runs containers",
@@ -46,6 +48,7 @@ def execute(_arguments: Arguments) -> int:
         _version(page, name)
     page.heading("Backends, each with one worker and one request")
     good = [_try(page, backend) for backend in BACKENDS]
+    page.row("docker", *_containers())
     page.heading("Programs")
     _daemon(page)
     for name, use in PROGRAMS.items():
@@ -71,6 +74,26 @@ def _daemon(page: Page) -> None:
         page.row("anyio-busd", find_daemon())
     except FileNotFoundError as exc:
         page.row("anyio-busd", str(exc), "yellow")
+
+
+def _containers() -> tuple[str, str]:
+    """Ask the engines of containers whether they work; which image there is nobody knows."""
+    problems = []
+    for name in ENGINES:
+        try:
+            asked = [name, "info"]
+            done = subprocess.run(asked, capture_output=True, timeout=LIMIT_S, check=False)
+        except FileNotFoundError:
+            problems.append(f"there is no {name}")
+        except (OSError, subprocess.TimeoutExpired) as exc:
+            problems.append(f"{name}: {exc}")
+        else:
+            if done.returncode == 0:
+                also = f", and engine={name!r} ({problems[0]})" if problems else ""
+                return f"yes: {name} works; it needs an image with anyio-busd{also}", "green"
+            said = done.stderr.decode(errors="replace").split("\n")
+            problems.append(f"{name}: {next((line for line in said if line.strip()), 'fails')}")
+    return f"no: {'; '.join(problems)}", "yellow"
 
 
 def _try(page: Page, backend: Any) -> bool:

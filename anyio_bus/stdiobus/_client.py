@@ -78,13 +78,14 @@ def _check_options(
                 if options is not None:
                     options.validate()
             configs = configs_of(config, config_path, subprocess)
+            place = find_place(backend, native, docker)
         except anyio_bus.BusError:
             raise
         except ValueError as exc:
             if isinstance(exc, InvalidArgumentError):
                 raise
             raise InvalidArgumentError(str(exc)) from exc
-    return configs, find_place(backend, native)
+    return configs, place
 
 
 def _milliseconds(name: str, value: Any) -> float:

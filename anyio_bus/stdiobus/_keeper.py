@@ -43,7 +43,7 @@ class Keeper:
     def __init__(
         self,
         configs: Mapping[str, anyio_bus.BusConfig],
-        backend: Literal["auto", "python"],
+        backend: Literal["auto", "python"] | anyio_bus.Docker,
         session: str,
         handlers: Mapping[str, Callable[..., Any]],
     ) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from anyio_bus import Docker
 from anyio_bus.stdiobus.errors import InvalidArgumentError, StdioBusError, TransportError
-from anyio_bus.stdiobus.types import BackendMode, ListenMode, NativeOptions
+from anyio_bus.stdiobus.types import BackendMode, DockerOptions, ListenMode, NativeOptions
 
 __all__ = ("Place", "find_place")
 
@@ -25,7 +26,7 @@ class Place(NamedTuple):
     """
 
     name: str
-    option: Literal["python"] | None
+    option: Literal["python"] | Docker | None
     error: type[StdioBusError] = TransportError
     at_start: bool = True
     why: str = ""
@@ -45,13 +46,16 @@ _PLACES = (
         at_start=False,
         why=f"(the kernel in C) {_NOT_YET} {_WHAT_PYTHON_IS}",
     ),
-    Place("docker", None, why=f"(the daemon in a container) {_NOT_YET} {_WHAT_PYTHON_IS}"),
     Place("python", "python"),
 )
 
 
-def find_place(backend: BackendMode | str, native: NativeOptions | None) -> Place:
+def find_place(
+    backend: BackendMode | str, native: NativeOptions | None, docker: DockerOptions | None
+) -> Place:
     """Return the backend that was asked for; for ``"auto"`` the first one that is there.
+
+    Nobody gets a container without asking for it.
 
     Raises:
         InvalidArgumentError: There is none of that name, or it cannot listen as it is to.
@@ -69,7 +73,22 @@ def find_place(backend: BackendMode | str, native: NativeOptions | None) -> Plac
         mode = BackendMode.NATIVE
     if mode is BackendMode.AUTO:
         return next(place for place in _PLACES if place.option is not None)
+    if mode is BackendMode.DOCKER:
+        return Place("docker", _container(docker or DockerOptions()))
     place = next(place for place in _PLACES if place.name == mode.value)
     if place.option is None and not place.at_start:
         raise place.missing()
     return place
+
+
+def _container(options: DockerOptions) -> Docker:
+    """Return the options as our own; the default engine may be either of those that there are."""
+    return Docker(
+        options.image,
+        engine=None if options.engine_path in ("", "docker") else options.engine_path,
+        pull="missing" if options.pull_policy == "if-missing" else options.pull_policy,  # type: ignore[arg-type]  # validated
+        args=tuple(options.extra_args),
+        env=options.env,
+        name_prefix=options.container_name_prefix,
+        timeout_s=options.startup_timeout_sec,
+    )

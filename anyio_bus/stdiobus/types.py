@@ -165,7 +165,10 @@ class SubprocessOptions:
 
 @dataclass
 class DockerOptions:
-    """Options of the docker backend."""
+    """Options of the docker backend; the image is one with ``anyio-busd``.
+
+    Fetching the image is part of ``startup_timeout_sec``. Each pool has a container of its own.
+    """
 
     image: str = "stdiobus/stdiobus:node20"
     pull_policy: str = "if-missing"

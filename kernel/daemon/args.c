@@ -8,12 +8,13 @@
 
 static const char help[] =
     "usage: anyio-busd (--config PATH | --config-fd N) [--stdio] [--tcp HOST:PORT]\n"
-    "                  [--unix PATH] [--admin-unix PATH] [OPTION ...]\n"
+    "                  [--unix PATH] [--admin-unix PATH] [--admin-tcp HOST:PORT]\n"
+    "                  [OPTION ...]\n"
     "\n"
     "Run pools of worker processes, and pass JSON-RPC lines between clients and them.\n"
     "\n"
     "configuration:\n"
-    "  --config PATH       read it from this JSON file\n"
+    "  --config PATH       read it from this JSON file; - is the first line of stdin\n"
     "  --config-fd N       read it from this file descriptor, to its end\n"
     "  --strict            make a key that nobody knows an error, not a warning\n"
     "  --check-config      check it, strictly, say so, and start nothing\n"
@@ -25,8 +26,12 @@ static const char help[] =
     "  --unix PATH         listen on this socket file\n"
     "  --admin-unix PATH   the same, for clients with admin rights\n"
     "  --unix-mode OCTAL   mode of the files of --unix (default: 0600)\n"
-    "  --token-file PATH   clients of --tcp must show the token in this file\n"
+    "  --admin-tcp H:P     the same on TCP, with a token wherever it listens\n"
+    "  --token-file PATH   clients on TCP must show the token in this file; - is the\n"
+    "                      next line of stdin\n"
     "  --insecure-tcp      let --tcp listen beyond this machine without a token\n"
+    "\n"
+    "  --end-with-stdin    the end of stdin is like TERM, whoever else is connected\n"
     "\n"
     "log, on stderr:\n"
     "  --log-level LEVEL   debug, info, warning or error (default: info, or debug if\n"
@@ -55,7 +60,7 @@ bool abkd_wants_debug(const char *value)
 
 typedef enum {
     CONFIG, CONFIG_FD, STDIO, TCP, UNIX, ADMIN_UNIX, UNIX_MODE, TOKEN_FILE, INSECURE_TCP, STRICT,
-    CHECK_CONFIG, LOG_LEVEL, LOG_FORMAT, VERSION, HELP, REFUSED
+    ADMIN_TCP, END_WITH_STDIN, CHECK_CONFIG, LOG_LEVEL, LOG_FORMAT, VERSION, HELP, REFUSED
 } flag_id;
 
 typedef struct abkd_flag {
@@ -72,7 +77,9 @@ static const abkd_flag flags[] = {
     {"--unix", "PATH", UNIX},
     {"--admin-unix", "PATH", ADMIN_UNIX},
     {"--unix-mode", "OCTAL", UNIX_MODE},
+    {"--admin-tcp", "HOST:PORT", ADMIN_TCP},
     {"--token-file", "PATH", TOKEN_FILE},
+    {"--end-with-stdin", NULL, END_WITH_STDIN},
     {"--insecure-tcp", NULL, INSECURE_TCP},
     {"--strict", NULL, STRICT},
     {"--check-config", NULL, CHECK_CONFIG},
@@ -93,7 +100,7 @@ typedef struct abkd_parser {
     abkd_options *out;
     char *error;
     size_t error_len;
-    bool unix_mode_said, has_tcp, has_unix;
+    bool unix_mode_said, has_tcp, has_admin_tcp, has_unix;
 } abkd_parser;
 
 __attribute__((format(printf, 2, 3))) static int wrong(abkd_parser *parser, const char *format,
@@ -135,33 +142,37 @@ static abkd_address *add_address(abkd_parser *parser)
     return &out->addresses[out->address_count++];
 }
 
-static int read_tcp(abkd_parser *parser, const char *value)
+static int read_tcp(abkd_parser *parser, const char *value, bool admin)
 {
+    const char *flag = admin ? "--admin-tcp" : "--tcp";
     const char *colon = strrchr(value, ':');
     if (colon == NULL)
-        return wrong(parser, "--tcp %s: HOST:PORT is needed, 127.0.0.1:9000 for example", value);
+        return wrong(parser, "%s %s: HOST:PORT is needed, 127.0.0.1:9000 for example", flag,
+                     value);
     const long port = read_number(colon + 1, 10, UINT16_MAX);
     if (port < 0)
-        return wrong(parser, "--tcp %s: the port is a number from 0 to 65535", value);
+        return wrong(parser, "%s %s: the port is a number from 0 to 65535", flag, value);
     const char *host = value;
     size_t len = (size_t)(colon - value);
     if (len >= 2 && host[0] == '[' && host[len - 1] == ']') {
         host++;
         len -= 2;
         if (len == 0 || memchr(host, ':', len) == NULL)
-            return wrong(parser, "--tcp %s: brackets are for an IPv6 address", value);
+            return wrong(parser, "%s %s: brackets are for an IPv6 address", flag, value);
     } else if (memchr(host, ':', len) != NULL) {
-        return wrong(parser, "--tcp %s: an IPv6 address stands in brackets, [::1]:9000 for example",
-                     value);
+        return wrong(parser, "%s %s: an IPv6 address stands in brackets, [::1]:9000 for example",
+                     flag, value);
     }
     if (len >= ABKD_HOST_BYTES)
-        return wrong(parser, "--tcp: this host has more than %d characters", ABKD_HOST_BYTES - 1);
+        return wrong(parser, "%s: this host has more than %d characters", flag, ABKD_HOST_BYTES - 1);
     abkd_address *address = add_address(parser);
     if (address == NULL)
         return -1;
     memcpy(address->host, host, len);
     address->port = (uint16_t)port;
+    address->admin = admin;
     parser->has_tcp = true;
+    parser->has_admin_tcp = parser->has_admin_tcp || admin;
     return 0;
 }
 
@@ -224,10 +235,12 @@ static int take_flag(abkd_parser *parser, const abkd_flag *flag, const char *val
     case CONFIG: out->config = value; return 0;
     case CONFIG_FD: return read_config_fd(parser, value);
     case STDIO: out->stdio = true; return 0;
-    case TCP: return read_tcp(parser, value);
+    case TCP: return read_tcp(parser, value, false);
     case UNIX: return read_unix(parser, value, false);
     case ADMIN_UNIX: return read_unix(parser, value, true);
     case UNIX_MODE: return read_unix_mode(parser, value);
+    case ADMIN_TCP: return read_tcp(parser, value, true);
+    case END_WITH_STDIN: out->end_with_stdin = true; return 0;
     case TOKEN_FILE: out->token_file = value; return 0;
     case INSECURE_TCP: out->insecure_tcp = true; return 0;
     case STRICT: out->strict = true; return 0;
@@ -284,10 +297,20 @@ static int check_whole(abkd_parser *parser)
         return wrong(parser, "--config and --config-fd cannot be used together");
     if (out->config == NULL && out->config_fd < 0)
         return wrong(parser, "--config PATH is needed");
+    out->config_line = out->config != NULL && strcmp(out->config, "-") == 0;
     if (out->action == ABKD_CHECK)
         return 0;
     if (out->config_fd == 0 && out->stdio)
         return wrong(parser, "--config-fd 0 and --stdio cannot both read stdin");
+    out->token_line = out->token_file != NULL && strcmp(out->token_file, "-") == 0;
+    if ((out->config_line || out->token_line) && (out->stdio || out->config_fd == 0))
+        return wrong(parser, "%s - and %s cannot both read stdin",
+                     out->config_line ? "--config" : "--token-file",
+                     out->stdio ? "--stdio" : "--config-fd 0");
+    if (out->end_with_stdin && out->config_fd == 0)
+        return wrong(parser, "--end-with-stdin and --config-fd 0 cannot both read stdin");
+    if (parser->has_admin_tcp && out->token_file == NULL)
+        return wrong(parser, "--admin-tcp needs a token: --token-file");
     if (out->token_file != NULL && !parser->has_tcp)
         return wrong(parser, "--token-file is for --tcp, which is not there");
     if (out->insecure_tcp && !parser->has_tcp)

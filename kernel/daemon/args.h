@@ -20,6 +20,9 @@ typedef struct abkd_options { /* texts are those of argv */
     const char *config; /* NULL: config_fd */
     int config_fd;      /* -1: config */
     const char *token_file;
+    bool config_line;    /* --config -: the first line of stdin */
+    bool token_line;     /* --token-file -: the line after it, or the first one */
+    bool end_with_stdin; /* whoever else is there */
     bool strict;
     bool stdio; /* said, or nothing else was */
     bool insecure_tcp;

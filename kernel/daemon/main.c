@@ -69,15 +69,19 @@ static int hold_standard_fds(void)
     return 0;
 }
 
-/* Read fd to its end: the length, -1 with errno, EFBIG where it has more than max bytes. */
-static ssize_t read_whole(int fd, char *at, size_t max)
+/* Read fd to its end, or at least so many lines: the length, -1 with errno, EFBIG where it has more
+ * than max bytes. */
+static ssize_t read_whole(int fd, char *at, size_t max, int lines)
 {
     size_t len = 0;
+    int seen = 0;
     for (;;) {
         struct pollfd ready = {.fd = fd, .events = POLLIN};
         const ssize_t n = read(fd, at + len, max + 1 - len);
         if (n == 0)
             return (ssize_t)len;
+        for (ssize_t i = 0; i < n; i++)
+            seen += at[len + (size_t)i] == '\n';
         if (n > 0)
             len += (size_t)n;
         else if (errno == EAGAIN)
@@ -88,12 +92,14 @@ static ssize_t read_whole(int fd, char *at, size_t max)
             errno = EFBIG;
             return -1;
         }
+        if (lines > 0 && seen >= lines)
+            return (ssize_t)len;
     }
 }
 
 static int read_file(const char *name, int fd, char *at, size_t max, size_t *len)
 {
-    const ssize_t n = fd < 0 ? -1 : read_whole(fd, at, max);
+    const ssize_t n = fd < 0 ? -1 : read_whole(fd, at, max, 0);
     const int number = errno;
     if (fd >= 0)
         close(fd);
@@ -105,7 +111,17 @@ static int read_file(const char *name, int fd, char *at, size_t max, size_t *len
     return 0;
 }
 
-/* The token is the first line of its file. */
+/* The token is all of a text but for the ends of its line. */
+static int take_token(abkd_daemon *daemon, const char *name)
+{
+    const size_t len = strlen(daemon->token);
+    const size_t line = strcspn(daemon->token, "\r\n");
+    if (line == 0 || line + strspn(daemon->token + line, "\r\n") != len)
+        return fail(EXIT_FAILED, "%s: a token of one line is needed", name);
+    daemon->token[line] = '\0';
+    return 0;
+}
+
 static int read_token(abkd_daemon *daemon)
 {
     const char *name = daemon->options.token_file;
@@ -116,15 +132,43 @@ static int read_token(abkd_daemon *daemon)
                                 (is.st_mode & (S_IRGRP | S_IROTH)) != 0;
     if (read_file(name, fd, daemon->token, TOKEN_BYTES, &len) != 0)
         return EXIT_FAILED;
-    const size_t line = strcspn(daemon->token, "\r\n");
-    if (line == 0 || line + strspn(daemon->token + line, "\r\n") != len)
+    if (strlen(daemon->token) != len)
         return fail(EXIT_FAILED, "%s: a token of one line is needed", name);
-    daemon->token[line] = '\0';
-    if (open_to_others) /* secrets that containers mount are often like that, so no error */
+    const int taken = take_token(daemon, name);
+    if (taken == 0 && open_to_others) /* secrets that containers mount are often like that */
         abkd_log_say(&daemon->log, ABK_LOG_WARNING, "token_readable",
                      "%s can be read by others than its owner (mode %04o)", name,
                      (unsigned)(is.st_mode & 07777));
-    return 0;
+    return taken;
+}
+
+/* What is asked of stdin by `-`: the configuration, and the token in the line after it. */
+static int read_stdin(abkd_daemon *daemon, char *json, size_t *len)
+{
+    const abkd_options *options = &daemon->options;
+    const bool token = options->token_line && options->action == ABKD_RUN;
+    const int lines = options->config_line + token;
+    if (lines == 0)
+        return 0;
+    const ssize_t n = read_whole(STDIN_FILENO, json, CONFIG_BYTES + TOKEN_BYTES, lines);
+    if (n < 0)
+        return fail(EXIT_FAILED, errno == EFBIG ? "stdin: its lines are too long" : "stdin: %s",
+                    strerror(errno));
+    const char *end = json + n;
+    const char *first = memchr(json, '\n', (size_t)n);
+    const char *rest = first == NULL ? end : first + 1;
+    *len = (size_t)((first == NULL ? end : first) - json);
+    if (options->config_line && *len > CONFIG_BYTES)
+        return fail(EXIT_FAILED, "stdin: it has more than %d bytes", CONFIG_BYTES);
+    if (!token)
+        return 0;
+    const char *from = options->config_line ? rest : json;
+    const char *to = memchr(from, '\n', (size_t)(end - from));
+    const size_t size = (size_t)((to == NULL ? end : to) - from);
+    if (size > TOKEN_BYTES || memchr(from, '\0', size) != NULL)
+        return fail(EXIT_FAILED, "stdin: this is no token");
+    memcpy(daemon->token, from, size);
+    return take_token(daemon, "stdin");
 }
 
 /* Make the bus; *name is where its configuration came from. */
@@ -132,18 +176,22 @@ static int make_bus(abkd_daemon *daemon, const char **name)
 {
     static char fd_name[32];
     const abkd_options *options = &daemon->options;
-    char *json = malloc(CONFIG_BYTES + 1);
+    char *json = malloc(CONFIG_BYTES + TOKEN_BYTES + 1);
     size_t len = 0;
     abk_error error;
-    *name = options->config;
+    *name = options->config_line ? "stdin" : options->config;
     if (options->config == NULL) {
         snprintf(fd_name, sizeof fd_name, "fd %d", options->config_fd);
         *name = fd_name;
     }
-    const int fd = options->config == NULL ? options->config_fd
-                                           : open(options->config, O_RDONLY | O_CLOEXEC);
-    const int failed = json == NULL ? fail(EXIT_FAILED, "out of memory")
-                                    : read_file(*name, fd, json, CONFIG_BYTES, &len);
+    int failed = json == NULL ? fail(EXIT_FAILED, "out of memory") : 0;
+    if (failed == 0)
+        failed = read_stdin(daemon, json, &len);
+    if (failed == 0 && !options->config_line) {
+        const int fd = options->config == NULL ? options->config_fd
+                                               : open(options->config, O_RDONLY | O_CLOEXEC);
+        failed = read_file(*name, fd, json, CONFIG_BYTES, &len);
+    }
     if (failed == 0 && hold_standard_fds() == 0) { /* the configuration may have been fd 0 */
         const abk_options made = {.size = sizeof made,
                                   .strict = options->strict || options->action == ABKD_CHECK};
@@ -273,7 +321,7 @@ static int start(abkd_daemon *daemon)
     daemon->signals = open_signals();
     if (daemon->signals < 0)
         return fail(EXIT_FAILED, "signals: %s", strerror(errno));
-    if (options->token_file != NULL)
+    if (options->token_file != NULL && !options->token_line)
         code = read_token(daemon);
     for (uint32_t i = 0; code == 0 && i < options->address_count; i++)
         code = listen_at(daemon, &options->addresses[i]);
@@ -283,6 +331,8 @@ static int start(abkd_daemon *daemon)
         return fail(EXIT_FAILED, "%s", error.text);
     if (abk_watch_fd(daemon->bus, daemon->signals) < 0)
         return fail(EXIT_FAILED, "signals cannot be waited for");
+    if (options->end_with_stdin && !options->stdio && abk_watch_fd(daemon->bus, STDIN_FILENO) < 0)
+        return fail(EXIT_FAILED, "stdin cannot be waited for");
     if (abk_start(daemon->bus, &error) < 0)
         return fail(EXIT_FAILED, "%s", error.text);
     abkd_log_say(&daemon->log, ABK_LOG_INFO, "ready", "anyio-busd %s, pid %d, serves %s%s",
@@ -314,11 +364,28 @@ static void take_signals(abkd_daemon *daemon)
     }
 }
 
+/* What stands in stdin has been read, and is not for us; its end is. */
+static void take_stdin(abkd_daemon *daemon)
+{
+    char nothing[4096];
+    const ssize_t n = read(STDIN_FILENO, nothing, sizeof nothing);
+    if (n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR)))
+        return;
+    const int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (null >= 0) { /* or the end would be there again in every step */
+        dup2(null, STDIN_FILENO);
+        close(null);
+    }
+    stop(daemon, abk_drain_timeout(daemon->bus), "stdin has ended");
+}
+
 static void take_event(abkd_daemon *daemon, const abk_event *event)
 {
-    const bool alone = daemon->options.address_count == 0;
+    const bool alone = daemon->options.address_count == 0 || daemon->options.end_with_stdin;
     abkd_report_event(&daemon->report, event);
-    if (event->type == ABK_EV_WAKE)
+    if (event->type == ABK_EV_WAKE && event->a == STDIN_FILENO)
+        take_stdin(daemon);
+    else if (event->type == ABK_EV_WAKE)
         take_signals(daemon);
     else if (event->type == ABK_EV_CLIENT && event->b == 1 && event->a != 1 && alone)
         stop(daemon, event->a == 3 ? abk_drain_timeout(daemon->bus) : 0.0,

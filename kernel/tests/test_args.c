@@ -60,6 +60,30 @@ static void the_last_configuration_counts_and_one_is_needed(void)
     CHECK_TEXT(refused("--config-fd 2"), "--config-fd 2: that is where the daemon writes");
 }
 
+static void lines_of_stdin_are_for_one_reader(void)
+{
+    CHECK(parse("--config - --admin-tcp :1 --token-file - --end-with-stdin") == 0);
+    CHECK(options.config_line && options.token_line && options.end_with_stdin && !options.stdio);
+    CHECK(options.address_count == 1 && options.addresses[0].admin);
+    CHECK(options.addresses[0].path == NULL && options.addresses[0].port == 1);
+    CHECK(parse("--config a --tcp :1 --token-file b") == 0);
+    CHECK(!options.config_line && !options.token_line && !options.end_with_stdin);
+    CHECK(!options.addresses[0].admin);
+    CHECK(parse("--config a --unix /s --stdio --end-with-stdin") == 0 && options.stdio);
+    CHECK(parse("--config - --check-config") == 0 && options.config_line);
+    CHECK_TEXT(refused("--config -"), "--config - and --stdio cannot both read stdin");
+    CHECK_TEXT(refused("--config a --stdio --tcp :1 --token-file -"),
+               "--token-file - and --stdio cannot both read stdin");
+    CHECK_TEXT(refused("--config-fd 0 --tcp :1 --token-file -"),
+               "--token-file - and --config-fd 0 cannot both read stdin");
+    CHECK_TEXT(refused("--config-fd 0 --unix /s --end-with-stdin"),
+               "--end-with-stdin and --config-fd 0 cannot both read stdin");
+    CHECK_TEXT(refused("--config a --admin-tcp 127.0.0.1:1"),
+               "--admin-tcp needs a token: --token-file");
+    CHECK_TEXT(refused("--config a --admin-tcp 1"),
+               "--admin-tcp 1: HOST:PORT is needed, 127.0.0.1:9000 for example");
+}
+
 static void file_descriptors_are_digits(void)
 {
     const char *const lines[] = {"--config-fd -1", "--config-fd 3x", "--config-fd 0x3",
@@ -192,7 +216,7 @@ static void each_flag_stands_in_the_help(void)
     const char *const names[] = {
         "--config PATH", "--config-fd N", "--strict", "--check-config", "--stdio",
         "--tcp HOST:PORT", "--unix PATH", "--admin-unix PATH", "--unix-mode OCTAL",
-        "--token-file PATH", "--insecure-tcp", "--log-level LEVEL", "--log-format FORMAT",
+        "--admin-tcp H:P", "--end-with-stdin", "--token-file PATH", "--insecure-tcp", "--log-level LEVEL", "--log-format FORMAT",
         "--version", "-h, --help"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char line[40];
@@ -204,7 +228,8 @@ static void each_flag_stands_in_the_help(void)
 }
 
 TEST_MAIN(TEST(one_stdio_client_is_the_default), TEST(both_forms_of_a_value_are_one),
-          TEST(the_last_configuration_counts_and_one_is_needed), TEST(file_descriptors_are_digits),
+          TEST(the_last_configuration_counts_and_one_is_needed),
+          TEST(lines_of_stdin_are_for_one_reader), TEST(file_descriptors_are_digits),
           TEST(tcp_addresses_are_names_numbers_and_ipv6_in_brackets),
           TEST(wrong_tcp_addresses_are_refused), TEST(socket_files_have_a_mode_and_admin_is_apart),
           TEST(what_is_for_tcp_needs_tcp), TEST(listeners_are_bounded),

@@ -170,6 +170,7 @@ def test_doctor_tries_each_backend() -> None:
         assert re.search(
             rf"^  {name} +yes: asyncio \d+ ms, trio \d+ ms", done.stdout, re.MULTILINE
         ), done.stdout
+    assert re.search(r"^  docker +(yes: \w+ works|no: \w+)", done.stdout, re.MULTILINE)
     assert re.search(r"^  anyio-busd /", done.stdout, re.MULTILINE)
 
 
@@ -180,6 +181,19 @@ def test_doctor_says_what_is_missing() -> None:
         "native     no: backend='native': this install of anyio_bus has no parts in C"
         in done.stdout
     )
+
+
+def test_doctor_says_which_engine_of_containers_works(tmp_path: Path) -> None:
+    def doctor() -> str:
+        done = cli("doctor", env={"PATH": str(tmp_path)})
+        return next(line for line in done.stdout.splitlines() if line.startswith("  docker "))
+
+    assert doctor() == "  docker     no: there is no docker; there is no podman"
+    for name, program in {"docker": "echo 'no luck' >&2; exit 1", "podman": "exit 0"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{program}\n")
+        (tmp_path / name).chmod(0o755)
+    assert "yes: podman works" in doctor()
+    assert "engine='podman' (docker: no luck)" in doctor()
 
 
 @pytest.mark.parametrize(("command", "place"), [("top", "sock"), ("tail", "admin")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.contract.places import CANNOT
+from tests.docker import kit
 
 FALLBACKS = ("python-portable", "python-no-pidfd")
 FURTHER_LOOPS = ("asyncio+uvloop", "asyncio+eager")
@@ -18,6 +19,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if not _is_left_out(item)]
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build the image of containers before the time of any test runs."""
+    if any("[docker" in item.name or "-docker" in item.name for item in session.items):
+        kit.find_engine()
+
+
+def pytest_sessionfinish() -> None:
+    """Remove it."""
+    kit.clean_up()
+
+
 def _is_left_out(item: pytest.Item) -> bool:
     nodeid = item.nodeid
     if "tests/contract/" not in nodeid:
@@ -27,4 +39,6 @@ def _is_left_out(item: pytest.Item) -> bool:
         place = item.callspec.params["place"]
         if needed & CANNOT.get(place.name, frozenset()):
             return True
+    if "docker" in nodeid and ("trio" not in nodeid or "any_step" in nodeid):
+        return True  # half a second for each bus: one loop, and not a hundred starts
     return any(f in nodeid for f in FALLBACKS) and any(loop in nodeid for loop in FURTHER_LOOPS)

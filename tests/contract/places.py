@@ -19,6 +19,7 @@ from anyio_bus._backends.reports import config_json
 from anyio_bus._daemon import find_daemon
 from tests.bus.support import scripted
 from tests.bus.workers.scripted import serve
+from tests.docker.kit import find_engine, on_this_system
 
 Receive = Callable[[], Awaitable[bytes]]
 Send = Callable[[bytes], Awaitable[None]]
@@ -53,6 +54,7 @@ PLACES: dict[str, Setting] = {
     "native": Setting(lambda _kinds: "native"),
     "subprocess": Setting(lambda _kinds: "subprocess"),
     "connect": Setting(lambda _kinds: "connect"),
+    "docker": Setting(lambda _kinds: on_this_system()),
     "python-portable": Setting(lambda _kinds: "python", {"ANYIO_BUS_SPAWNER": "portable"}),
     "python-no-pidfd": Setting(lambda _kinds: "python", {"ANYIO_BUS_NO_PIDFD": "1"}),
     "memory": Setting(lambda kinds: Memory({name: k.function for name, k in kinds.items()})),
@@ -63,6 +65,7 @@ PLACES: dict[str, Setting] = {
 CANNOT: dict[str, frozenset[str]] = {
     "subprocess": frozenset({"policies", "own workers", "spawn"}),
     "connect": frozenset({"policies", "own workers", "spawn", "pause", "own ids"}),
+    "docker": frozenset({"policies", "own workers", "spawn", "own ids"}),
 }
 
 
@@ -113,7 +116,13 @@ class Place:
         with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
             for name, value in setting.env.items():
                 patch.setenv(name, value)
-            if self.remote:
+            if self.name == "docker":
+                engine = find_engine()
+                if isinstance(engine, str):
+                    pytest.skip(f"*** NOT TESTED: {engine} ***")
+                for name, value in engine.env.items():
+                    patch.setenv(name, value)
+            elif self.remote:
                 try:
                     find_daemon()
                 except FileNotFoundError as exc:

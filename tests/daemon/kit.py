@@ -427,11 +427,13 @@ class Daemon:
         words += ["--unix", self.unix_path] if unix else []
         words += ["--admin-unix", self.admin_path] if admin else []
         words += ["--tcp", "127.0.0.1:0"] if tcp else []
-        listens = any(word in {"--unix", "--tcp", "--admin-unix"} for word in words)
+        listeners = {"--unix", "--tcp", "--admin-unix", "--admin-tcp"}
+        listens = any(word in listeners for word in words)
         self.has_stdio = not listens if stdio is None else stdio
         words += ["--stdio"] if self.has_stdio and listens else []
         if not self.has_stdio:
-            stdin = stdout = subprocess.DEVNULL
+            stdout = subprocess.DEVNULL
+            stdin = subprocess.DEVNULL if stdin == subprocess.PIPE else stdin
         more = popen.pop("env", {})
         try:
             self.process = subprocess.Popen(

@@ -41,6 +41,7 @@ def test_help_and_version_go_to_stdout_with_code_0(flag: str) -> None:
      ["--config", "c", "--config-fd", "0"], ["--config-fd", "x", "--unix", "s"],
      ["--config-fd", "0"], ["--config", "c", "--unix", "s", "--unix-mode", "9"],
      ["--config", "c", "--token-file", "t"], ["--config", "c", "--framing", "length"],
+     ["--config", "-"], ["--config", "c", "--admin-tcp", "127.0.0.1:0"],
      ["--config", "c", "--shm", "x"], ["--config", "c", "--log-level", "loud"]],
 )  # fmt: skip
 def test_wrong_use_is_one_line_and_code_2(arguments: list[str]) -> None:

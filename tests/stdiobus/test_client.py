@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -237,13 +238,23 @@ async def test_the_kernel_in_this_process_is_python_and_serves_auto() -> None:
         assert bus.get_client_count() == 0
 
 
-@pytest.mark.parametrize("backend", ["subprocess", "docker"])
-async def test_a_backend_that_is_not_there_says_so_at_the_start(backend: str) -> None:
-    bus = client(backend=backend, docker=s.DockerOptions())
-    assert bus.get_backend_type() == backend
-    with pytest.raises(s.TransportError, match=rf"'{backend}'.*backend='auto'"):
+async def test_a_backend_that_is_not_there_says_so_at_the_start() -> None:
+    bus = client(backend="subprocess")
+    assert bus.get_backend_type() == "subprocess"
+    with pytest.raises(s.TransportError, match=r"'subprocess'.*backend='auto'"):
         await bus.start()
     assert bus.get_state() is s.BusState.STOPPED
+
+
+async def test_a_container_needs_an_engine(tmp_path: Path) -> None:
+    options = s.DockerOptions(image="any", engine_path=str(tmp_path / "engine"))
+    bus = client(backend="docker", docker=options)
+    assert bus.get_backend_type() == "docker"
+    with pytest.raises(s.NotSupportedError, match="engine is no program"):
+        await bus.start()
+    assert bus.get_state() is s.BusState.STOPPED
+    with pytest.raises(s.InvalidArgumentError, match="image"):
+        client(backend="docker", docker=s.DockerOptions(image=""))
 
 
 def test_native_and_listeners_are_refused_where_the_extension_is_not_there() -> None:
