@@ -942,8 +942,8 @@ def _testing_worker(name: str) -> list[Message]:
 TROUBLES = {
     "stalled_client": Trouble(stalled_client, _nothing_else, 0.5),
     "stalled_worker": Trouble(stalled_worker, _other_echo, 0.5),
-    "flooding_worker": Trouble(flooding_worker, lambda: _testing_worker("flood"), 0.1),
-    "flooded_client": Trouble(flooded_client, lambda: _testing_worker("flood"), 0.1),
+    "flooding_worker": Trouble(flooding_worker, lambda: _testing_worker("flood"), 0.5),
+    "flooded_client": Trouble(flooded_client, lambda: _testing_worker("flood"), 0.5),
     "long_line": Trouble(long_line, _nothing_else, 0.05),
     "line_over_the_limit": Trouble(line_over_the_limit, lambda: _testing_worker("oversize"), 0.1),
     "bad_lines": Trouble(bad_lines, lambda: _testing_worker("garbage"), 0.5),

@@ -214,6 +214,9 @@ typedef struct abk_process { /* one incarnation */
     char *tail; /* ring of the last bytes of stderr */
     uint32_t tail_at, tail_len;
     uint64_t born, bytes_in, bytes_out, stderr_bytes;
+    uint64_t waste_paid; /* when what it has wasted is paid for: see abk_process_read() */
+    uint64_t rest_until; /* until when it is not read, for its waste; 0: it is */
+    uint64_t throttled;  /* how often that was */
     uint64_t hung_at; /* since when a pipe is closed; 0: none is */
     uint64_t shaken_by; /* when its handshake is late; 0: none is under way */
     int open_outputs;

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 enum { STDERR_BYTES = 16 * 1024, READ_BYTES = 64 * 1024, PARTS = 16, WRITES = 16 };
+enum { WASTE_READ_NS = 50000, WASTE_BYTE_NS = 60, WASTE_NS = 2000000 }; /* 16 MB and 20,000 reads/s */
 
 static const char handshake_id[] = "anyio-bus/handshake";
 
@@ -178,7 +179,8 @@ void abk_process_watch(abk_process *process)
     if (process->in.fd >= 0)
         abk_loop_watch(&bus->loop, &process->in, process->in_full ? ABK_WRITE : 0);
     if (process->out.fd >= 0) {
-        const bool rests = process->paused || (bus->choked && !process->exited);
+        const bool waits = process->rest_until != 0 || bus->choked;
+        const bool rests = process->paused || (waits && !process->exited);
         abk_loop_watch(&bus->loop, &process->out, rests ? 0 : ABK_READ);
     }
 }
@@ -285,8 +287,32 @@ static void stdout_ended(abk_process *process)
     output_ended(process);
 }
 
+/* Lines that are nobody's: notifications without a client, answers without a request, no JSON. */
+static uint64_t wasted(const abk_stats *counts)
+{
+    return counts->bad_lines + counts->late_answers + counts->stray_answers +
+           counts->dropped_notifications;
+}
+
+/* A worker that writes for nobody costs what the others need. So each read that brings more waste
+ * than work is paid for by time: what a worker owes beyond WASTE_NS it has to rest. */
+static void pay(abk_process *process, uint64_t len)
+{
+    abk_bus *bus = process->slot->bus;
+    const uint64_t from = process->waste_paid > bus->now ? process->waste_paid : bus->now;
+    process->waste_paid = from + WASTE_READ_NS + len * WASTE_BYTE_NS;
+    if (process->waste_paid < bus->now + WASTE_NS || process->exited)
+        return;
+    process->rest_until = process->waste_paid;
+    process->throttled++;
+    abk_process_watch(process);
+    abk_slot_look(process->slot);
+}
+
 void abk_process_read(abk_process *process)
 {
+    const abk_stats *counts = &process->slot->bus->counts;
+    const uint64_t lines = counts->messages_in, waste = wasted(counts);
     const ssize_t got = abk_reader_fill(&process->reader, process->out.fd, READ_BYTES, ABK_READ_BUDGET);
     if (got == -EAGAIN || got == -EINTR || got == -ENOMEM)
         return;
@@ -296,6 +322,8 @@ void abk_process_read(abk_process *process)
     }
     process->bytes_in += (uint64_t)got;
     abk_take_lines(process);
+    if (2 * (wasted(counts) - waste) > counts->messages_in - lines)
+        pay(process, (uint64_t)got);
 }
 
 static void keep_tail(abk_process *process, const char *at, size_t len)

@@ -184,6 +184,7 @@ static uint64_t climb(abk_slot *slot)
     const uint64_t now = slot->bus->now;
     if (slot->rung == 0) {
         process->paused = false; /* whoever paused it, it can only end if it is read */
+        process->rest_until = 0;
         if (now >= rung_at(slot, 8)) /* a kill: neither the end of its input nor SIGTERM comes before it */
             abk_child_signal(&process->child, SIGKILL);
         else
@@ -248,9 +249,15 @@ static uint64_t look_running(abk_slot *slot)
     abk_process *process = slot->process;
     const uint64_t now = slot->bus->now;
     uint64_t next = ABK_NEVER;
+    if (process->rest_until != 0 && now >= process->rest_until) {
+        process->rest_until = 0;
+        abk_process_watch(process);
+    }
+    if (process->rest_until != 0)
+        next = process->rest_until;
     if (process->shaken_by != 0) {
-        next = process->shaken_by;
-        if (now >= next) {
+        next = process->shaken_by < next ? process->shaken_by : next;
+        if (now >= process->shaken_by) {
             process->shaken_by = 0;
             snprintf(process->shake_error, sizeof process->shake_error,
                      "did not answer '%.100s' within %g s", slot->pool->config->ready.method,

@@ -147,6 +147,25 @@ def test_memory_for_a_sole_client_over_stdio_is_bounded() -> None:
         assert last < 8 * MIB
 
 
+def test_worker_that_writes_for_nobody_is_read_less_and_loses_nothing_else() -> None:
+    """W16: it would cost the others what the kernel does for it."""
+    flood = {"count": 3000, "bytes": 2000}
+    with Daemon(config(), unix=True) as daemon:
+        client, other = daemon.connect(), daemon.connect()
+        other.start("hold", {"name": "x"}, id="x")  # so that they may be about either request
+        other.until(lambda _: other.call("holding") == ["x"])
+        assert client.call("flood", flood | {"anonymous": True}) == 3000
+        assert client.statistics()["dropped_notifications"] == 3000
+        assert client.workers()[0]["throttled"] > 0
+    with Daemon(config(), unix=True) as daemon:
+        client, _other = daemon.connect(), daemon.connect()
+        client.start("flood", flood, id="f")
+        for n in range(3000):
+            assert json.loads(client.read_line())["params"]["n"] == n
+        assert client.result("f") == 3000
+        assert client.workers()[0]["throttled"] == 0
+
+
 SLOW = {"max_output_queue": 200_000}
 
 
