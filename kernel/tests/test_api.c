@@ -1,7 +1,4 @@
-/* What a program may rely on: forks, threads, signals, several buses, misuse, memory.
- * (not under valgrind: the children of its forks end there with 1, for a reason that is not known;
- * the calls themselves are covered by the tests beside it.)
- */
+/* What a program may rely on: forks, threads, signals, several buses, misuse, memory. */
 #include "rig.h"
 
 #include <pthread.h>
