@@ -10,8 +10,10 @@ from anyio_bus import Pool, open_bus
 
 
 async def main(options: Options) -> Figures:
-    """Measure requests through one bus with one worker."""
-    async with open_bus(Pool("echo", options.argv), backend=options.backend) as bus:
+    """Measure requests through one bus."""
+    echo = Pool("echo", options.argv, instances=options.workers)
+    async with open_bus(echo, backend=options.backend) as bus:
+        await bus.wait_ready()
         return await measure(options, bus.request)
 
 

@@ -32,6 +32,7 @@ class Options(msgspec.Struct, frozen=True):
     payload: int
     argv: list[str]
     backend: str = "auto"
+    workers: int = 1
 
     @property
     def params(self) -> dict[str, str]:
@@ -221,7 +222,8 @@ def parse_options(*, one_stream: bool = False) -> Options:
     until.add_argument("--seconds", type=float, help="default: 2")
     until.add_argument("--count", type=int)
     parser.add_argument("--payload", type=int, default=0, help="bytes of text in the params")
-    parser.add_argument("--backend", default="auto", help="read by request.py alone")
+    parser.add_argument("--backend", default="auto", help="of the library's programs")
+    parser.add_argument("--workers", type=int, default=1, help="read by request.py alone")
     parser.add_argument("argv", nargs="+", metavar="WORKER", help="after --")
     options = msgspec.convert(vars(parser.parse_args()), Options)
     if options.seconds is None and options.count is None:
