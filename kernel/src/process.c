@@ -243,6 +243,7 @@ void abk_process_flush(abk_process *process)
         if (put > 0)
             wrote(process, parts, count, (size_t)put);
         if (put < 0 || (size_t)put < asked) {
+            abk_buf_widen(&lane->out.buf, process->in.fd);
             set_full(process, true);
             break;
         }

@@ -609,3 +609,18 @@ def test_several_requests_are_encoded_as_each_would_be(
 def test_of_several_requests_one_that_cannot_be_encoded_is_told(wrong: object) -> None:
     with pytest.raises(InvalidArgumentError, match="params"):
         encode_requests([1, 2], "m", [{}, wrong])
+
+
+@pytest.mark.parametrize("more", [math.nan, [math.inf], {"a": math.nan}])
+def test_a_lost_number_in_a_long_request_is_told(more: object) -> None:
+    with pytest.raises(InvalidArgumentError, match="neither NaN nor infinity"):
+        encode_request(1, "m", {"text": "x" * 5000, "more": more})
+
+
+@pytest.mark.parametrize("more", [None, True, "null\n", 1.5, [None], Raw(b"[1,\n2]")])
+def test_a_long_request_is_one_line_and_as_it_was_given(more: object) -> None:
+    params = {"text": "x" * 5000, "more": more}
+    frame = encode_request(1, "m", params)
+    assert frame.find(b"\n") == len(frame) - 1
+    expected = [1, 2] if isinstance(more, Raw) else more
+    assert msgspec.json.decode(frame)["params"] == params | {"more": expected}
