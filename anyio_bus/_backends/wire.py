@@ -120,7 +120,7 @@ class Wire:
         self._deliver = deliver
         self._reach = reach
         self._loop = current_loop()
-        self._single = len(greeting[0].pools) == 1
+        self._single = greeting[0].single
         self._max_bytes = config.limits.max_output_bytes
         self._splitter = LineSplitter(config.limits.max_frame_bytes + ENVELOPE_BYTES)
         self._live: dict[RequestId, str] = {}  # requests without an outcome -> their pool
@@ -209,6 +209,7 @@ class Wire:
             message=f"the kernel is lost: {why}",
             reason=why,
             sent=False,
+            permanent=self._reach is None,
         )
         logger.error("the kernel is lost: %s", why, extra={"event": "kernel_lost"})
         in_flight = msgspec.structs.replace(self._lost, sent=True)
@@ -222,24 +223,27 @@ class Wire:
         self._hand_over(events)
 
     async def _come_back(self) -> None:
-        """Reach the kernel again, where that is wanted; else wait for the stop."""
-        while not self._stopping and self._reach is None:
-            await self._over.wait()
+        """Reach the kernel again, where that is wanted and not refused; else wait for the stop."""
         pause_s = RECONNECT_S
         while not self._stopping:
-            assert self._reach is not None
+            if self._reach is None:
+                await self._over.wait()
+                continue
             await anyio.sleep(pause_s * (0.5 + 0.5 * random.random()))
             pause_s = min(2 * pause_s, RECONNECT_MOST_S)
             try:
                 link, (status, unread) = await self._reach()
             except (ConnectionLostError, NotSupportedError) as exc:
-                logger.debug("not yet: %s", exc, extra={"event": "kernel_away"})
+                if isinstance(exc, NotSupportedError) or exc.permanent:
+                    self._give_up(exc)
+                else:
+                    logger.debug("not yet: %s", exc, extra={"event": "kernel_away"})
                 continue
             self._link.close()
             self._link, self._lost, self._blocked = link, None, False
             self._splitter.close()
             self._bus_id = status.bus
-            self._single = len(status.pools) == 1
+            self._single = status.single
             self._prefixes.clear()
             self._source = ("", -1, None)
             logger.info("the kernel is back: %s", link.name, extra={"event": "kernel_back"})
@@ -248,6 +252,19 @@ class Wire:
                 self.tap(self._tap)
             self._take(unread)
             return
+
+    def _give_up(self, why: Exception) -> None:
+        """The kernel will not have us back: say so to everybody, and try no more."""
+        self._reach = None
+        logger.error("the kernel is lost for good: %s", why, extra={"event": "kernel_refused"})
+        self._lost = Failure(
+            code=KernelCode.CONNECTION_LOST,
+            message=f"the kernel is lost for good: {why}",
+            reason=str(why),
+            sent=False,
+            permanent=True,
+        )
+        self._hand_over(self._mirror.lose(self._lost))
 
     def _fail_asked(self) -> None:
         """There will be no answers to questions of our own."""
@@ -432,7 +449,7 @@ class Wire:
         name = route.pool, route.session
         prefix = self._prefixes.get(name)
         if prefix is None:
-            pool = b"" if self._single else b'"pool":%b,' % _encode(route.pool)
+            pool = b"" if self._single == route.pool else b'"pool":%b,' % _encode(route.pool)
             session = b""
             if route.session is not None:
                 session = b'"sessionId":%b,' % _encode(route.session)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -70,22 +71,40 @@ CANNOT: dict[str, frozenset[str]] = {
 
 
 @contextmanager
-def daemon(config: BusConfig, place: Path | None = None) -> Iterator[str]:
-    """Run a daemon with an admin listener; yield its URL."""
+def daemon(
+    config: BusConfig, place: Path | None = None, listen: str = "", token: str = ""
+) -> Iterator[str]:
+    """Run a daemon; yield its URL.
+
+    Args:
+        config: Its pools and limits.
+        place: Where its files go.
+        listen: A flag and the value of it; default an admin listener on a unix socket.
+        token: What it asks for.
+    """
     with tempfile.TemporaryDirectory(prefix="busd-") as own:  # short: a socket's path has to be
         folder = place or own
         path = Path(folder) / "config.json"
         path.write_bytes(config_json(config))
-        command = [find_daemon(), "--config", str(path), "--admin-unix", f"{folder}/socket"]
+        flag, _, where = (listen or f"--admin-unix {folder}/socket").partition(" ")
+        command = [find_daemon(), "--config", str(path), flag, where]
+        if token:
+            secret = Path(folder) / "token"
+            secret.touch(0o600)
+            secret.write_text(token)
+            command += ["--token-file", str(secret)]
+        url = f"unix://{where}"
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
             assert program.stderr is not None
             for line in program.stderr:
+                if found := re.search(r" listening: tcp (\S+)", line):
+                    url = f"tcp://{found[1]}"
                 if " ready: " in line:
                     break
             reader = threading.Thread(target=program.stderr.read)  # its log must go somewhere
             reader.start()
             try:
-                yield f"unix://{folder}/socket"
+                yield url
             finally:
                 program.terminate()
                 program.terminate()
