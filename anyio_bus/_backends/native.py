@@ -113,7 +113,7 @@ def open_native(config: BusConfig, deliver: Deliver) -> Native:
     why = why_not_native(config)
     if why is not None:
         msg = f"backend='native': {why}"
-        raise NotSupportedError(msg)
+        raise NotSupportedError(msg, backend="native")
     for pool in config.pools:
         check_launch(pool, "posix")
     return Native(config, deliver)

@@ -55,6 +55,7 @@ PLACES: dict[str, Setting] = {
     "native": Setting(lambda _kinds: "native"),
     "subprocess": Setting(lambda _kinds: "subprocess"),
     "connect": Setting(lambda _kinds: "connect"),
+    "connect-tcp": Setting(lambda _kinds: "connect"),
     "docker": Setting(lambda _kinds: on_this_system()),
     "python-portable": Setting(lambda _kinds: "python", {"ANYIO_BUS_SPAWNER": "portable"}),
     "python-no-pidfd": Setting(lambda _kinds: "python", {"ANYIO_BUS_NO_PIDFD": "1"}),
@@ -62,12 +63,18 @@ PLACES: dict[str, Setting] = {
 }
 
 
-# What a backend cannot do, in the words of the table in docs/howto/backends.md.
+# What a backend cannot do: the table in docs/howto/backends.md, which test_table.py compares with this.
+_FROM_AFAR = frozenset({"policies", "own workers", "portable"})
 CANNOT: dict[str, frozenset[str]] = {
-    "subprocess": frozenset({"policies", "own workers", "spawn"}),
-    "connect": frozenset({"policies", "own workers", "spawn", "pause", "own ids"}),
-    "docker": frozenset({"policies", "own workers", "spawn", "own ids"}),
+    "native": frozenset({"portable"}),
+    "memory": frozenset({"pids"}),
+    "subprocess": _FROM_AFAR,
+    "connect": _FROM_AFAR | {"pause", "own ids"},
+    "connect-tcp": _FROM_AFAR | {"pause", "own ids"},
+    "docker": _FROM_AFAR | {"own ids", "pids"},
 }
+REMOTE = ("subprocess", "connect", "connect-tcp", "docker")  # the kernel is in another process
+TOKEN = "s\u00e9cret"
 
 
 @contextmanager
@@ -117,7 +124,7 @@ class Place:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.remote = name in CANNOT  # the kernel is in another process
+        self.remote = name in REMOTE
 
     @asynccontextmanager
     async def bus(
@@ -125,9 +132,13 @@ class Place:
         kinds: Mapping[str, Kind] | None = None,
         *,
         pool: Mapping[str, Any] | None = None,
+        admin: bool = True,
         **options: Any,
     ) -> AsyncIterator[Bus]:
-        """Open a bus with a pool of each kind, by default one of scripted workers called "w"."""
+        """Open a bus with a pool of each kind, by default one of scripted workers called "w".
+
+        Where a daemon is shared the bus is an admin of it, unless ``admin`` is False.
+        """
         kinds = kinds or {"w": SCRIPTED}
         pools = [Pool(name, kind.argv, **(pool or {})) for name, kind in kinds.items()]
         options.setdefault("grace_s", 2)
@@ -149,7 +160,10 @@ class Place:
             backend = setting.backend(kinds)
             if backend == "connect":
                 config = BusConfig(tuple(pools), options.get("limits") or Limits())
-                backend = Connect(stack.enter_context(daemon(config)), admin=True)
+                tcp = self.name == "connect-tcp"
+                where = {"listen": "--admin-tcp 127.0.0.1:0", "token": TOKEN} if tcp else {}
+                url = stack.enter_context(daemon(config, **where))
+                backend = Connect(url, token=TOKEN if tcp else None, admin=admin)
             async with open_bus(*pools, backend=backend, **options) as bus:
                 if kinds == {"w": SCRIPTED}:
                     await bus.wait_ready()
