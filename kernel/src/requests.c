@@ -166,8 +166,8 @@ static abk_pool *choose_pool(abk_bus *bus, const abk_message *message)
     return session == NULL ? NULL : session->pool;
 }
 
-/* Fill in what a frame itself says of its session: at the top, which is a wire's way to say the route; else
- * at the path of its pool. */
+/* Fill in what a frame itself says of its session: at the top, where a wire says the route; else at the
+ * path of its pool. */
 static bool read_session(abk_bus *bus, const abk_message *message, abk_way *way)
 {
     const abk_pool_config *config = way->pool->config;
