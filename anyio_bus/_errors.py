@@ -192,9 +192,13 @@ class BusStoppedError(TransportError, anyio.ClosedResourceError):
 
 
 class ConnectionLostError(TransportError, anyio.BrokenResourceError):
-    """The kernel is elsewhere, and cannot be reached (any more)."""
+    """The kernel is elsewhere, and cannot be reached (any more).
+
+    ``permanent`` says that this bus will not reach it again, or that trying anew is of no use.
+    """
 
     reason: str = ""
+    permanent: bool = False
 
 
 class WorkerStartError(TransportError, OSError):

@@ -54,7 +54,10 @@ WITH_FACTS: list[tuple[BusError, dict[str, object]]] = [
     (OverloadedError("m", limit="max_queued"), {"limit": "max_queued", "sent": False}),
     (TransportError("m"), {"sent": True}),
     (BusStoppedError("m", sent=False), {"sent": False}),
-    (ConnectionLostError("m", reason="r"), {"reason": "r", "sent": True}),
+    (
+        ConnectionLostError("m", reason="r", permanent=True),
+        {"reason": "r", "permanent": True, "sent": True},
+    ),
     (
         WorkerStartError("m", errno=2, phase="spawn", permanent=True, stderr_tail="oops"),
         {"errno": 2, "phase": "spawn", "permanent": True, "stderr_tail": "oops", "sent": True},

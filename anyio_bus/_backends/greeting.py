@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 import msgspec
 from msgspec import UNSET
 
 from anyio_bus._backends.reports import Status, decode_status
-from anyio_bus._errors import ConnectionLostError, NotSupportedError
+from anyio_bus._errors import ConnectionLostError, KernelCode, NotSupportedError
 from anyio_bus._sansio.codec import decode_block, encode_request
 from anyio_bus._sansio.lines import LineSplitter
 from anyio_bus._sansio.messages import Message
@@ -27,7 +27,18 @@ EXIT_S = 1.0
 LAST_WORDS = 4  # reads of the stderr of a daemon that has ended
 ADMIN = "anyio-bus:admin"
 STATUS = "anyio-bus:status"
+UNAUTHORIZED = "unauthorized"
 EVENTS = ["worker_changed", "line_bad", "session", "source"]
+
+
+class _Data(msgspec.Struct):
+    reason: str = ""
+
+
+class _Error(msgspec.Struct):
+    code: int = 0
+    message: str = "an error"
+    data: _Data = msgspec.field(default_factory=_Data)
 
 
 def check_remote(config: BusConfig, backend: str) -> None:
@@ -100,11 +111,8 @@ def _find_status(link: Link, line: bytes) -> Status | None:
     for message in decode_block(line):
         if not isinstance(message, Message) or message.method is not UNSET:
             continue
-        if message.error is not UNSET and message.id == ADMIN:
-            msg = f"{link.name} is no admin listener (--admin-unix)"
-            raise NotSupportedError(msg, backend="connect")
         if message.error is not UNSET:
-            raise _refused_greeting(link, message)
+            raise _refusal(link, message)
         if message.id == STATUS:
             try:
                 return decode_status(message.result)  # type: ignore[arg-type]
@@ -114,13 +122,19 @@ def _find_status(link: Link, line: bytes) -> Status | None:
     return None
 
 
-def _refused_greeting(link: Link, message: Message) -> ConnectionLostError:
+def _refusal(link: Link, message: Message) -> ConnectionLostError | NotSupportedError:
+    """Make an error of the kernel's; a refusal that no other try will change is permanent."""
     try:
-        error = msgspec.json.decode(message.error, type=dict[str, Any])  # type: ignore[arg-type]
+        error = msgspec.json.decode(message.error, type=_Error)  # type: ignore[arg-type]
     except msgspec.MsgspecError:
-        error = {}
-    why = str(error.get("message", "an error"))
-    return ConnectionLostError(f"{link.name} refuses: {why}", reason=why, sent=False)
+        error = _Error()
+    if message.id == ADMIN and error.code == KernelCode.METHOD_NOT_FOUND:
+        msg = f"{link.name} is no admin listener (--admin-unix)"
+        return NotSupportedError(msg, backend="connect")
+    text = f"{link.name} refuses: {error.message}"
+    # Without our id it is not about what we have said: it took us too long to say it.
+    final = error.data.reason == UNAUTHORIZED and isinstance(message.id, str)
+    return ConnectionLostError(text, reason=error.message, sent=False, permanent=final)
 
 
 async def _no_greeting(link: Link) -> ConnectionLostError:

@@ -64,8 +64,9 @@ class Connect(msgspec.Struct, frozen=True):
         timeout_s: Seconds to connect and be let in.
         admin: Whether that is an admin listener: then the bus can resize pools, replace workers and
             tap them, as on a daemon of its own.
-        reconnect: Whether a lost connection is made again, with growing pauses. What was in flight
-            fails all the same: it may have been done.
+        reconnect: Whether a lost connection is made again, with growing pauses, until the daemon
+            refuses the token, or is no admin's. What was in flight fails all the same: it may have
+            been done.
     """
 
     url: str

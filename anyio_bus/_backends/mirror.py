@@ -57,6 +57,7 @@ class Mirror:
         self.workers: dict[int, WorkerInfo] = {}
         self.failures: dict[int, Failure] = {}
         self.sessions: dict[str, SessionInfo] = {}
+        self.leased: set[str] = set()
         self.take_status(status)
 
     def take_status(self, status: Status) -> None:
@@ -127,6 +128,36 @@ class Mirror:
         else:
             worker = event.worker if event.state == "bound" else None
             self.sessions[event.id] = SessionInfo(event.pool, worker, failure=event.failure)
+
+    def check_session(self, session: str, *, rebind: bool) -> None:
+        """Tell a session that it was lost with the kernel; unless it is leased, once.
+
+        Raises:
+            Refused: It was; without a lease it may begin anew.
+        """
+        info = self.sessions.get(session)
+        if info is None or info.failure is None:
+            return
+        if info.failure.code != KernelCode.CONNECTION_LOST:  # the kernel says it itself
+            return
+        if session not in self.leased:
+            del self.sessions[session]
+            if rebind:
+                return
+        raise Refused(
+            Failure(
+                code=KernelCode.SESSION_LOST,
+                message=f"session {session!r} is lost: {info.failure.message}",
+                reason="session_lost",
+                session=session,
+                sent=False,
+            )
+        )
+
+    def forget_session(self, session: str) -> SessionInfo | None:
+        """Forget a session, and its lease; return what was known of it."""
+        self.leased.discard(session)
+        return self.sessions.pop(session, None)
 
     def come_back(self, status: Status) -> list[KernelEvent]:
         """The kernel was reached again, perhaps another one; our sessions stay lost."""

@@ -15,6 +15,7 @@ import anyio
 import anyio.abc
 import msgspec
 
+from anyio_bus._backends.flushing import Flusher
 from anyio_bus._backends.reports import (
     config_json,
     decode_failure,
@@ -33,6 +34,7 @@ from anyio_bus._io.guarding import Guard
 from anyio_bus._io.launch import check_launch
 from anyio_bus._io.loop import Bell, current_loop
 from anyio_bus._io.process import StderrRing, resident_bytes
+from anyio_bus._io.stderr_log import StderrLog
 from anyio_bus._sansio.codec import read_scalar
 from anyio_bus._sansio.events import (
     ChunkLines,
@@ -49,7 +51,6 @@ from anyio_bus._sansio.events import (
 from anyio_bus._sansio.lifecycle import State
 from anyio_bus._sansio.messages import BadLine, RequestId
 from anyio_bus._sansio.routing import Refused, Route, Withdrawal
-from anyio_bus._sansio.throttle import LOG_WINDOW_S, Throttle
 
 if TYPE_CHECKING:
     from anyio_bus._config import BusConfig, Limits
@@ -72,9 +73,7 @@ else:
 __all__ = ("open_native", "why_not_native")
 
 logger = logging.getLogger("anyio_bus.kernel")
-stderr_log = logging.getLogger("anyio_bus.stderr")
 
-STDERR_LOG_BURST = 1000  # lines in LOG_WINDOW_S, as for the Python kernel
 STDERR_OPEN_BYTES = 8192
 _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
 _EVENTS = {logging.WARNING: "worker_died", logging.ERROR: "worker_parked"}
@@ -113,7 +112,7 @@ def open_native(config: BusConfig, deliver: Deliver) -> Native:
     why = why_not_native(config)
     if why is not None:
         msg = f"backend='native': {why}"
-        raise NotSupportedError(msg)
+        raise NotSupportedError(msg, backend="native")
     for pool in config.pools:
         check_launch(pool, "posix")
     return Native(config, deliver)
@@ -149,13 +148,11 @@ class Native:
         self._kept: tuple[Any, ...] = ()  # what the route's pointers point to
         self._pools = {pool.id: ffi.new("char[]", pool.id.encode()) for pool in config.pools}
         self._pool_of: dict[int, str] = {}
-        self._batch = 0  # lines in the last event: so many frames may follow soon
-        self._draining = False
-        self._owes = False  # something was submitted by what was delivered
-        self._flusher: Any = None
         self._loop = current_loop()
+        self._flusher = Flusher(self._loop, self._write)
+        self._flush = self._flusher.ask
         self._tap: Tap | None = None
-        self._stderr: dict[int, tuple[StderrRing, Throttle]] = {}
+        self._stderr: dict[int, tuple[StderrRing, StderrLog]] = {}
         self._guard = Guard()
         self._guarded = {pool.id for pool in config.pools if pool.guard}
         self._last_statistics: KernelStatistics | None = None
@@ -197,7 +194,7 @@ class Native:
             self._drain()
             task_status.started()
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._flush_when_asked)
+                tasks.start_soon(self._flusher.run)
                 await self._loop.serve_readable(lib.abk_fd(self._bus), self._step)
                 tasks.cancel_scope.cancel("kernel stopped")
         finally:
@@ -213,14 +210,9 @@ class Native:
             self._drain()
         return self._bus is not None and not lib.abk_stopped(bus)
 
-    async def _flush_when_asked(self) -> None:
-        while True:
-            self._flusher = self._loop.waiter()
-            await self._flusher
-            if self._bus is None:
-                return
-            if lib.abk_flush(self._bus) > 0:
-                self._drain()
+    def _write(self) -> None:
+        if self._bus is not None and lib.abk_flush(self._bus) > 0:
+            self._drain()
 
     async def stop(self, grace_s: float) -> None:
         """End every worker, all at once, and wait until none is left."""
@@ -253,9 +245,10 @@ class Native:
 
     def _drain(self) -> None:
         """Take the kernel's events and deliver them, until there are none."""
-        if self._draining or self._bus is None:
+        flusher = self._flusher
+        if flusher.delivering or self._bus is None:
             return
-        self._draining = True
+        flusher.delivering = True
         event, bus, takers = self._event, self._bus, self._takers
         take = lib.abk_next_event
         try:
@@ -268,11 +261,11 @@ class Native:
                     self._deliver(events)
                 if self._bus is None:
                     return
-                if self._owes:
-                    self._owes = False
+                if flusher.owes:
+                    flusher.owes = False
                     lib.abk_flush(bus)
         finally:
-            self._draining = False
+            flusher.delivering = False
 
     def _where(self, event: Any) -> str:
         pool = self._pool_of.get(event.worker)
@@ -285,7 +278,7 @@ class Native:
         sole = read_scalar(_copy(event.text, event.text_len)) if event.key else None
         worker = event.worker
         pool = self._where(event)
-        self._batch = event.count
+        self._flusher.batch = event.count
         if event.a == lib.ABK_ONLY_CHUNKS:
             events.append(ChunkLines(pool, worker, block, event.count, sole))
         else:
@@ -299,7 +292,8 @@ class Native:
         failure = decode_failure(_copy(event.text, event.text_len)) if event.text_len else None
         pool, pid = self._where(event), event.b or None
         if pid is None and event.worker in self._stderr:
-            self._log_stderr(pool, event.worker, self._stderr[event.worker][0].close())
+            ring, log = self._stderr[event.worker]
+            log.write(ring.close(), self._loop.now())
         if _STATES[event.a] is State.STOPPED:  # its number is never used again
             self._pool_of.pop(event.worker, None)
             self._stderr.pop(event.worker, None)
@@ -317,25 +311,13 @@ class Native:
         events.append(LineBad(self._where(event), event.worker, line))
 
     def _take_stderr(self, event: Any, _events: list[KernelEvent]) -> None:
-        if not stderr_log.isEnabledFor(logging.INFO):
+        if not StderrLog.wanted():
             return
         worker, pool = event.worker, self._where(event)
         if worker not in self._stderr:
-            self._stderr[worker] = (
-                StderrRing(STDERR_OPEN_BYTES),
-                Throttle(STDERR_LOG_BURST, LOG_WINDOW_S),
-            )
-        ring, _ = self._stderr[worker]
-        self._log_stderr(pool, worker, ring.feed(_copy(event.data, event.len)))
-
-    def _log_stderr(self, pool: str, worker: int, lines: list[str]) -> None:
-        throttle = self._stderr[worker][1]
-        extra = {"event": "worker_stderr", "pool": pool, "worker": worker}
-        now = self._loop.now()
-        for line in lines:
-            note = throttle.note(now)
-            if note is not None:
-                stderr_log.info("%s/%s: %s%s", pool, worker, line, note, extra=extra)
+            self._stderr[worker] = StderrRing(STDERR_OPEN_BYTES), StderrLog(pool, worker)
+        ring, log = self._stderr[worker]
+        log.write(ring.feed(_copy(event.data, event.len)), self._loop.now())
 
     def _take_log(self, event: Any, _events: list[KernelEvent]) -> None:
         level = _LEVELS[event.a]
@@ -418,18 +400,6 @@ class Native:
             return False
         self._flush(taken)
         return True
-
-    def _flush(self, count: int = 1) -> None:
-        """Have what was submitted written: at once if as many as have come last, else together."""
-        if self._draining:
-            self._owes = True  # it is written after what is delivered now
-            return
-        if self._batch <= count:
-            if lib.abk_flush(self._bus) > 0:
-                self._drain()
-        elif self._flusher is not None:  # else it is on its way
-            waiter, self._flusher = self._flusher, None
-            self._loop.wake(waiter, None)
 
     def withdraw(self, key: RequestId, reason: str = "") -> Withdrawal:
         """Give up a request: it never runs, or its worker is told."""

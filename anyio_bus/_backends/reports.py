@@ -53,6 +53,11 @@ class Status(msgspec.Struct):
     version: str = ""
     statistics: KernelStatistics | None = None
 
+    @property
+    def single(self) -> str | None:
+        """The only pool, which lines need not name; None where there are several."""
+        return self.pools[0].id if len(self.pools) == 1 else None
+
     def workers(self) -> list[WorkerInfo]:
         """Return every slot."""
         return [info for pool in self.pools for info in pool.workers]

@@ -19,14 +19,12 @@ import anyio.lowlevel
 import msgspec
 from msgspec import UNSET, Raw
 
-from anyio_bus._backends.mirror import Mirror, decode_event
-from anyio_bus._backends.reports import Status, decode_frame, decode_status
-from anyio_bus._errors import (
-    ConnectionLostError,
-    Failure,
-    KernelCode,
-    NotSupportedError,
-)
+from anyio_bus._backends.flushing import Flusher
+from anyio_bus._backends.hearing import Hearing
+from anyio_bus._backends.mirror import Mirror
+from anyio_bus._backends.outflow import Outflow
+from anyio_bus._backends.reports import Status, decode_status
+from anyio_bus._errors import ConnectionLostError, Failure, KernelCode, NotSupportedError
 from anyio_bus._io.loop import Bell, current_loop
 from anyio_bus._sansio.codec import decode_block, decode_lines, encode_notification, encode_request
 from anyio_bus._sansio.events import (
@@ -34,8 +32,6 @@ from anyio_bus._sansio.events import (
     Failed,
     KernelEvent,
     KernelStatistics,
-    LineBad,
-    Lines,
     SessionInfo,
     WorkerInfo,
 )
@@ -59,7 +55,6 @@ RECONNECT_S = 0.1  # the first pause before another try; it doubles
 RECONNECT_MOST_S = 5.0
 STOP_SPARE_S = 0.5  # beyond the grace, for a daemon that has to end itself
 FLUSH_S = 0.2  # for the last words to a daemon that goes on without us
-REPORTS = frozenset({"bus/event", "bus/frame"})
 PREFIXES = 4096  # beginnings of frames that are remembered, one for each session in use
 
 logger = logging.getLogger("anyio_bus.kernel")
@@ -73,23 +68,7 @@ _CROWDED = Failure(
     reason="max_output_bytes",
     sent=False,
 )
-
-
-class _KernelError(msgspec.Struct):
-    code: int
-    message: str
-    data: dict[str, Any]
-
-
 _REBIND = encode_notification("bus/next", {"rebind": True})
-
-
-class _Stamp(msgspec.Struct):
-    bus: str = ""
-
-
-_stamps = msgspec.json.Decoder(_Stamp)
-_kernel_errors = msgspec.json.Decoder(_KernelError)
 _encode = msgspec.json.encode
 
 
@@ -120,7 +99,7 @@ class Wire:
         self._deliver = deliver
         self._reach = reach
         self._loop = current_loop()
-        self._single = len(greeting[0].pools) == 1
+        self._single = greeting[0].single
         self._max_bytes = config.limits.max_output_bytes
         self._splitter = LineSplitter(config.limits.max_frame_bytes + ENVELOPE_BYTES)
         self._live: dict[RequestId, str] = {}  # requests without an outcome -> their pool
@@ -128,28 +107,17 @@ class Wire:
         self._last_asked = 0
         self._refreshing = False
         self._late = 0  # answers to requests that were withdrawn here
-        self._leased: set[str] = set()
         self._prefixes: dict[tuple[str, str | None], bytes] = {}
-        self._source: tuple[str, int, RequestId] = ("", -1, None)
-        self._tap: Tap | None = None
         self._lost: Failure | None = None
-        # Towards the kernel.
-        self._out: list[bytes] = []
-        self._out_bytes = 0
-        self._written = 0  # bytes of the first of them
-        self._blocked = False  # the kernel takes nothing now
-        self._batch = 0
-        self._draining = self._owes = False
-        self._flusher: Any = None
-        self._room = Bell()
-        self._writing: anyio.CancelScope | None = None
-        # Its end.
+        self._outflow = Outflow(link)
+        self._flusher = Flusher(self._loop, self._outflow.write)
+        self._send, self._flush = self._outflow.add, self._flusher.ask
         self._scope = anyio.CancelScope()
         self._over = Bell()
         self._stopping = self._done = self._closed = False
         status, self._unread = greeting
-        self._bus_id = status.bus
         self._mirror = Mirror(status)
+        self._hearing = Hearing(self._mirror, self._live, self._take_own, status.bus)
 
     # -- running ------------------------------------------------------------------------------
 
@@ -159,8 +127,8 @@ class Wire:
         """Run until stopped, or the link is lost."""
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._flush_when_asked)
-                tasks.start_soon(self._write_when_room)
+                tasks.start_soon(self._flusher.run)
+                tasks.start_soon(self._outflow.run)
                 if self._link.stderr_fd >= 0:
                     tasks.start_soon(
                         self._loop.serve_readable, self._link.stderr_fd, self._link.read_stderr
@@ -201,14 +169,13 @@ class Wire:
             await self._link.exit(EXIT_S)
         if self._stopping:
             return
-        if self._writing is not None:
-            self._writing.cancel("the link is lost")
         why = self._link.why_lost()
         self._lost = Failure(
             code=KernelCode.CONNECTION_LOST,
             message=f"the kernel is lost: {why}",
             reason=why,
             sent=False,
+            permanent=self._reach is None,
         )
         logger.error("the kernel is lost: %s", why, extra={"event": "kernel_lost"})
         in_flight = msgspec.structs.replace(self._lost, sent=True)
@@ -216,38 +183,53 @@ class Wire:
         self._live.clear()
         self._fail_asked()
         self._refreshing = False
-        self._out.clear()
-        self._out_bytes = self._written = 0
+        self._outflow.lose()
         events += self._mirror.lose(self._lost)
         self._hand_over(events)
 
     async def _come_back(self) -> None:
-        """Reach the kernel again, where that is wanted; else wait for the stop."""
-        while not self._stopping and self._reach is None:
-            await self._over.wait()
+        """Reach the kernel again, where that is wanted and not refused; else wait for the stop."""
         pause_s = RECONNECT_S
         while not self._stopping:
-            assert self._reach is not None
+            if self._reach is None:
+                await self._over.wait()
+                continue
             await anyio.sleep(pause_s * (0.5 + 0.5 * random.random()))
             pause_s = min(2 * pause_s, RECONNECT_MOST_S)
             try:
                 link, (status, unread) = await self._reach()
             except (ConnectionLostError, NotSupportedError) as exc:
-                logger.debug("not yet: %s", exc, extra={"event": "kernel_away"})
+                if isinstance(exc, NotSupportedError) or exc.permanent:
+                    self._give_up(exc)
+                else:
+                    logger.debug("not yet: %s", exc, extra={"event": "kernel_away"})
                 continue
             self._link.close()
-            self._link, self._lost, self._blocked = link, None, False
+            self._link, self._lost = link, None
+            self._outflow.use(link)
             self._splitter.close()
-            self._bus_id = status.bus
-            self._single = len(status.pools) == 1
+            self._hearing.begin(status.bus)
+            self._single = status.single
             self._prefixes.clear()
-            self._source = ("", -1, None)
             logger.info("the kernel is back: %s", link.name, extra={"event": "kernel_back"})
             self._hand_over(self._mirror.come_back(status))
-            if self._tap is not None and not self._stopping:
-                self.tap(self._tap)
+            if self._hearing.tap is not None and not self._stopping:
+                self.tap(self._hearing.tap)
             self._take(unread)
             return
+
+    def _give_up(self, why: Exception) -> None:
+        """The kernel will not have us back: say so to everybody, and try no more."""
+        self._reach = None
+        logger.error("the kernel is lost for good: %s", why, extra={"event": "kernel_refused"})
+        self._lost = Failure(
+            code=KernelCode.CONNECTION_LOST,
+            message=f"the kernel is lost for good: {why}",
+            reason=str(why),
+            sent=False,
+            permanent=True,
+        )
+        self._hand_over(self._mirror.lose(self._lost))
 
     def _fail_asked(self) -> None:
         """There will be no answers to questions of our own."""
@@ -266,7 +248,7 @@ class Wire:
                 self._send(
                     encode_notification("bus/stop", {"drain_s": 0, "grace_s": min(grace_s, 1e9)})
                 )
-                self._write()
+                self._outflow.write()
             else:
                 with anyio.move_on_after(min(FLUSH_S, grace_s)), suppress(Refused):
                     await self.refresh()  # the last report; once it is here all else was read, too
@@ -285,15 +267,19 @@ class Wire:
         """Without the loop: end our own daemon, close the fds."""
         if self._closed:
             return
-        self._closed = True
+        self._close()
         for fd in {self._link.read_fd, self._link.write_fd, self._link.stderr_fd} - {-1}:
             self._loop.forget_readable(fd)
         self._link.kill(reap_s)
 
     def abandon(self) -> None:
         """In a forked process: close every fd, touch nothing else."""
-        self._closed = True
+        self._close()
         self._link.close()
+
+    def _close(self) -> None:
+        self._closed = True
+        self._outflow.close()
 
     # -- what the kernel says -----------------------------------------------------------------
 
@@ -308,62 +294,21 @@ class Wire:
                 messages: list[Any] = decode_lines(block)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 messages = [m for m in decode_block(block) if not isinstance(m, BadLine)]
-            self._batch = len(messages)
-            self._sort(messages, events)
+            self._flusher.batch = len(messages)
+            self._hearing.sort(messages, events)
         self._hand_over(events)
 
     def _hand_over(self, events: list[KernelEvent]) -> None:
+        flusher = self._flusher
         if events:
-            self._draining = True
+            flusher.delivering = True
             try:
                 self._deliver(events)
             finally:
-                self._draining = False
-        if self._owes and not self._closed:
-            self._owes = False
-            self._write()
-
-    def _sort(self, messages: list[Message], events: list[KernelEvent]) -> None:
-        """Make events of messages; what stands beside each other and is of one kind is one."""
-        live, out = self._live, events.append
-        answers: list[Message] = []
-        calls: list[Message] = []
-        for message in messages:
-            if message.method is not UNSET:
-                if answers:
-                    out(Lines("", -1, answers, None, "answers"))
-                    answers = []
-                if message.method in REPORTS and self._is_own(message):
-                    self._end_run(calls, events)
-                    calls = []
-                    self._take_report(message, events)
-                else:
-                    calls.append(message)
-                continue
-            if calls:
-                self._end_run(calls, events)
-                calls = []
-            if message.id not in live:
-                self._take_own(message)
-                continue
-            key: Any = message.id
-            del live[key]
-            failure = None if message.error is UNSET else self._own_error(message.error)
-            if failure is None:
-                answers.append(message)
-                continue
-            if answers:
-                out(Lines("", -1, answers, None, "answers"))
-                answers = []
-            out(Failed(key, failure))
-        if answers:
-            out(Lines("", -1, answers, None, "answers"))
-        self._end_run(calls, events)
-
-    def _end_run(self, calls: list[Message], events: list[KernelEvent]) -> None:
-        if calls:
-            pool, worker, sole = self._source
-            events.append(Lines(pool, worker, calls, sole, "calls"))
+                flusher.delivering = False
+        if flusher.owes and not self._closed:
+            flusher.owes = False
+            self._outflow.write()
 
     def _take_own(self, message: Message) -> None:
         """Take an answer that no call waits for."""
@@ -372,52 +317,6 @@ class Wire:
             then(message)
         else:
             self._late += 1
-
-    def _own_error(self, raw: Raw) -> Failure | None:
-        """Return the failure of an error that is the kernel's own word, not a worker's."""
-        if b'"anyio-bus"' not in bytes(raw):
-            return None
-        try:
-            error = _kernel_errors.decode(raw)
-            if error.data.pop("source", "") != "anyio-bus":
-                return None
-            if error.data.pop("bus", "") != self._bus_id:
-                return None
-            facts = {"code": error.code, "message": error.message, **error.data}
-            return msgspec.convert(facts, Failure)
-        except msgspec.MsgspecError:
-            return None
-
-    def _is_own(self, message: Message) -> bool:
-        """Tell the kernel's own word from a worker's line of that name, which is passed on."""
-        try:
-            return _stamps.decode(message.params).bus == self._bus_id  # type: ignore[arg-type]
-        except (msgspec.MsgspecError, TypeError, UnicodeError):
-            return False
-
-    def _take_report(self, message: Message, events: list[KernelEvent]) -> None:
-        """Take the kernel's own word, as far as it is understood."""
-        try:
-            self._read_report(message, bytes(message.params), events)  # type: ignore[arg-type]
-        except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
-            extra = {"event": "kernel"}
-            logger.warning("the kernel said what is not understood: %s", exc, extra=extra)
-
-    def _read_report(self, message: Message, params: bytes, events: list[KernelEvent]) -> None:
-        if message.method == "bus/frame":
-            if self._tap is not None:
-                self._tap([decode_frame(params)])
-            return
-        event = decode_event(params)
-        if event.event == "source":
-            self._source = (event.pool, event.worker, event.sole)
-        elif event.event == "worker_changed":
-            events.append(self._mirror.take_worker(event))
-        elif event.event == "session":
-            self._mirror.take_session(event)
-        elif event.event == "line_bad":
-            line = BadLine(event.prefix.encode(errors="replace"), event.reason, event.size)
-            events.append(LineBad(event.pool, event.worker, line))
 
     # -- frames towards the kernel ------------------------------------------------------------
 
@@ -432,7 +331,7 @@ class Wire:
         name = route.pool, route.session
         prefix = self._prefixes.get(name)
         if prefix is None:
-            pool = b"" if self._single else b'"pool":%b,' % _encode(route.pool)
+            pool = b"" if self._single == route.pool else b'"pool":%b,' % _encode(route.pool)
             session = b""
             if route.session is not None:
                 session = b'"sessionId":%b,' % _encode(route.session)
@@ -442,30 +341,6 @@ class Wire:
             self._prefixes[name] = prefix
         return prefix
 
-    def _check_session(self, route: Route) -> None:
-        """Tell a session that it was lost with the link; unless it is leased, once."""
-        session = route.session
-        info = self._mirror.sessions.get(session) if session is not None else None
-        if info is None or session is None or info.failure is None:
-            return
-        if info.failure.code != KernelCode.CONNECTION_LOST:  # the kernel says it itself
-            return
-        leased = session in self._leased
-        if not leased:
-            del self._mirror.sessions[session]
-            if route.rebind:
-                return
-        text = f"session {session!r} is lost: {info.failure.message}"
-        raise Refused(
-            Failure(
-                code=KernelCode.SESSION_LOST,
-                message=text,
-                reason="session_lost",
-                session=session,
-                sent=False,
-            )
-        )
-
     def submit(self, frame: bytes, route: Route, key: RequestId) -> None:
         """Take a frame to the kernel. ``key`` is its id if it is a request, else None.
 
@@ -473,8 +348,9 @@ class Wire:
             Refused: It cannot be taken; nothing of it was sent.
         """
         self._check_open()
-        self._check_session(route)
-        if self._out_bytes > self._max_bytes * (1 if key is not None else 2):
+        if route.session is not None:
+            self._mirror.check_session(route.session, rebind=route.rebind)
+        if self._outflow.size > self._max_bytes * (1 if key is not None else 2):
             raise Refused(_CROWDED)
         if route.worker is not None and not _finds_its_way(frame):
             if not self._link.admin:
@@ -493,7 +369,7 @@ class Wire:
         """Take several requests at once; False if none was, and each is to be submitted."""
         if self._lost is not None or self._closed or self._stopping or route.rebind:
             return False
-        if self._out_bytes > self._max_bytes or route.worker is not None:
+        if self._outflow.size > self._max_bytes or route.worker is not None:
             return False
         if route.session is not None or frames.count(b"\n") != len(keys):
             return False
@@ -514,61 +390,6 @@ class Wire:
             self._send(frame)
             self._flush()
         return Withdrawal.CANCELLED
-
-    def _send(self, frame: bytes) -> None:
-        self._out.append(frame)
-        self._out_bytes += len(frame)
-
-    def _flush(self) -> None:
-        """Have what was sent written: at once if frames come one by one, else together."""
-        if self._draining:
-            self._owes = True
-        elif self._batch <= 1:
-            self._write()
-        elif self._flusher is not None:
-            waiter, self._flusher = self._flusher, None
-            self._loop.wake(waiter, None)
-
-    async def _flush_when_asked(self) -> None:
-        while True:
-            self._flusher = self._loop.waiter()
-            await self._flusher
-            self._write()
-
-    def _write(self) -> None:
-        """Write what the kernel takes now."""
-        if self._blocked or self._closed or not self._out:
-            return
-        while self._out:
-            if not self._written and len(self._out) > 1:
-                self._out = [b"".join(self._out)]
-            data = self._out[0]
-            try:
-                written = self._link.write(memoryview(data)[self._written :])
-            except OSError:  # its end is seen where we read
-                written = len(data) - self._written
-            self._out_bytes -= written
-            self._written += written
-            if self._written < len(data):
-                self._blocked = True
-                self._room.ring()
-                return
-            del self._out[0]
-            self._written = 0
-
-    async def _write_when_room(self) -> None:
-        while True:
-            while not self._blocked:
-                await self._room.wait()
-            with anyio.CancelScope() as self._writing:
-                try:
-                    await anyio.wait_writable(self._link.write_fd)
-                except anyio.ClosedResourceError:
-                    if self._closed:
-                        return
-                    raise
-            self._blocked = False
-            self._write()
 
     # -- questions of our own -----------------------------------------------------------------
 
@@ -615,8 +436,8 @@ class Wire:
                 self._flush()
             raise
         if answer.error is not UNSET:
-            raise Refused(self._own_error(answer.error) or self._lost or _GONE)
-        self._leased.add(session)
+            raise Refused(self._hearing.own_error(answer.error) or self._lost or _GONE)
+        self._mirror.leased.add(session)
 
     # -- primitives ---------------------------------------------------------------------------
 
@@ -691,8 +512,7 @@ class Wire:
 
     def end_session(self, session: str) -> None:
         """Forget a session; end its lease."""
-        info = self._mirror.sessions.pop(session, None)
-        self._leased.discard(session)
+        info = self._mirror.forget_session(session)
         if info is not None:
             self._prefixes.pop((info.pool, session), None)
         if self._lost is None and not self._closed and not self._stopping:
@@ -705,9 +525,9 @@ class Wire:
     def tap(self, callback: Tap | None) -> None:
         """Show every line of every pipe to ``callback``; None ends it."""
         gone = self._closed or self._stopping or self._lost is not None
-        if callback is not None or (self._tap is not None and not gone):
+        if callback is not None or (self._hearing.tap is not None and not gone):
             self._admin("bus/tap", {"off": callback is None}, "show what goes through its pipes")
-        self._tap = callback
+        self._hearing.tap = callback
 
     # -- reports ------------------------------------------------------------------------------
 

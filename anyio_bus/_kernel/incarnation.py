@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +13,7 @@ import anyio.lowlevel
 from msgspec import UNSET
 
 from anyio_bus._io.process import Child, Exit, SpawnError, StderrRing
+from anyio_bus._io.stderr_log import StderrLog
 from anyio_bus._sansio.codec import (
     decode_error,
     decode_items,
@@ -28,7 +28,6 @@ from anyio_bus._sansio.tapping import (
     frames_to_worker,
     unfinished_from_worker,
 )
-from anyio_bus._sansio.throttle import LOG_WINDOW_S, Throttle
 
 if TYPE_CHECKING:
     from anyio_bus._config import Limits
@@ -37,13 +36,10 @@ if TYPE_CHECKING:
 
 __all__ = ("HANDSHAKE_KEY", "Incarnation")
 
-stderr_log = logging.getLogger("anyio_bus.stderr")
-
 HANDSHAKE_KEY = "anyio-bus/handshake"
 READ_BYTES = 64 * 1024  # the size of a Linux pipe: more cannot be there at once
 MAX_READ_BYTES = 1024 * 1024
 STDERR_READ_BYTES = 64 * 1024
-STDERR_LOG_BURST = 1000  # lines in LOG_WINDOW_S: stderr is a worker's own log, not an error
 WRITE_BUFFERS = 512  # half of Linux's IOV_MAX
 WRITE_BYTES = 256 * 1024
 FLUSH_TURNS = 10  # of the loop: more than a write into a pipe with room takes
@@ -88,7 +84,7 @@ class Incarnation:
         self.child = child
         self.lane = lane
         self.stderr = StderrRing(limits.stderr_tail_bytes)
-        self._stderr_throttle = Throttle(STDERR_LOG_BURST, LOG_WINDOW_S)
+        self._stderr_log = StderrLog(lane.pool.config.id, lane.worker)
         self.spoke = False  # it wrote a line that is a message
         self.has_read = False  # some of its input; known from its end on
         self.generation = 0  # which of its slot's processes it is
@@ -262,19 +258,9 @@ class Incarnation:
 
     async def _read_stderr(self) -> None:
         while data := await self.child.read_stderr(STDERR_READ_BYTES):
-            self._log_stderr(self.stderr.feed(data))
-        self._log_stderr(self.stderr.close())
+            self._stderr_log.write(self.stderr.feed(data), self._loop.now())
+        self._stderr_log.write(self.stderr.close(), self._loop.now())
         self._output_ended()
-
-    def _log_stderr(self, lines: list[str]) -> None:
-        if stderr_log.isEnabledFor(logging.INFO):
-            now = self._loop.now()
-            pool, worker = self.lane.pool.config.id, self.lane.worker
-            extra = {"event": "worker_stderr", "pool": pool, "worker": worker}
-            for line in lines:
-                note = self._stderr_throttle.note(now)
-                if note is not None:
-                    stderr_log.info("%s/%s: %s%s", pool, worker, line, note, extra=extra)
 
     def _where(self) -> dict[str, Any]:
         """Say for a tap whose pipe it is, and when."""

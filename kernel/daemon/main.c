@@ -295,6 +295,7 @@ static int listen_at(abkd_daemon *daemon, const abkd_address *address)
         .host = tcp ? address->host : NULL,
         .port = address->port,
         .admin = address->admin,
+        .pauses = options->end_with_stdin,
         .insecure = tcp && options->insecure_tcp,
         .token = tcp && options->token_file != NULL ? daemon->token : NULL,
     };

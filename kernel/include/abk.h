@@ -115,6 +115,7 @@ typedef struct abk_listener {
     const char *host;  /* name or address; NULL or "" means every address */
     uint16_t port;     /* 0: the system chooses */
     bool admin;        /* its clients may use the admin methods */
+    bool pauses;       /* so may they pause workers: the bus ends with whoever has them */
     bool insecure;     /* allow TCP beyond loopback without a token */
     const char *token; /* clients must send bus/auth first; NULL: none is asked for */
 } abk_listener;

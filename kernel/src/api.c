@@ -164,7 +164,7 @@ int abk_serve(abk_bus *bus, int in, int out, abk_error *error)
     abk_client *client = abk_client_add(bus, ABK_SERVED);
     if (client == NULL)
         return abk_fail(error, ABK_ENOMEM, 0, "out of memory");
-    client->admin = true;
+    client->admin = client->pauses = true;
     client->in = (abk_watch){.fd = in, .kind = ABK_ON_CLIENT, .owner = client};
     client->out = (abk_watch){.fd = out, .kind = ABK_ON_CLIENT_OUT, .owner = client};
     client->in_flags = in_flags;

@@ -274,7 +274,7 @@ typedef struct abk_client {
     abk_link dead;
     uint32_t number;
     uint8_t kind;
-    bool admin, needs_auth, input_ended, told_end, gone, writable_wanted, watches, taps;
+    bool admin, pauses, needs_auth, input_ended, told_end, gone, writable_wanted, watches, taps;
     int32_t tap_worker;
     abk_pool *tap_pool;
     const char *token;
@@ -310,7 +310,7 @@ typedef struct abk_door { /* a listener */
     abk_watch watch;
     abk_timer timer; /* out of fds: look again then */
     abk_bus *bus;
-    bool admin;
+    bool admin, pauses;
     char *token;
     char *path; /* of a unix socket, to be removed */
     uint64_t device, inode;

@@ -218,6 +218,7 @@ int abk_listen(abk_bus *bus, const abk_listener *wanted, char *bound, size_t bou
     door->timer = (abk_timer){.kind = ABK_ON_DOOR_TIMER, .owner = door};
     door->bus = bus;
     door->admin = wanted->admin;
+    door->pauses = wanted->pauses;
     int result = wanted->unix_path != NULL ? open_unix(door, wanted, error)
                                            : open_tcp(door, wanted, error);
     if (result == ABK_OK && wanted->token != NULL &&
@@ -270,6 +271,7 @@ static void come_in(abk_door *door, int fd)
     }
     client->in = (abk_watch){.fd = fd, .kind = ABK_ON_CLIENT, .owner = client};
     client->admin = door->admin;
+    client->pauses = door->pauses;
     client->token = door->token;
     abk_client_admit(client, door->token == NULL);
     bus->counts.client_connects++;

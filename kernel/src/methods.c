@@ -289,8 +289,8 @@ static void on_resize(abk_client *client, const abk_message *message)
     answer_empty(client, message);
 }
 
-/* What the host of a kernel does with one worker. A pause is for the client on stdio, whose kernel it
- * is and with which it ends: others would leave a worker unread for ever. */
+/* What the host of a kernel does with one worker. A pause is for a client with which the kernel ends,
+ * as one on stdio: others would leave a worker unread for ever. */
 static void on_worker(abk_client *client, const abk_message *message)
 {
     static const struct {
@@ -307,7 +307,7 @@ static void on_worker(abk_client *client, const abk_message *message)
     member(message, "do", &action);
     int result = ABK_EINVAL;
     const bool pauses = abk_value_is(&action, ABK_TEXT("pause"));
-    if (worker < 0 || worker > INT32_MAX || (pauses && client->kind != ABK_SERVED)) {
+    if (worker < 0 || worker > INT32_MAX || (pauses && !client->pauses)) {
         result = ABK_ENOENT;
     } else if (abk_value_is(&action, ABK_TEXT("kill"))) {
         char fault[256] = "";

@@ -166,12 +166,16 @@ static abk_pool *choose_pool(abk_bus *bus, const abk_message *message)
     return session == NULL ? NULL : session->pool;
 }
 
-/* Fill in what a frame itself says of its session, at the path of its pool. */
+/* Fill in what a frame itself says of its session: at the top, where a wire says the route; else at the
+ * path of its pool. */
 static bool read_session(abk_bus *bus, const abk_message *message, abk_way *way)
 {
     const abk_pool_config *config = way->pool->config;
-    abk_value name = message->session;
-    if (config->session.count > 1) {
+    abk_value name = {0}; /* a host has said it in the route */
+    if (way->client->kind != ABK_HOST)
+        name = message->session;
+    const bool on_top = name.kind == ABK_STRING && name.len > 0;
+    if (config->session.count > 1 && !on_top) {
         abk_path below = {.count = config->session.count - 1};
         memcpy(below.names, config->session.names + 1, below.count * sizeof *below.names);
         abk_value deeper;
@@ -180,11 +184,10 @@ static bool read_session(abk_bus *bus, const abk_message *message, abk_way *way)
                            deeper.kind == ABK_STRING && deeper.len > 0;
         if (found)
             name = deeper;
-        if (config->session_acp) {
-            way->learns = abk_value_is(&message->method, ABK_TEXT("session/new"));
+        if (config->session_acp)
             way->rebind |= found && abk_value_is(&message->method, ABK_TEXT("session/load"));
-        }
     }
+    way->learns = config->session_acp && abk_value_is(&message->method, ABK_TEXT("session/new"));
     return decode(bus, &name, &way->session);
 }
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.abc
 import pytest
 
 from anyio_bus import (
@@ -261,6 +264,102 @@ async def test_a_lost_daemon_is_reached_again_where_that_is_wanted(tmp_path: Pat
             assert await session.request("echo", [3]) == [3]
 
 
+@pytest.mark.parametrize(
+    ("then", "why"),
+    [
+        ({"token": "another"}, "the token is wrong"),
+        ({"token": "mine", "listen": "--tcp"}, "is no admin listener"),
+    ],
+)
+async def test_one_that_is_refused_when_it_comes_back_is_told_for_good(
+    tmp_path: Path, then: dict[str, str], why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = BusConfig((scripted(),), Limits())
+    stack = contextlib.AsyncExitStack()
+    with daemon(config, tmp_path, "--admin-tcp 127.0.0.1:0", "mine") as url:
+        options = Connect(url, token="mine", admin=True, reconnect=True)
+        bus = await stack.enter_async_context(open_bus(backend=options))
+        session = await stack.enter_async_context(bus.session())
+        assert await session.request("echo", [1]) == [1]
+    where = url.removeprefix("tcp://")
+    flag = then.get("listen", "--admin-tcp")
+    async with stack:
+        await until(lambda: bus._backend._lost is not None)  # type: ignore[attr-defined]
+        with pytest.raises(ConnectionLostError) as caught:
+            await bus.request("echo")
+        assert not caught.value.permanent
+        with daemon(config, tmp_path, f"{flag} {where}", then["token"]):
+            await until(lambda: "kernel_refused" in events(caplog))
+            calls: list[Callable[[], Any]] = [
+                lambda: bus.request("echo"),
+                lambda: bus.notify("echo"),
+                lambda: session.request("echo"),
+                bus.wait_ready,
+                bus.refresh,
+                bus.session(exclusive=True).__aenter__,
+            ]
+            for call in calls:
+                with pytest.raises(ConnectionLostError, match=why) as caught:
+                    await call()
+                assert (caught.value.permanent, caught.value.sent) == (True, False)
+            assert session.lost
+            assert all(why in info.reason for info in bus.workers())
+    assert events(caplog).count("kernel_refused") == 1
+
+
+def events(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [getattr(record, "event", "") for record in caplog.records]
+
+
+async def test_what_is_no_refusal_for_good_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anyio_bus._backends.wire.RECONNECT_S", 0.01)
+    config = BusConfig((scripted(),), Limits())
+    stack = contextlib.AsyncExitStack()
+    with daemon(config, tmp_path) as url:
+        bus = await stack.enter_async_context(open_bus(backend=Connect(url, reconnect=True)))
+    async with stack:
+        greeted = []
+        listener = await anyio.create_unix_listener(tmp_path / "socket")
+        async with listener, anyio.create_task_group() as tasks:
+            tasks.start_soon(listener.serve, lambda stream: refuse(stream, greeted))
+            await until(lambda: len(greeted) == len(REFUSALS))
+            tasks.cancel_scope.cancel()
+        (tmp_path / "socket").unlink()
+        with daemon(config, tmp_path):
+            await until(lambda: [info.state for info in bus.workers()] == ["ready"])
+            assert await bus.request("echo", [2]) == [2]
+
+
+REFUSALS = [
+    b"",
+    b'{"id":null,"error":{"code":-32600,"message":"late","data":{"reason":"unauthorized"}}}\n',
+    b'{"id":"anyio-bus:watch","error":{"code":-32053,"message":"full","data":7}}\n',
+    b'{"id":"anyio-bus:status","result":"no kernel"}\n',
+]
+
+
+async def refuse(stream: anyio.abc.SocketStream, greeted: list[bytes]) -> None:
+    """Answer as something else would, each time in another way."""
+    async with stream:
+        with contextlib.suppress(anyio.BrokenResourceError):
+            await stream.send(REFUSALS[len(greeted) % len(REFUSALS)])
+        greeted.append(b"")
+
+
+async def test_one_with_other_pools_gets_what_is_for_another_pool_no_more(tmp_path: Path) -> None:
+    stack = contextlib.AsyncExitStack()
+    with daemon(BusConfig((scripted(),), Limits()), tmp_path) as url:
+        bus = await stack.enter_async_context(open_bus(backend=Connect(url, reconnect=True)))
+    async with stack:
+        await until(lambda: bus._backend._lost is not None)  # type: ignore[attr-defined]
+        with daemon(BusConfig((scripted("other"),), Limits()), tmp_path):
+            await until(lambda: [info.pool for info in bus.workers()] == ["other"])
+            with pytest.raises(UnknownPoolError):
+                await bus.request("echo")
+
+
 async def test_what_is_for_admins_is_refused_to_others(shared: str) -> None:
     async with open_bus(backend=Connect(shared)) as bus:
         refused: list[Callable[[], Any]] = [
@@ -284,6 +383,50 @@ async def test_nobody_there_is_told(tmp_path: Path) -> None:
             async with open_bus(backend=Connect(url)):
                 pass
         assert not caught.value.sent
+
+
+# --- over TCP, with a token -----------------------------------------------------------------------
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.fixture(params=["127.0.0.1", "[::1]"])
+def guarded(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a daemon that asks for the token "s\u00e9cret"."""
+    if request.param == "[::1]" and not has_ipv6():
+        pytest.skip("*** NOT TESTED: this machine has no IPv6 ***")
+    config = BusConfig((scripted(),), Limits())
+    with daemon(config, None, f"--tcp {request.param}:0", "s\u00e9cret") as url:
+        yield url
+
+
+async def test_the_right_token_lets_in(guarded: str) -> None:
+    async with open_bus(backend=Connect(guarded, token="s\u00e9cret")) as bus:
+        assert await bus.request("echo", [1]) == [1]
+
+
+@pytest.mark.parametrize("admin", [False, True])
+@pytest.mark.parametrize(
+    ("token", "why"),
+    [
+        ("secret", "refuses: the token is wrong"),
+        ("", "refuses: the token is wrong"),
+        (None, "refuses: the first message must be bus/auth with the token"),
+    ],
+)
+async def test_without_the_right_token_nobody_gets_in(
+    guarded: str, token: str | None, why: str, admin: bool
+) -> None:
+    with pytest.raises(ConnectionLostError, match=re.escape(f"{guarded} {why}")) as caught:
+        async with open_bus(backend=Connect(guarded, token=token, admin=admin, reconnect=True)):
+            pass
+    assert (caught.value.permanent, caught.value.sent) == (True, False)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,12 @@ import pytest
 from tests.contract.places import CANNOT
 from tests.docker import kit
 
-FALLBACKS = ("python-portable", "python-no-pidfd")
+# Where the loop tells nothing more.
+FALLBACKS = ("python-portable", "python-no-pidfd", "connect-tcp")
+TCP = (
+    "test_requests.py",
+    "test_streams.py",
+)  # what runs over TCP, too: the rest is as on a socket file
 FURTHER_LOOPS = ("asyncio+uvloop", "asyncio+eager")
 
 
@@ -34,6 +39,8 @@ def _is_left_out(item: pytest.Item) -> bool:
     nodeid = item.nodeid
     if "tests/contract/" not in nodeid:
         return False
+    if "connect-tcp" in nodeid and not any(f"contract/{name}" in nodeid for name in TCP):
+        return True
     needed = {feature for mark in item.iter_markers("needs") for feature in mark.args}
     if needed and isinstance(item, pytest.Function):
         place = item.callspec.params["place"]

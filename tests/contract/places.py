@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -54,6 +55,7 @@ PLACES: dict[str, Setting] = {
     "native": Setting(lambda _kinds: "native"),
     "subprocess": Setting(lambda _kinds: "subprocess"),
     "connect": Setting(lambda _kinds: "connect"),
+    "connect-tcp": Setting(lambda _kinds: "connect"),
     "docker": Setting(lambda _kinds: on_this_system()),
     "python-portable": Setting(lambda _kinds: "python", {"ANYIO_BUS_SPAWNER": "portable"}),
     "python-no-pidfd": Setting(lambda _kinds: "python", {"ANYIO_BUS_NO_PIDFD": "1"}),
@@ -61,31 +63,55 @@ PLACES: dict[str, Setting] = {
 }
 
 
-# What a backend cannot do, in the words of the table in docs/howto/backends.md.
+# What a backend cannot do: the table in docs/howto/backends.md, which test_table.py compares with this.
+_FROM_AFAR = frozenset({"policies", "own workers", "portable"})
 CANNOT: dict[str, frozenset[str]] = {
-    "subprocess": frozenset({"policies", "own workers", "spawn"}),
-    "connect": frozenset({"policies", "own workers", "spawn", "pause", "own ids"}),
-    "docker": frozenset({"policies", "own workers", "spawn", "own ids"}),
+    "native": frozenset({"portable"}),
+    "memory": frozenset({"pids"}),
+    "subprocess": _FROM_AFAR,
+    "connect": _FROM_AFAR | {"pause", "own ids"},
+    "connect-tcp": _FROM_AFAR | {"pause", "own ids"},
+    "docker": _FROM_AFAR | {"own ids", "pids"},
 }
+REMOTE = ("subprocess", "connect", "connect-tcp", "docker")  # the kernel is in another process
+TOKEN = "s\u00e9cret"
 
 
 @contextmanager
-def daemon(config: BusConfig, place: Path | None = None) -> Iterator[str]:
-    """Run a daemon with an admin listener; yield its URL."""
+def daemon(
+    config: BusConfig, place: Path | None = None, listen: str = "", token: str = ""
+) -> Iterator[str]:
+    """Run a daemon; yield its URL.
+
+    Args:
+        config: Its pools and limits.
+        place: Where its files go.
+        listen: A flag and the value of it; default an admin listener on a unix socket.
+        token: What it asks for.
+    """
     with tempfile.TemporaryDirectory(prefix="busd-") as own:  # short: a socket's path has to be
         folder = place or own
         path = Path(folder) / "config.json"
         path.write_bytes(config_json(config))
-        command = [find_daemon(), "--config", str(path), "--admin-unix", f"{folder}/socket"]
+        flag, _, where = (listen or f"--admin-unix {folder}/socket").partition(" ")
+        command = [find_daemon(), "--config", str(path), flag, where]
+        if token:
+            secret = Path(folder) / "token"
+            secret.touch(0o600)
+            secret.write_text(token)
+            command += ["--token-file", str(secret)]
+        url = f"unix://{where}"
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
             assert program.stderr is not None
             for line in program.stderr:
+                if found := re.search(r" listening: tcp (\S+)", line):
+                    url = f"tcp://{found[1]}"
                 if " ready: " in line:
                     break
             reader = threading.Thread(target=program.stderr.read)  # its log must go somewhere
             reader.start()
             try:
-                yield f"unix://{folder}/socket"
+                yield url
             finally:
                 program.terminate()
                 program.terminate()
@@ -98,7 +124,7 @@ class Place:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.remote = name in CANNOT  # the kernel is in another process
+        self.remote = name in REMOTE
 
     @asynccontextmanager
     async def bus(
@@ -106,9 +132,13 @@ class Place:
         kinds: Mapping[str, Kind] | None = None,
         *,
         pool: Mapping[str, Any] | None = None,
+        admin: bool = True,
         **options: Any,
     ) -> AsyncIterator[Bus]:
-        """Open a bus with a pool of each kind, by default one of scripted workers called "w"."""
+        """Open a bus with a pool of each kind, by default one of scripted workers called "w".
+
+        Where a daemon is shared the bus is an admin of it, unless ``admin`` is False.
+        """
         kinds = kinds or {"w": SCRIPTED}
         pools = [Pool(name, kind.argv, **(pool or {})) for name, kind in kinds.items()]
         options.setdefault("grace_s", 2)
@@ -130,7 +160,10 @@ class Place:
             backend = setting.backend(kinds)
             if backend == "connect":
                 config = BusConfig(tuple(pools), options.get("limits") or Limits())
-                backend = Connect(stack.enter_context(daemon(config)), admin=True)
+                tcp = self.name == "connect-tcp"
+                where = {"listen": "--admin-tcp 127.0.0.1:0", "token": TOKEN} if tcp else {}
+                url = stack.enter_context(daemon(config, **where))
+                backend = Connect(url, token=TOKEN if tcp else None, admin=admin)
             async with open_bus(*pools, backend=backend, **options) as bus:
                 if kinds == {"w": SCRIPTED}:
                     await bus.wait_ready()

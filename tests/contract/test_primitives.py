@@ -87,7 +87,7 @@ async def test_worker_killed_on_request_spends_no_restart(place: Place) -> None:
         assert await bus.request("echo", [1]) == [1]
 
 
-@needs("spawn")
+@needs("own workers")
 async def test_spawned_worker_joins_and_a_drained_one_leaves(place: Place) -> None:
     async with place.bus() as bus, anyio.create_task_group() as tasks:
         old = bus.workers()[0].worker
@@ -105,7 +105,7 @@ async def test_spawned_worker_joins_and_a_drained_one_leaves(place: Place) -> No
         await until(lambda: [worker.worker for worker in bus.workers()] == [new])
 
 
-@needs("spawn")
+@needs("own workers")
 async def test_leased_worker_serves_its_session_alone(place: Place) -> None:
     async with place.bus(pool=TWO) as bus:
         leased, other = (worker.worker for worker in bus.workers())

@@ -194,6 +194,25 @@ async def test_an_agents_session_is_known_by_its_own_name(place: Place) -> None:
         assert bus.statistics().kernel.sessions == 3
 
 
+@pytest.mark.parametrize("kind", ["acp", "params.sessionId"])
+async def test_the_session_of_a_call_is_stronger_than_what_its_params_say(
+    place: Place, kind: str
+) -> None:
+    async with place.bus(pool={"instances": 2, "session": kind}) as bus:
+        async with bus.session(id="mine") as session:
+            for number in range(4):
+                name = {"sessionId": f"s{number}"}
+                assert await session.request("session/prompt", name) == f"s{number}"
+                await session.notify("note", name)
+            await bus.request("session/prompt", {"sessionId": "s9"}, session="mine")
+            assert len(await log(bus, session=session)) == 9
+            await bus.refresh()
+            assert bus.statistics().kernel.sessions == 1
+            await lose(bus, session.worker or 0)
+            with pytest.raises(SessionLostError, match="mine"):
+                await session.request("session/load", {"sessionId": "mine"})
+
+
 async def test_an_agents_session_is_lost_until_it_is_loaded(place: Place) -> None:
     async with place.bus(pool={"session": "acp"}) as bus:
         made = [(await bus.request("session/new"))["sessionId"] for _ in range(2)]

@@ -383,7 +383,7 @@ def test_wrong_deed_on_a_worker_is_answered_with_32602(admin: Client, params: ob
     assert admin.fail("bus/worker", params)["code"] == -32602
 
 
-def test_pause_is_for_stdio_alone(admin: Client, plain: Client) -> None:
+def test_pause_is_for_whom_the_daemon_ends_with(admin: Client, plain: Client) -> None:
     assert admin.fail("bus/worker", {"worker": 0, "do": "pause"})["code"] == -32602
     assert plain.fail("bus/worker", {"worker": 0, "do": "hold"})["code"] == -32601
 

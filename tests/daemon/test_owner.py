@@ -63,6 +63,14 @@ def test_owner_gives_configuration_and_token_and_is_the_admin(owner: Owner) -> N
         assert TOKEN.encode() not in words + Path(f"/proc/{daemon.pid}/environ").read_bytes()
 
 
+def test_owner_may_leave_a_worker_unread(owner: Owner) -> None:
+    with owned(owner) as daemon:
+        client = admitted(daemon)
+        for action, paused in (("pause", True), ("resume", False)):
+            assert client.call("bus/worker", {"worker": 0, "do": action}) == {}
+            assert [worker["paused"] for worker in client.workers()] == [paused]
+
+
 def test_admin_listener_on_tcp_lets_nobody_in_without_the_token(owner: Owner) -> None:
     with owned(owner) as daemon:
         client = daemon.connect_tcp()

@@ -105,6 +105,18 @@ def test_session_stands_at_the_path_of_the_pool(some: Client) -> None:
     assert len(others) == 2  # no text: no session
 
 
+@pytest.mark.parametrize("name", ["path", "acp"])
+def test_session_at_the_top_is_stronger_than_the_one_at_the_path(some: Client, name: str) -> None:
+    def params(session: str) -> kit.Message:
+        return {"thread": {"id": session}} if name == "path" else {"sessionId": session}
+
+    pid = some.call("pid", pool=name, sessionId=f"{name}-top")
+    for number in range(4):
+        said = params(f"{name}-{number}")
+        assert some.call("pid", said, pool=name, sessionId=f"{name}-top") == pid
+    assert some.call("pid", params(f"{name}-top"), pool=name, sessionId="") == pid
+
+
 def test_session_new_of_acp_ties_what_its_result_names(some: Client) -> None:
     # A puppet answers session/new with its params: the session that we give it.
     some.call("session/new", {"sessionId": "acp-1"}, pool="acp")

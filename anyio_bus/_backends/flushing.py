@@ -1,0 +1,50 @@
+"""Own when frames that were submitted are written: one by one at once, many together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from anyio_bus._io.loop import Loop
+
+__all__ = ("Flusher",)
+
+
+class Flusher:
+    """Has what was submitted written, in as few writes as cost nobody time.
+
+    As many frames as lines came last may follow each other soon: they are written together. What is
+    submitted by those who are delivered to is written after the delivery.
+
+    Args:
+        loop: The running loop.
+        write: Writes what was submitted.
+    """
+
+    __slots__ = ("_loop", "_waiter", "_write", "batch", "delivering", "owes")
+
+    def __init__(self, loop: Loop, write: Callable[[], None]) -> None:
+        self._loop = loop
+        self._write = write
+        self._waiter: Any = None  # of the task that writes; None while it is on its way
+        self.batch = 0  # lines that came last
+        self.delivering = False
+        self.owes = False  # something was submitted by what was delivered
+
+    def ask(self, count: int = 1) -> None:
+        """Have what was submitted written: at once if as many as have come last, else together."""
+        if self.delivering:
+            self.owes = True
+        elif self.batch <= count:
+            self._write()
+        elif self._waiter is not None:
+            waiter, self._waiter = self._waiter, None
+            self._loop.wake(waiter, None)
+
+    async def run(self) -> None:
+        """Write whenever that was put off, until cancelled."""
+        while True:
+            self._waiter = self._loop.waiter()
+            await self._waiter
+            self._write()
