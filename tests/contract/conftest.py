@@ -1,4 +1,4 @@
-"""Which loops the suite runs on where: the fallbacks of a spawner see the loop only through AnyIO."""
+"""Which loops the suite runs on where: some places see the loop as others do, or only through AnyIO."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import pytest
 from tests.contract.places import CANNOT
 from tests.docker import kit
 
-FALLBACKS = ("python-portable", "python-no-pidfd")
+ON_FEWER_LOOPS = ("python-portable", "python-no-pidfd", "native-listening", "connect-native")
 FURTHER_LOOPS = ("asyncio+uvloop", "asyncio+eager")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Run the fallbacks on asyncio and on trio alone, and each test where it can be run."""
+    """Run what differs little on asyncio and on trio alone, and each test where it can be run."""
     left_out = [item for item in items if _is_left_out(item)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
@@ -41,4 +41,6 @@ def _is_left_out(item: pytest.Item) -> bool:
             return True
     if "docker" in nodeid and ("trio" not in nodeid or "any_step" in nodeid):
         return True  # half a second for each bus: one loop, and not a hundred starts
-    return any(f in nodeid for f in FALLBACKS) and any(loop in nodeid for loop in FURTHER_LOOPS)
+    return any(f in nodeid for f in ON_FEWER_LOOPS) and any(
+        loop in nodeid for loop in FURTHER_LOOPS
+    )

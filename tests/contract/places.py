@@ -7,14 +7,14 @@ import sys
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import anyio.lowlevel
 import pytest
 
-from anyio_bus import Bus, BusConfig, Connect, Limits, Memory, Pool, open_bus
+from anyio_bus import Bus, BusConfig, Connect, Limits, Memory, Native, Pool, open_bus
 from anyio_bus._backends.reports import config_json
 from anyio_bus._daemon import find_daemon
 from tests.bus.support import scripted
@@ -52,8 +52,10 @@ class Setting(NamedTuple):
 PLACES: dict[str, Setting] = {
     "python": Setting(lambda _kinds: "python"),
     "native": Setting(lambda _kinds: "native"),
+    "native-listening": Setting(lambda _kinds: Native(listen="tcp://127.0.0.1:0")),
     "subprocess": Setting(lambda _kinds: "subprocess"),
     "connect": Setting(lambda _kinds: "connect"),
+    "connect-native": Setting(lambda _kinds: "connect-native"),
     "docker": Setting(lambda _kinds: on_this_system()),
     "python-portable": Setting(lambda _kinds: "python", {"ANYIO_BUS_SPAWNER": "portable"}),
     "python-no-pidfd": Setting(lambda _kinds: "python", {"ANYIO_BUS_NO_PIDFD": "1"}),
@@ -63,10 +65,15 @@ PLACES: dict[str, Setting] = {
 
 # What a backend cannot do, in the words of the table in docs/howto/backends.md.
 CANNOT: dict[str, frozenset[str]] = {
+    "native-listening": frozenset({"pause", "own ids"}),
     "subprocess": frozenset({"policies", "own workers", "spawn"}),
     "connect": frozenset({"policies", "own workers", "spawn", "pause", "own ids"}),
+    "connect-native": frozenset({"policies", "own workers", "spawn", "pause", "own ids"}),
     "docker": frozenset({"policies", "own workers", "spawn", "own ids"}),
 }
+
+
+REMOTE = frozenset(CANNOT) - {"native-listening"}  # the bus is at one end of a wire
 
 
 @contextmanager
@@ -98,7 +105,7 @@ class Place:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.remote = name in CANNOT  # the kernel is in another process
+        self.remote = name in REMOTE
 
     @asynccontextmanager
     async def bus(
@@ -112,29 +119,47 @@ class Place:
         kinds = kinds or {"w": SCRIPTED}
         pools = [Pool(name, kind.argv, **(pool or {})) for name, kind in kinds.items()]
         options.setdefault("grace_s", 2)
-        setting = PLACES[self.name]
-        with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
-            for name, value in setting.env.items():
-                patch.setenv(name, value)
-            if self.name == "docker":
-                engine = find_engine()
-                if isinstance(engine, str):
-                    pytest.skip(f"*** NOT TESTED: {engine} ***")
-                for name, value in engine.env.items():
-                    patch.setenv(name, value)
-            elif self.remote:
-                try:
-                    find_daemon()
-                except FileNotFoundError as exc:
-                    pytest.skip(f"*** NOT TESTED: {exc} ***")
-            backend = setting.backend(kinds)
-            if backend == "connect":
-                config = BusConfig(tuple(pools), options.get("limits") or Limits())
-                backend = Connect(stack.enter_context(daemon(config)), admin=True)
+        async with AsyncExitStack() as stack:
+            backend = await self._backend(stack, kinds, pools, options.get("limits"))
             async with open_bus(*pools, backend=backend, **options) as bus:
                 if kinds == {"w": SCRIPTED}:
                     await bus.wait_ready()
                 yield bus
+
+    async def _backend(
+        self,
+        stack: AsyncExitStack,
+        kinds: Mapping[str, Kind],
+        pools: list[Pool],
+        limits: Limits | None,
+    ) -> Any:
+        """Return what open_bus() gets; what is to be there for that ends with the stack."""
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        setting = PLACES[self.name]
+        for name, value in setting.env.items():
+            patch.setenv(name, value)
+        if self.name == "docker":
+            engine = find_engine()
+            if isinstance(engine, str):
+                pytest.skip(f"*** NOT TESTED: {engine} ***")
+            for name, value in engine.env.items():
+                patch.setenv(name, value)
+        elif self.name in {"subprocess", "connect"}:
+            try:
+                find_daemon()
+            except FileNotFoundError as exc:
+                pytest.skip(f"*** NOT TESTED: {exc} ***")
+        if self.name == "connect":
+            config = BusConfig(tuple(pools), limits or Limits())
+            return Connect(stack.enter_context(daemon(config)), admin=True)
+        if self.name == "connect-native":  # to the kernel of another bus in this process
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bus-"))
+            native = Native(admin_listen=f"unix://{folder}/socket")
+            host = await stack.enter_async_context(
+                open_bus(*pools, backend=native, limits=limits, grace_s=2)
+            )
+            return Connect(host.listeners[0], admin=True)
+        return setting.backend(kinds)
 
 
 all_places = pytest.mark.parametrize("place", [Place(name) for name in PLACES], ids=list(PLACES))
