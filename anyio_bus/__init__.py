@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from anyio_bus._backends.docker import Docker as Docker
     from anyio_bus._backends.links import Connect as Connect
     from anyio_bus._backends.links import Subprocess as Subprocess
+    from anyio_bus._backends.listening import Native as Native
     from anyio_bus._backends.memory import Memory as Memory
     from anyio_bus._bus.bus import Bus as Bus
     from anyio_bus._bus.bus import BusStatistics as BusStatistics
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from anyio_bus._errors import WorkerLostError as WorkerLostError
     from anyio_bus._errors import WorkerStartError as WorkerStartError
     from anyio_bus._sansio.events import BadLineInfo as BadLineInfo
+    from anyio_bus._sansio.events import ClientChanged as ClientChanged
     from anyio_bus._sansio.events import KernelStatistics as KernelStatistics
     from anyio_bus._sansio.events import WorkerInfo as WorkerInfo
     from anyio_bus._sansio.lifecycle import State as _State
@@ -86,6 +88,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "msgspec": ("UNSET", "Raw"),
     "anyio_bus._backends.docker": ("Docker",),
     "anyio_bus._backends.links": ("Connect", "Subprocess"),
+    "anyio_bus._backends.listening": ("Native",),
     "anyio_bus._backends.memory": ("Memory",),
     "anyio_bus._bus.bus": ("Bus", "BusStatistics"),
     "anyio_bus._bus.calls": ("Scope",),
@@ -136,7 +139,12 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "WorkerLostError",
         "WorkerStartError",
     ),
-    "anyio_bus._sansio.events": ("BadLineInfo", "KernelStatistics", "WorkerInfo"),
+    "anyio_bus._sansio.events": (
+        "BadLineInfo",
+        "ClientChanged",
+        "KernelStatistics",
+        "WorkerInfo",
+    ),
     "anyio_bus._sansio.lifecycle": ("State=WorkerState",),
     "anyio_bus._sansio.tapping": ("TapFrame",),
 }

@@ -21,10 +21,13 @@ import anyio_bus
 from anyio_bus import (
     BusState,
     BusStoppedError,
+    ClientChanged,
+    Connect,
     HandlerContext,
     InvalidArgumentError,
     InvalidStateError,
     Limits,
+    Native,
     Pool,
     RemoteError,
     RequestTimeoutError,
@@ -199,6 +202,21 @@ def test_a_stream_is_a_plain_iterator(loop: str) -> None:
         with bus.stream("endless") as stream:
             assert stream.receive_batch()
         until(lambda: bus.request("cancelled") == ["endless"])
+
+
+@every_loop
+def test_it_listens_as_the_bus_does(loop: str) -> None:
+    pytest.importorskip("anyio_bus._native")
+    native = Native(listen="tcp://127.0.0.1:0")
+    with open_bus_sync(scripted(), backend=native, loop=loop) as bus:  # type: ignore[arg-type]
+        seen: list[ClientChanged] = []
+        remove = bus.on_client(seen.append)
+        with open_bus_sync(backend=Connect(bus.listeners[0]), loop=loop) as other:  # type: ignore[arg-type]
+            assert other.request("echo", [1]) == [1]
+            assert bus.statistics().clients == 1
+        until(lambda: [event.state for event in seen] == ["connected", "gone"])
+        remove()
+    assert our_threads() == []
 
 
 def test_the_result_of_a_stream_takes_no_chunk_from_the_thread_that_reads() -> None:

@@ -33,6 +33,8 @@ class Backend(Protocol):
     """
 
     name: str
+    listeners: tuple[str, ...] | None
+    """Where other programs connect; None where the kernel cannot listen."""
 
     @property
     def borrow(self) -> Callable[..., Awaitable[None]] | None:
@@ -134,8 +136,11 @@ class Backend(Protocol):
         """Report the counters."""
         ...
 
-    async def stop(self, grace_s: float) -> None:
-        """End every worker within ``grace_s`` and wait for it; a shorter grace shortens a stop."""
+    async def stop(self, grace_s: float, drain_s: float = 0.0) -> None:
+        """End every worker within ``grace_s`` and wait for it; a shorter grace shortens a stop.
+
+        What other programs have in flight may finish for ``drain_s`` first.
+        """
 
     def kill_now(self, reap_s: float) -> None:
         """Without the loop: kill, reap and close what is left."""

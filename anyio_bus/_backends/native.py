@@ -2,6 +2,8 @@
 
 One call steps the kernel; then its events are taken and delivered as one batch. What a worker wrote
 comes as runs of whole lines, each decoded by one call. Everything runs in the loop's thread.
+
+With listeners other programs are clients of the kernel as this one is: it keeps them apart.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import anyio.abc
 import msgspec
 
 from anyio_bus._backends.flushing import Flusher
+from anyio_bus._backends.listening import Native
 from anyio_bus._backends.reports import (
     config_json,
     decode_failure,
@@ -38,6 +41,7 @@ from anyio_bus._io.stderr_log import StderrLog
 from anyio_bus._sansio.codec import read_scalar
 from anyio_bus._sansio.events import (
     ChunkLines,
+    ClientChanged,
     Deliver,
     Failed,
     KernelEvent,
@@ -75,6 +79,7 @@ __all__ = ("open_native", "why_not_native")
 logger = logging.getLogger("anyio_bus.kernel")
 
 STDERR_OPEN_BYTES = 8192
+BOUND_BYTES = 128  # an address with its port
 _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
 _EVENTS = {logging.WARNING: "worker_died", logging.ERROR: "worker_parked"}
 _ONLY: dict[int, Any] = {1: "answers", 2: "calls", 9: "results"}
@@ -102,12 +107,12 @@ def why_not_native(config: BusConfig) -> str | None:
     return None
 
 
-def open_native(config: BusConfig, deliver: Deliver) -> Native:
-    """Make the backend; nothing is spawned before it runs.
+def open_native(config: BusConfig, deliver: Deliver, options: Native | None = None) -> NativeKernel:
+    """Make the backend, and bind what it listens on; nothing is spawned before it runs.
 
     Raises:
         NotSupportedError: The extension is not there, or a pool asks for what it cannot do.
-        InvalidArgumentError: An option of a pool is wrong on this system.
+        InvalidArgumentError: An option of a pool is wrong on this system, or an address is taken.
     """
     why = why_not_native(config)
     if why is not None:
@@ -115,25 +120,27 @@ def open_native(config: BusConfig, deliver: Deliver) -> Native:
         raise NotSupportedError(msg, backend="native")
     for pool in config.pools:
         check_launch(pool, "posix")
-    return Native(config, deliver)
+    return NativeKernel(config, deliver, options or Native())
 
 
-class Native:
+class NativeKernel:
     """The C kernel, as a backend.
 
     Owns:
-        The kernel, with all its processes and fds; the watchdog of pools with ``guard=True``.
+        The kernel, with all its processes and fds, listeners and the connections of others among
+        them; the watchdog of pools with ``guard=True``.
 
     Args:
         config: Pools and limits.
         deliver: Takes each batch of events, at once.
+        options: Where it listens.
     """
 
     name = "native"
     borrow = None
     refresh = None
 
-    def __init__(self, config: BusConfig, deliver: Deliver) -> None:
+    def __init__(self, config: BusConfig, deliver: Deliver, options: Native) -> None:
         self._config = config
         self._limits: Limits = config.limits
         self._deliver = deliver
@@ -165,8 +172,15 @@ class Native:
             lib.ABK_EV_STDERR: self._take_stderr,
             lib.ABK_EV_LOG: self._take_log,
             lib.ABK_EV_FRAME: self._take_frame,
+            lib.ABK_EV_CLIENT: self._take_client,
         }
+        self.listeners: tuple[str, ...] | None = ()
         self._create()
+        try:
+            self.listeners = self._listen(options)
+        except BaseException:
+            self.kill_now(0.0)
+            raise
 
     def _create(self) -> None:
         text = config_json(self._config)
@@ -178,6 +192,28 @@ class Native:
         if bus == ffi.NULL:
             raise InvalidArgumentError(_text(ffi.string(error.text)))
         self._bus = bus
+
+    def _listen(self, options: Native) -> tuple[str, ...]:
+        found: tuple[str, ...] = ()
+        bound, error = ffi.new("char[]", BOUND_BYTES), ffi.new("abk_error *")
+        for door in options.doors():
+            kept = [ffi.new("char[]", os.fsencode(text)) for text in (door.path or "", door.host)]
+            token = ffi.NULL
+            if door.path is None and options.token is not None:
+                token = ffi.new("char[]", options.token.encode("utf-8", "surrogatepass"))
+            listener = ffi.new("abk_listener *")
+            listener.size = ffi.sizeof("abk_listener")
+            listener.unix_path = ffi.NULL if door.path is None else kept[0]
+            listener.unix_mode = 0 if door.admin else options.unix_mode
+            listener.host, listener.port = kept[1], door.port
+            listener.admin, listener.token = door.admin, token
+            if lib.abk_listen(self._bus, listener, bound, BOUND_BYTES, error) < 0:
+                msg = f"Native.{door.field}: {_text(ffi.string(error.text))}"
+                cause = OSError(error.number, os.strerror(error.number)) if error.number else None
+                raise InvalidArgumentError(msg, field=door.field) from cause
+            at = door.url if door.path is not None else f"tcp://{_text(ffi.string(bound))}"
+            found += (at,)
+        return found
 
     # -- running ------------------------------------------------------------------------------
 
@@ -197,6 +233,9 @@ class Native:
                 tasks.start_soon(self._flusher.run)
                 await self._loop.serve_readable(lib.abk_fd(self._bus), self._step)
                 tasks.cancel_scope.cancel("kernel stopped")
+            if self.listeners and self._bus is not None:  # nobody is served any more
+                lib.abk_kill_now(self._bus, 0.0)
+                self._drain()
         finally:
             self._done = True
             self._over.ring()
@@ -214,10 +253,13 @@ class Native:
         if self._bus is not None and lib.abk_flush(self._bus) > 0:
             self._drain()
 
-    async def stop(self, grace_s: float) -> None:
-        """End every worker, all at once, and wait until none is left."""
+    async def stop(self, grace_s: float, drain_s: float = 0.0) -> None:
+        """End every worker, all at once, and wait until none is left.
+
+        What other programs have in flight may finish for ``drain_s`` first.
+        """
         if self._bus is not None:
-            lib.abk_stop(self._bus, 0.0, min(grace_s, 1e9))
+            lib.abk_stop(self._bus, min(drain_s, 1e9), min(grace_s, 1e9))
             self._drain()
         while not self._done:
             await self._over.wait()
@@ -331,6 +373,17 @@ class Native:
             return
         self._tap([decode_frame(_copy(event.text, event.text_len))])
 
+    def _take_client(self, event: Any, events: list[KernelEvent]) -> None:
+        text = _text(_copy(event.text, event.text_len))
+        if event.a == 1:
+            extra = {"event": "client_came"}
+            logger.debug("client %s came from %s", event.count, text, extra=extra)
+            events.append(ClientChanged(event.count, "connected", peer=text))
+        else:
+            extra = {"event": "client_left"}
+            logger.debug("client %s left: %s", event.count, text, extra=extra)
+            events.append(ClientChanged(event.count, "gone", reason=text))
+
     # -- frames towards workers ---------------------------------------------------------------
 
     def _refused(self, result: int) -> Refused:
@@ -440,7 +493,14 @@ class Native:
         return self._done_with(result, f"there is no worker {worker}")
 
     def pause(self, worker: int) -> None:
-        """Leave a worker's stdout unread until :meth:`resume`."""
+        """Leave a worker's stdout unread until :meth:`resume`.
+
+        Raises:
+            NotSupportedError: Others may wait for that worker.
+        """
+        if self.listeners:
+            msg = "backend='native' cannot pause a worker that others use: it listens"
+            raise NotSupportedError(msg, backend=self.name)
         self._call(lib.abk_pause, worker)
 
     def resume(self, worker: int) -> None:

@@ -13,6 +13,7 @@ import msgspec
 from anyio_bus._backends.docker import Docker, open_container
 from anyio_bus._backends.greeting import GREETING_S, check_remote, greet
 from anyio_bus._backends.links import Connect, Link, Subprocess, dial, spawn_daemon
+from anyio_bus._backends.listening import Native
 from anyio_bus._backends.memory import Memory, open_memory
 from anyio_bus._backends.native import open_native, why_not_native
 from anyio_bus._backends.python import open_python
@@ -29,7 +30,12 @@ if TYPE_CHECKING:
 __all__ = ("BackendOption", "Reached", "closed_on_error", "open_backend", "reach")
 
 BackendOption: TypeAlias = (
-    Literal["auto", "native", "python", "subprocess"] | Memory | Subprocess | Connect | Docker
+    Literal["auto", "native", "python", "subprocess"]
+    | Memory
+    | Subprocess
+    | Connect
+    | Docker
+    | Native
 )
 REAP_S = 1.0
 
@@ -130,6 +136,8 @@ def open_backend(option: BackendOption | Reached, config: BusConfig, deliver: De
         return Wire(option.link, option.greeting, config, deliver, again)
     if isinstance(option, Memory):
         return open_memory(config, deliver, option)
+    if isinstance(option, Native):
+        return open_native(config, deliver, option)
     name = str(option)
     if option == "auto":
         name = os.environ.get("ANYIO_BUS_BACKEND") or "auto"
@@ -140,6 +148,10 @@ def open_backend(option: BackendOption | Reached, config: BusConfig, deliver: De
     if name == "python":
         return open_python(config, deliver)
     what = f"ANYIO_BUS_BACKEND={name!r}" if option == "auto" else f"backend={option!r}"
+    raise _no_such(what, name)
+
+
+def _no_such(what: str, name: str) -> InvalidArgumentError:
     if name == "memory":
         msg = f"{what} needs workers: Memory(workers={{'pool': worker}})"
     elif name == "connect":
@@ -149,6 +161,6 @@ def open_backend(option: BackendOption | Reached, config: BusConfig, deliver: De
     else:
         msg = (
             f"{what}: there are 'auto', 'native', 'python', 'subprocess', Subprocess(...), "
-            "Connect(...), Docker(...) and Memory(...)"
+            "Native(...), Connect(...), Docker(...) and Memory(...)"
         )
-    raise InvalidArgumentError(msg, field="backend")
+    return InvalidArgumentError(msg, field="backend")

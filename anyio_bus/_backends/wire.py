@@ -95,6 +95,7 @@ class Wire:
         reach: Callable[[], Awaitable[tuple[Link, tuple[Status, bytes]]]] | None = None,
     ) -> None:
         self.name = link.backend
+        self.listeners: tuple[str, ...] | None = None
         self._link = link
         self._deliver = deliver
         self._reach = reach
@@ -237,8 +238,11 @@ class Wire:
         for then in asked.values():
             then(Message(error=Raw(b"{}")))
 
-    async def stop(self, grace_s: float) -> None:
-        """End our own daemon and its workers within ``grace_s``, or leave one that others use."""
+    async def stop(self, grace_s: float, drain_s: float = 0.0) -> None:
+        """End our own daemon and its workers within ``grace_s``, or leave one that others use.
+
+        There is nobody for whom ``drain_s`` would be.
+        """
         self._stopping = True
         self._over.ring()
         if not self._done and not self._closed:

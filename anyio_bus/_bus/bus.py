@@ -32,6 +32,7 @@ from anyio_bus._bus.calls import (
     check_timeout,
     result_of,
 )
+from anyio_bus._bus.clients import Clients
 from anyio_bus._bus.handlers import Handlers
 from anyio_bus._bus.identity import AuditEvent, Identity, envelope_members
 from anyio_bus._bus.inbound import Inbound
@@ -57,6 +58,7 @@ from anyio_bus._bus.threads import FromThread, Threads
 from anyio_bus._errors import (
     BusError,
     InvalidArgumentError,
+    NotSupportedError,
     UnknownPoolError,
     error_from_failure,
 )
@@ -70,7 +72,7 @@ from anyio_bus._sansio.codec import (
     encode_value,
     read_frame,
 )
-from anyio_bus._sansio.events import BadLineInfo, KernelStatistics, WorkerInfo
+from anyio_bus._sansio.events import BadLineInfo, ClientChanged, KernelStatistics, WorkerInfo
 from anyio_bus._sansio.lifecycle import State
 from anyio_bus._sansio.messages import Message, Result, is_error
 from anyio_bus._sansio.routing import Refused, Route
@@ -106,6 +108,8 @@ class BusStatistics(msgspec.Struct, frozen=True, kw_only=True):
         unattributed: Chunks that could be of several streams, or of none; followers had them.
         handling: Requests of workers that are served now.
         dropped_answers: Answers to workers that their queues had no room for.
+        clients: Programs that are connected to the kernel, where it listens; this one is among
+            them where the kernel is elsewhere.
         kernel: The kernel's counters.
     """
 
@@ -119,6 +123,7 @@ class BusStatistics(msgspec.Struct, frozen=True, kw_only=True):
     unattributed: int
     handling: int
     dropped_answers: int
+    clients: int
     kernel: KernelStatistics
 
 
@@ -143,6 +148,7 @@ class Bus:
     _inbound: Inbound
     _collecting: frozenset[str]
     _bad_lines: BadLines
+    _clients: Clients
     _backend: Backend
     _life: Lifetime
     _policies: Policies
@@ -189,6 +195,8 @@ class Bus:
         self._calls.on_request = handlers.take
         self._calls.on_cancel = handlers.cancel
         self._calls.on_bad_line = self._bad_lines.take
+        self._clients = Clients(loop)
+        self._calls.on_client = self._clients.take
         for part in (self._life, handlers, self._bad_lines):
             self._calls.worker_listeners.append(part.worker_changed)
         if self._policies.wanted:
@@ -1007,6 +1015,35 @@ class Bus:
         """The name of the backend in use."""
         return self._backend.name
 
+    @property
+    def listeners(self) -> tuple[str, ...]:
+        """Where other programs connect, as URLs for :class:`Connect`; see :class:`Native`.
+
+        In the order in which they were given, each port that the system chose filled in.
+        """
+        return self._backend.listeners or ()
+
+    def on_client(self, function: Callable[[ClientChanged], object]) -> Callable[[], None]:
+        """Have a plain function called whenever another program connects, or is gone, at once.
+
+        Args:
+            function: It must not block; what it raises is logged and costs that event.
+
+        Returns:
+            What ends it; calling that again does nothing.
+
+        Raises:
+            NotSupportedError: The backend cannot listen: only ``Native(listen=...)`` can.
+        """
+        if not callable(function):
+            msg = f"function must be callable, not {function!r}"
+            raise InvalidArgumentError(msg, field="function")
+        self._life.check_running()
+        if self._backend.listeners is None:
+            msg = f"backend={self._backend.name!r} cannot listen: Native(listen=...) can"
+            raise NotSupportedError(msg, backend=self._backend.name)
+        return self._clients.follow(function)
+
     async def refresh(self) -> None:
         """Have :meth:`workers` and :meth:`statistics` be of now.
 
@@ -1039,6 +1076,7 @@ class Bus:
         """Return the counters; see :meth:`refresh`."""
         self._life.check_place()
         calls = self._calls
+        kernel = self._backend.statistics()
         return BusStatistics(
             backend=self._backend.name,
             state=self._life.state,
@@ -1050,7 +1088,8 @@ class Bus:
             unattributed=self._inbound.unattributed,
             handling=self._handlers.running,
             dropped_answers=self._handlers.dropped,
-            kernel=self._backend.statistics(),
+            clients=kernel.clients,
+            kernel=kernel,
         )
 
     def bad_lines(self) -> list[BadLineInfo]:

@@ -27,7 +27,15 @@ from anyio_bus._errors import (
 from anyio_bus._io.loop import Alarm, Loop
 from anyio_bus._sansio.codec import decode_error, encode_request, encode_requests, encode_value
 from anyio_bus._sansio.deadlines import Deadlines
-from anyio_bus._sansio.events import ChunkLines, Failed, KernelEvent, LineBad, Lines, WorkerChanged
+from anyio_bus._sansio.events import (
+    ChunkLines,
+    ClientChanged,
+    Failed,
+    KernelEvent,
+    LineBad,
+    Lines,
+    WorkerChanged,
+)
 from anyio_bus._sansio.lifecycle import State
 from anyio_bus._sansio.messages import Message, RequestId, is_error
 from anyio_bus._sansio.peer import Peer
@@ -222,6 +230,7 @@ class Calls:
         self.on_request: Callable[[Lines, Message], None] = _nothing
         self.on_cancel: Callable[[Lines, Message], bool] = _not_ours
         self.on_bad_line: Callable[[LineBad], None] = _ignore
+        self.on_client: Callable[[ClientChanged], None] = _ignore
         self.worker_listeners: list[Callable[[WorkerChanged], None]] = []
         self.on_idle: Callable[[], None] | None = None
         self.check_thread: Callable[[], None] = _no_check
@@ -601,6 +610,8 @@ class Calls:
                     self.end(call, error_from_failure(event.failure))
             elif type(event) is LineBad:
                 self.on_bad_line(event)
+            elif type(event) is ClientChanged:
+                self.on_client(event)
             else:
                 self._take_change(event)  # type: ignore[arg-type]  # what is left of the union
 
@@ -717,7 +728,7 @@ def _nothing(_event: Lines, _message: Message) -> None:
     return
 
 
-def _ignore(_event: LineBad) -> None:
+def _ignore(_event: LineBad | ClientChanged) -> None:
     return
 
 

@@ -100,7 +100,10 @@ class HandlerContext:
 
     @property
     def request_id(self) -> RequestId:
-        """The id of the request, which is the worker's own: another worker may use it as well."""
+        """The id of the request, which is the worker's own: another worker may use it as well.
+
+        Where other programs may be connected to the kernel it is the kernel's, and unique there.
+        """
         return self._key
 
     @property

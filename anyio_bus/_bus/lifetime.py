@@ -203,18 +203,21 @@ class Lifetime:
         handlers.close("bus is shutting down")
         calls.fail_all("bus is shutting down")
         tasks.start_soon(self._follow_shorter_stops)
-        await self._backend.stop(self._grace_s)
+        await self._backend.stop(self._grace_s, self._drain_left())
         limit = self._now() + HANDLERS_S
         if not await self.bell.until(lambda: handlers.idle, lambda: limit, self._now):
             names = ", ".join(handlers.running_methods)
             extra = {"event": "handlers_stuck"}
             logger.error("cancelled handlers did not end: %s", names, extra=extra)
 
+    def _drain_left(self) -> float:
+        return max(0.0, self._drain_until - self._now())
+
     async def _follow_shorter_stops(self) -> None:
         while True:
             await self.bell.wait()
             with anyio.move_on_after(0):  # the backend takes a shorter one; the first stop waits
-                await self._backend.stop(self._grace_s)
+                await self._backend.stop(self._grace_s, self._drain_left())
 
     async def stop(self, drain_s: float, grace_s: float) -> None:
         """Ask for a stop, or for a shorter one, and wait until it is over."""

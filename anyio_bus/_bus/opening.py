@@ -75,6 +75,20 @@ async def _reach(
     return wanted, backend
 
 
+def _furnish(
+    bus: Bus,
+    handlers: Mapping[str, Callable[..., Any]] | None,
+    record_tap: str | os.PathLike[str] | None,
+) -> None:
+    """Give a bus what it is to have from the start."""
+    try:
+        bus._handlers.add_all(handlers or {})
+        bus._taps.record_all(record_tap)
+    except BaseException:
+        bus._life.kill_now()  # it may listen already
+        raise
+
+
 @asynccontextmanager
 async def open_bus(
     *pools: Pool | BusConfig,
@@ -96,7 +110,8 @@ async def open_bus(
             :func:`~anyio_bus.find_config` says.
         config: A :class:`BusConfig`, a mapping in the schema of a configuration file, or its path.
         limits: The bounds; default those of ``config``, else :class:`Limits`.
-        backend: Where the kernel runs: ``"native"`` (the C kernel in this process), ``"python"``,
+        backend: Where the kernel runs: ``"native"`` or ``Native(listen=...)`` (the C kernel in this
+            process), ``"python"``,
             ``"subprocess"`` or ``Subprocess(...)`` (a daemon of its own), ``Connect(url)`` (a daemon
             that is there already), ``Docker(image)`` (a daemon in a container of its own),
             ``Memory(...)``, or ``"auto"``: native where it is there, else python.
@@ -134,8 +149,7 @@ async def open_bus(
     found, kernel = await _reach(pools, config, limits, backend)
     with closed_on_error(kernel):
         bus = Bus._create(found, kernel, timeout, telemetry, ids)
-        bus._handlers.add_all(handlers or {})
-        bus._taps.record_all(record_tap)
+        _furnish(bus, handlers, record_tap)
     body_error: BaseException | None = None
     try:
         async with anyio.create_task_group() as tasks:

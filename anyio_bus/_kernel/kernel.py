@@ -80,6 +80,7 @@ class Kernel:
     ) -> None:
         self.name = name
         self.borrow = self.refresh = None
+        self.listeners: tuple[str, ...] | None = None
         self.limits = config.limits
         self.spawner = spawner
         self.deliver = deliver
@@ -129,10 +130,11 @@ class Kernel:
             return False
         return all(slot.over for slot in self.slots.values())
 
-    async def stop(self, grace_s: float) -> None:
+    async def stop(self, grace_s: float, drain_s: float = 0.0) -> None:
         """End every worker, all at once, and wait until none is left.
 
-        Called again with a smaller grace, it shortens the first stop.
+        Called again with a smaller grace, it shortens the first stop. There is nobody else for whom
+        ``drain_s`` would be.
 
         Cancellation:
             The wait ends; the stop goes on.

@@ -15,6 +15,7 @@ from anyio_bus._sansio.messages import BadLine, Message, RequestId
 __all__ = (
     "BadLineInfo",
     "ChunkLines",
+    "ClientChanged",
     "Deliver",
     "Failed",
     "KernelEvent",
@@ -97,6 +98,22 @@ class WorkerChanged(msgspec.Struct, frozen=True):
     failure: Failure | None = None
 
 
+class ClientChanged(msgspec.Struct, frozen=True):
+    """Another program came to a kernel that listens, or went.
+
+    Args:
+        client: The number of its connection; none is used twice.
+        state: Whether it is there.
+        peer: Where it came from: ``"unix"``, or its address.
+        reason: Why it went.
+    """
+
+    client: int
+    state: Literal["connected", "gone"]
+    peer: str = ""
+    reason: str = ""
+
+
 def lines_of(
     pool: str,
     worker: int,
@@ -122,7 +139,7 @@ def lines_of(
         ]
 
 
-KernelEvent: TypeAlias = Lines | ChunkLines | LineBad | Failed | WorkerChanged
+KernelEvent: TypeAlias = Lines | ChunkLines | LineBad | Failed | WorkerChanged | ClientChanged
 Deliver: TypeAlias = Callable[[list[KernelEvent]], None]
 
 
@@ -230,3 +247,6 @@ class KernelStatistics(msgspec.Struct, frozen=True, kw_only=True):
     live_requests: int
     queued_requests: int
     sessions: int
+    client_connects: int = 0
+    client_disconnects: int = 0
+    clients: int = 0

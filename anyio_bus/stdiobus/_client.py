@@ -45,7 +45,11 @@ if TYPE_CHECKING:
 __all__ = ("AsyncStdioBus",)
 
 STOP_TIMEOUT_S = 30.0
-_COUNTED = ("messages_in", "messages_out", "bytes_in", "bytes_out")
+_COUNTED = (
+    *("messages_in", "messages_out", "bytes_in", "bytes_out"),
+    *("worker_restarts", "routing_errors"),
+)
+_COUNTED_OF_CLIENTS = (*_COUNTED, "client_connects", "client_disconnects")
 
 
 class _Call(NamedTuple):
@@ -78,7 +82,7 @@ def _check_options(
                 if options is not None:
                     options.validate()
             configs = configs_of(config, config_path, subprocess)
-            place = find_place(backend, native, docker)
+            place = find_place(backend, configs, native, docker, subprocess)
         except anyio_bus.BusError:
             raise
         except ValueError as exc:
@@ -115,7 +119,7 @@ class AsyncStdioBus:
         native: Options of that backend.
 
     Raises:
-        InvalidArgumentError: An argument is wrong, or the backend is not there.
+        InvalidArgumentError: An argument is wrong.
         TransportError: There is no file ``config_path``.
     """
 
@@ -145,7 +149,7 @@ class AsyncStdioBus:
         self._session = new_session_id()
         self._agent_session: str | None = None
         self._state = BusState.CREATED
-        self._inbox = Inbox()
+        self._inbox = Inbox(renumbered=self._place.renumbers)
         self._keeper: Keeper | None = None
 
     def __repr__(self) -> str:
@@ -159,7 +163,8 @@ class AsyncStdioBus:
 
         Raises:
             InvalidStateError: It was started before, or is stopped meanwhile.
-            TransportError: The backend is not there.
+            NotSupportedError: The backend is not there.
+            InvalidArgumentError: The address to listen at is taken.
 
         Cancellation:
             What was started is stopped again.
@@ -167,9 +172,6 @@ class AsyncStdioBus:
         if self._state is not BusState.CREATED:
             msg = f"Bus was started already: it is {self._state.name}"
             raise InvalidStateError(msg)
-        if self._place.option is None:
-            self._state = BusState.STOPPED
-            raise self._place.missing()
         self._state = BusState.STARTING
         handlers = {"*": self._inbox.questions.serve}
         self._keeper = Keeper(self._configs, self._place.option, self._session, handlers)
@@ -545,29 +547,39 @@ class AsyncStdioBus:
         return self.get_state() is BusState.RUNNING
 
     def get_stats(self) -> BusStats:
-        """Return what the kernel has counted; clients are those of a listener."""
+        """Return what the kernel has counted; clients are those of a listener.
+
+        Where the kernel is in another process that is its last report; each look asks for the next.
+        """
         stats = BusStats()
         for bus in self._opened():
             kernel = bus.statistics().kernel
-            for name in (*_COUNTED, "worker_restarts", "routing_errors"):
+            for name in _COUNTED_OF_CLIENTS if bus.listeners else _COUNTED:
                 setattr(stats, name, getattr(stats, name) + getattr(kernel, name))
         return stats
 
     def get_backend_type(self) -> str:
-        """Return the backend in use: ``"python"`` is the kernel inside this process."""
-        return self._place.name
+        """Return the backend in use, which ``"auto"`` becomes with the start.
+
+        ``"python"`` is the kernel inside this process, in Python.
+        """
+        buses = self._opened()
+        return buses[0].backend if buses else self._place.name
 
     def get_listen_mode(self) -> ListenMode:
         """Return where the kernel listens for other programs."""
-        return ListenMode.NONE
+        return self._place.listen_mode
 
     def get_worker_count(self) -> int:
         """Return the number of worker processes."""
-        return sum(bus.statistics().kernel.workers for bus in self._opened())
+        if self.get_state() is BusState.STOPPED:
+            return 0
+        workers = [info for bus in self._opened() for info in bus.workers()]
+        return sum(info.pid is not None for info in workers)
 
     def get_client_count(self) -> int:
         """Return the number of other programs that are connected."""
-        return 0
+        return sum(bus.statistics().clients for bus in self._opened() if bus.listeners)
 
     def _opened(self) -> list[anyio_bus.Bus]:
         return [] if self._keeper is None else list(self._keeper.buses.values())

@@ -8,12 +8,15 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
 import anyio_bus
 from anyio_bus import BusHost
+
+if TYPE_CHECKING:
+    from anyio_bus.stdiobus._places import Option
 
 __all__ = ("Keeper",)
 
@@ -43,7 +46,7 @@ class Keeper:
     def __init__(
         self,
         configs: Mapping[str, anyio_bus.BusConfig],
-        backend: Literal["auto", "python"] | anyio_bus.Docker,
+        backend: Option,
         session: str,
         handlers: Mapping[str, Callable[..., Any]],
     ) -> None:

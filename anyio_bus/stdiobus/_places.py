@@ -1,61 +1,56 @@
-"""Own the table of backends: which there are, in which order ``"auto"`` tries them, and what to say."""
+"""Own the table of backends: what each is to :func:`anyio_bus.open_bus`, and who may listen."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Collection
 from typing import Literal, NamedTuple
 
-from anyio_bus import Docker
-from anyio_bus.stdiobus.errors import InvalidArgumentError, StdioBusError, TransportError
-from anyio_bus.stdiobus.types import BackendMode, DockerOptions, ListenMode, NativeOptions
+from anyio_bus import Docker, Native, Subprocess
+from anyio_bus.stdiobus.errors import InvalidArgumentError
+from anyio_bus.stdiobus.types import (
+    BackendMode,
+    DockerOptions,
+    ListenMode,
+    NativeOptions,
+    SubprocessOptions,
+)
 
-__all__ = ("Place", "find_place")
+__all__ = ("Option", "Place", "find_place")
 
-_NOT_YET = "is not part of this version of anyio_bus: use backend='auto' or 'python', which"
-_WHAT_PYTHON_IS = "run the same pools on the kernel inside this process"
+Option = Literal["auto", "python"] | Native | Subprocess | Docker
 
 
 class Place(NamedTuple):
     """One backend.
 
     Attributes:
-        name: What ``get_backend_type()`` says.
-        option: The ``backend=`` of :func:`anyio_bus.open_bus`; None where it is not there.
-        error: What asking for it raises where it is not there.
-        at_start: Whether that is raised by ``start()``, as by the existing client.
-        why: What is missing, and what to do about it.
+        name: What ``get_backend_type()`` says before the start.
+        option: The ``backend=`` of :func:`anyio_bus.open_bus`.
+        listen_mode: Where it listens for other programs.
     """
 
     name: str
-    option: Literal["python"] | Docker | None
-    error: type[StdioBusError] = TransportError
-    at_start: bool = True
-    why: str = ""
+    option: Option
+    listen_mode: ListenMode = ListenMode.NONE
 
-    def missing(self) -> StdioBusError:
-        """Return the error of asking for it."""
-        return self.error(f"backend {self.name!r} {self.why}")
-
-
-# In the order of "auto". A backend that comes to anyio_bus gets its option here, and is found.
-_PLACES = (
-    Place("subprocess", None, why=f"(the daemon as a child) {_NOT_YET} {_WHAT_PYTHON_IS}"),
-    Place(
-        "native",
-        None,
-        InvalidArgumentError,
-        at_start=False,
-        why=f"(the kernel in C) {_NOT_YET} {_WHAT_PYTHON_IS}",
-    ),
-    Place("python", "python"),
-)
+    @property
+    def renumbers(self) -> bool:
+        """Whether a worker's request has another id here than on its pipe: others may be there."""
+        return self.listen_mode is not ListenMode.NONE or isinstance(self.option, Docker)
 
 
 def find_place(
-    backend: BackendMode | str, native: NativeOptions | None, docker: DockerOptions | None
+    backend: BackendMode | str,
+    pools: Collection[str],
+    native: NativeOptions | None,
+    docker: DockerOptions | None,
+    subprocess: SubprocessOptions | None,
 ) -> Place:
-    """Return the backend that was asked for; for ``"auto"`` the first one that is there.
+    """Return the backend that was asked for.
 
-    Nobody gets a container without asking for it.
+    ``"auto"`` is a kernel in this process, the one in C where it is there. Nobody gets a daemon or a
+    container without asking for it.
 
     Raises:
         InvalidArgumentError: There is none of that name, or it cannot listen as it is to.
@@ -67,18 +62,35 @@ def find_place(
         msg = f"backend must be one of {names}, not {backend!r}"
         raise InvalidArgumentError(msg) from None
     if native is not None and native.listen_mode != ListenMode.NONE:
-        if mode not in (BackendMode.AUTO, BackendMode.NATIVE):
-            msg = f"native.listen_mode: backend {mode.value!r} cannot listen, only 'native' can"
-            raise InvalidArgumentError(msg)
-        mode = BackendMode.NATIVE
-    if mode is BackendMode.AUTO:
-        return next(place for place in _PLACES if place.option is not None)
+        return _listener(mode, pools, native)
     if mode is BackendMode.DOCKER:
         return Place("docker", _container(docker or DockerOptions()))
-    place = next(place for place in _PLACES if place.name == mode.value)
-    if place.option is None and not place.at_start:
-        raise place.missing()
-    return place
+    if mode is BackendMode.SUBPROCESS:
+        path = None if subprocess is None else subprocess.binary_path
+        return Place("subprocess", Subprocess(binary_path=path or None))
+    if mode is BackendMode.NATIVE:
+        return Place("native", Native())
+    return Place(mode.value, "python" if mode is BackendMode.PYTHON else "auto")
+
+
+def _listener(mode: BackendMode, pools: Collection[str], native: NativeOptions) -> Place:
+    """Return the kernel in C with a listener: it alone has any."""
+    if mode not in (BackendMode.AUTO, BackendMode.NATIVE):
+        msg = f"native.listen_mode: backend {mode.value!r} cannot listen, only 'native' can"
+        raise InvalidArgumentError(msg)
+    if len(pools) > 1:
+        msg = (
+            "native.listen_mode: with several pools there are several kernels, and an address is of "
+            "one; anyio_bus.open_bus(..., backend=Native(listen=...)) has all pools in one kernel"
+        )
+        raise InvalidArgumentError(msg)
+    if native.listen_mode == ListenMode.UNIX:
+        assert native.unix_path is not None  # validated
+        url = f"unix://{os.path.abspath(native.unix_path)}"
+    else:
+        host = f"[{native.tcp_host}]" if ":" in native.tcp_host else native.tcp_host
+        url = f"tcp://{host}:{native.tcp_port}"
+    return Place("native", Native(listen=url), ListenMode(native.listen_mode))
 
 
 def _container(options: DockerOptions) -> Docker:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -36,9 +37,13 @@ class Questions:
     """What workers have asked and nobody has answered yet.
 
     A worker's line is seen before the bus serves it, so the answer may be there first.
+
+    Args:
+        show: Shows a request to those who see lines, where they do not see that of the worker.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, show: Callable[[str], None] | None = None) -> None:
+        self._show = show
         self._open: OrderedDict[_Question, _Key] = OrderedDict()
         self.heard = False  # whether anybody sees the lines of workers
 
@@ -65,6 +70,9 @@ class Questions:
             RemoteError: It is an error, or nobody sees the lines of workers.
         """
         await anyio.lowlevel.checkpoint()
+        if self._show is not None and self.heard:
+            self.ask(context.request_id)
+            self._show(_line_of(context, params))
         key = _key(context.request_id)
         found = (q for q, asked in self._open.items() if asked == key and not q.taken)
         question = next(found, None)
@@ -77,6 +85,15 @@ class Questions:
         finally:
             self._open.pop(question, None)
         return _result_of(question.answer or {})
+
+
+def _line_of(context: anyio_bus.HandlerContext, params: Any) -> str:
+    message = {"jsonrpc": "2.0", "id": context.request_id, "method": context.method}
+    if params is not None:
+        message["params"] = params
+    if context.session is not None:
+        message["sessionId"] = context.session
+    return msgspec.json.encode(message).decode()
 
 
 def _result_of(response: dict[str, Any]) -> Any:

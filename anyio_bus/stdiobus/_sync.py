@@ -254,4 +254,4 @@ class StdioBus:
 
     def get_client_count(self) -> int:
         """Return the number of other programs that are connected."""
-        return self._bus.get_client_count()
+        return self._run(self._bus.get_client_count)

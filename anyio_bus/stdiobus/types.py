@@ -154,7 +154,10 @@ class BusConfig:
 
 @dataclass
 class SubprocessOptions:
-    """Options of the subprocess backend; ``env`` is set for the workers on any backend."""
+    """Options of the subprocess backend: which ``anyio-busd`` is started, one for each pool.
+
+    ``env`` is set for the workers on any backend. What is about times and lines has no effect here.
+    """
 
     binary_path: str = ""
     start_timeout_sec: float = 5.0
@@ -191,7 +194,10 @@ class DockerOptions:
 
 @dataclass
 class NativeOptions:
-    """Options of the native backend: where it listens. ``poll_interval_ms`` has no effect here."""
+    """Options of the native backend: where it listens. ``poll_interval_ms`` has no effect here.
+
+    One pool may be served so; TCP is for loopback.
+    """
 
     listen_mode: ListenMode | str = ListenMode.NONE
     tcp_host: str = "127.0.0.1"

@@ -18,6 +18,7 @@ from anyio_bus import (
     BusConfig,
     BusState,
     BusStatistics,
+    ClientChanged,
     Identity,
     InvalidArgumentError,
     Limits,
@@ -581,6 +582,21 @@ class SyncBus:
     def backend(self) -> str:
         """The name of the backend in use."""
         return self._bus.backend
+
+    @property
+    def listeners(self) -> tuple[str, ...]:
+        """Where other programs connect, as URLs; as :attr:`Bus.listeners`."""
+        return self._bus.listeners
+
+    def on_client(self, function: Callable[[ClientChanged], object]) -> Callable[[], None]:
+        """Have a plain function called whenever another program connects, or is gone, at once.
+
+        It is called in the bus's own thread: it must not block, so it cannot use this bus.
+
+        Returns:
+            What ends it, from any thread; calling that again does nothing.
+        """
+        return partial(self._runner.do, self._runner.run_sync(self._bus.on_client, function))
 
     def workers(self) -> list[WorkerInfo]:
         """Return every worker slot, as it stands."""

@@ -161,7 +161,8 @@ ABK_API double abk_drain_timeout(const abk_bus *bus);
 ABK_API bool abk_stopped(const abk_bus *bus);
 
 /* Without stepping: kill what is left, reap it for at most reap_s seconds, close every fd but
- * abk_fd(). What was in flight or waited fails (-32055); abk_next_event() has that of the host. */
+ * abk_fd(). What was in flight or waited fails (-32055); abk_next_event() has that of the host, and
+ * which clients it has left. */
 ABK_API void abk_kill_now(abk_bus *bus, double reap_s);
 
 /* abk_kill_now() for half a second, then free everything. NULL is fine. */

@@ -341,8 +341,11 @@ void abk_kill_now(abk_bus *bus, double reap_s)
         abk_client *client = ABK_OF(link, abk_client, link);
         if (client->kind == ABK_HOST)
             continue;
-        if (client->in.fd >= 0)
+        if (client->in.fd >= 0) {
             abk_client_flush(client); /* as far as it takes its last errors now */
+            if (!client->gone)
+                abk_client_leaves(client, "the bus has ended");
+        }
         abk_client_close(client);
     }
 }

@@ -523,6 +523,7 @@ void abk_client_read(abk_client *client);
 void abk_client_check(abk_client *client);
 void abk_client_mark(abk_client *client);
 void abk_client_gone(abk_client *client, const char *why);
+void abk_client_leaves(abk_client *client, const char *why);
 void abk_client_stalled(abk_client *client);
 void abk_client_watch(abk_client *client);
 void abk_client_look(abk_client *client); /* has its input ended, and is nothing pending? */

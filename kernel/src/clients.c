@@ -141,6 +141,20 @@ void abk_client_close(abk_client *client)
     }
 }
 
+/* Count it, and tell the host. */
+void abk_client_leaves(abk_client *client, const char *why)
+{
+    abk_bus *bus = client->bus;
+    bus->counts.clients--;
+    bus->counts.client_disconnects++;
+    abk_event *event = abk_tell(bus, ABK_EV_CLIENT, NULL);
+    if (event != NULL) {
+        event->count = client->number;
+        event->b = client->kind == ABK_SERVED;
+        abk_tell_text(bus, why, strlen(why));
+    }
+}
+
 void abk_client_gone(abk_client *client, const char *why)
 {
     abk_bus *bus = client->bus;
@@ -170,14 +184,7 @@ void abk_client_gone(abk_client *client, const char *why)
     bus->client_count -= !client->needs_auth;
     if (client->needs_auth)
         leave_strangers(client);
-    bus->counts.clients--;
-    bus->counts.client_disconnects++;
-    abk_event *event = abk_tell(bus, ABK_EV_CLIENT, NULL);
-    if (event != NULL) {
-        event->count = client->number;
-        event->b = client->kind == ABK_SERVED;
-        abk_tell_text(bus, why, strlen(why));
-    }
+    abk_client_leaves(client, why);
     abk_watchers_client(client, false, why);
     if (client->kind == ABK_SERVED) { /* late answers may still be looked up by it */
         abk_buf_free(&client->buf);

@@ -305,6 +305,31 @@ static void tcp_beyond_loopback_needs_a_token(void)
     rig_free(&r);
 }
 
+/* No step comes after it: what the host has left to know it hears from the events. */
+static void whom_the_end_leaves_is_counted_and_told_of(void)
+{
+    enum { CLIENTS = 3 };
+    house h;
+    wire all[CLIENTS];
+    abk_event event;
+    int left = 0;
+    house_open(&h, rig_config("", "", ""), NULL);
+    for (int i = 0; i < CLIENTS; i++) {
+        wire_connect(&all[i], h.path);
+        SAY(&h.rig, &all[i], "{\"id\":1,\"method\":\"hold\"}\n");
+    }
+    UNTIL(&h.rig, rig_stats(&h.rig).live_requests == CLIENTS);
+    abk_kill_now(h.rig.bus, 1.0);
+    abk_kill_now(h.rig.bus, 1.0);
+    while (abk_next_event(h.rig.bus, &event) == 1) {
+        const bool of_client = event.type == ABK_EV_CLIENT && event.a == 0;
+        left += of_client && memmem(event.text, event.text_len, "has ended", 9) != NULL;
+    }
+    CHECK(left == CLIENTS);
+    CHECK(rig_stats(&h.rig).clients == 0 && rig_stats(&h.rig).client_disconnects == CLIENTS);
+    house_close(&h, all, CLIENTS);
+}
+
 TEST_MAIN(TEST(clients_are_strangers), TEST(tokens_of_progress_are_put_back),
           TEST(a_half_closed_client_gets_its_answers_and_a_gone_one_is_forgotten),
           TEST(a_token_comes_first), TEST(a_stranger_cannot_speak_without_its_token),
@@ -313,4 +338,5 @@ TEST_MAIN(TEST(clients_are_strangers), TEST(tokens_of_progress_are_put_back),
           TEST(one_that_takes_nothing_is_disconnected),
           TEST(a_full_client_may_be_given_up_while_it_cancels),
           TEST(a_full_client_may_be_given_up_while_it_waits_for_a_lease),
-          TEST(a_path_is_taken_over_only_from_the_dead), TEST(tcp_beyond_loopback_needs_a_token))
+          TEST(a_path_is_taken_over_only_from_the_dead), TEST(tcp_beyond_loopback_needs_a_token),
+          TEST(whom_the_end_leaves_is_counted_and_told_of))

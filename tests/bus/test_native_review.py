@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from anyio_bus import Pool
-from anyio_bus._backends.native import Native, lib, open_native
+from anyio_bus._backends.native import NativeKernel, lib, open_native
 from anyio_bus._config import BusConfig, Limits
 from anyio_bus._errors import KernelCode
 from anyio_bus._io.loop import running_loop_name
@@ -49,7 +49,7 @@ class Host:
         return {m.id for event in self.events if isinstance(event, Lines) for m in event.messages}
 
     @asynccontextmanager
-    async def run(self) -> AsyncIterator[Native]:
+    async def run(self) -> AsyncIterator[NativeKernel]:
         native = open_native(BusConfig(pools=(self.pool,), limits=Limits()), self.deliver)
         async with anyio.create_task_group() as tasks:
             await tasks.start(native.run)

@@ -1,4 +1,4 @@
-"""Which loops the suite runs on where: the fallbacks of a spawner see the loop only through AnyIO."""
+"""Which loops the suite runs on where: some places see the loop as others do, or only through AnyIO."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ import pytest
 from tests.contract.places import CANNOT
 from tests.docker import kit
 
-# Where the loop tells nothing more.
-FALLBACKS = ("python-portable", "python-no-pidfd", "connect-tcp")
-TCP = (
-    "test_requests.py",
-    "test_streams.py",
-)  # what runs over TCP, too: the rest is as on a socket file
+# Where the loop tells nothing more; or is asked on one loop alone.
+ON_FEWER_LOOPS = ("python-portable", "python-no-pidfd")
+ON_ONE_LOOP = ("connect-tcp", "native-listening", "connect-native", "docker")
+# What runs over TCP, too: the rest is as on a socket file.
+TCP = ("test_requests.py", "test_streams.py")
 FURTHER_LOOPS = ("asyncio+uvloop", "asyncio+eager")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Run the fallbacks on asyncio and on trio alone, and each test where it can be run."""
+    """Run what differs little on asyncio and on trio alone, and each test where it can be run."""
     left_out = [item for item in items if _is_left_out(item)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
@@ -46,6 +45,10 @@ def _is_left_out(item: pytest.Item) -> bool:
         place = item.callspec.params["place"]
         if needed & CANNOT.get(place.name, frozenset()):
             return True
-    if "docker" in nodeid and ("trio" not in nodeid or "any_step" in nodeid):
-        return True  # half a second for each bus: one loop, and not a hundred starts
-    return any(f in nodeid for f in FALLBACKS) and any(loop in nodeid for loop in FURTHER_LOOPS)
+    if "docker" in nodeid and "any_step" in nodeid:
+        return True  # half a second for each bus: not a hundred starts
+    if any(place in nodeid for place in ON_ONE_LOOP) and "trio" not in nodeid:
+        return True
+    return any(f in nodeid for f in ON_FEWER_LOOPS) and any(
+        loop in nodeid for loop in FURTHER_LOOPS
+    )

@@ -8,14 +8,14 @@ import sys
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import anyio.lowlevel
 import pytest
 
-from anyio_bus import Bus, BusConfig, Connect, Limits, Memory, Pool, open_bus
+from anyio_bus import Bus, BusConfig, Connect, Limits, Memory, Native, Pool, open_bus
 from anyio_bus._backends.reports import config_json
 from anyio_bus._daemon import find_daemon
 from tests.bus.support import scripted
@@ -53,9 +53,11 @@ class Setting(NamedTuple):
 PLACES: dict[str, Setting] = {
     "python": Setting(lambda _kinds: "python"),
     "native": Setting(lambda _kinds: "native"),
+    "native-listening": Setting(lambda _kinds: Native(listen="tcp://127.0.0.1:0")),
     "subprocess": Setting(lambda _kinds: "subprocess"),
     "connect": Setting(lambda _kinds: "connect"),
     "connect-tcp": Setting(lambda _kinds: "connect"),
+    "connect-native": Setting(lambda _kinds: "connect"),
     "docker": Setting(lambda _kinds: on_this_system()),
     "python-portable": Setting(lambda _kinds: "python", {"ANYIO_BUS_SPAWNER": "portable"}),
     "python-no-pidfd": Setting(lambda _kinds: "python", {"ANYIO_BUS_NO_PIDFD": "1"}),
@@ -64,16 +66,20 @@ PLACES: dict[str, Setting] = {
 
 
 # What a backend cannot do: the table in docs/howto/backends.md, which test_table.py compares with this.
-_FROM_AFAR = frozenset({"policies", "own workers", "portable"})
+_FROM_AFAR = frozenset({"policies", "own workers", "portable", "listening"})
 CANNOT: dict[str, frozenset[str]] = {
     "native": frozenset({"portable"}),
-    "memory": frozenset({"pids"}),
+    "native-listening": frozenset({"portable", "pause", "own ids"}),
+    "python": frozenset({"listening"}),
+    "memory": frozenset({"listening", "pids"}),
     "subprocess": _FROM_AFAR,
     "connect": _FROM_AFAR | {"pause", "own ids"},
     "connect-tcp": _FROM_AFAR | {"pause", "own ids"},
+    "connect-native": _FROM_AFAR | {"pause", "own ids"},
     "docker": _FROM_AFAR | {"own ids", "pids"},
 }
-REMOTE = ("subprocess", "connect", "connect-tcp", "docker")  # the kernel is in another process
+# The bus is at one end of a wire.
+REMOTE = ("subprocess", "connect", "connect-tcp", "connect-native", "docker")
 TOKEN = "s\u00e9cret"
 
 
@@ -142,32 +148,52 @@ class Place:
         kinds = kinds or {"w": SCRIPTED}
         pools = [Pool(name, kind.argv, **(pool or {})) for name, kind in kinds.items()]
         options.setdefault("grace_s", 2)
-        setting = PLACES[self.name]
-        with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
-            for name, value in setting.env.items():
-                patch.setenv(name, value)
-            if self.name == "docker":
-                engine = find_engine()
-                if isinstance(engine, str):
-                    pytest.skip(f"*** NOT TESTED: {engine} ***")
-                for name, value in engine.env.items():
-                    patch.setenv(name, value)
-            elif self.remote:
-                try:
-                    find_daemon()
-                except FileNotFoundError as exc:
-                    pytest.skip(f"*** NOT TESTED: {exc} ***")
-            backend = setting.backend(kinds)
-            if backend == "connect":
-                config = BusConfig(tuple(pools), options.get("limits") or Limits())
-                tcp = self.name == "connect-tcp"
-                where = {"listen": "--admin-tcp 127.0.0.1:0", "token": TOKEN} if tcp else {}
-                url = stack.enter_context(daemon(config, **where))
-                backend = Connect(url, token=TOKEN if tcp else None, admin=admin)
+        async with AsyncExitStack() as stack:
+            backend = await self._backend(stack, kinds, pools, options.get("limits"), admin=admin)
             async with open_bus(*pools, backend=backend, **options) as bus:
                 if kinds == {"w": SCRIPTED}:
                     await bus.wait_ready()
                 yield bus
+
+    async def _backend(
+        self,
+        stack: AsyncExitStack,
+        kinds: Mapping[str, Kind],
+        pools: list[Pool],
+        limits: Limits | None,
+        *,
+        admin: bool,
+    ) -> Any:
+        """Return what open_bus() gets; what is to be there for that ends with the stack."""
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        setting = PLACES[self.name]
+        for name, value in setting.env.items():
+            patch.setenv(name, value)
+        if self.name == "docker":
+            engine = find_engine()
+            if isinstance(engine, str):
+                pytest.skip(f"*** NOT TESTED: {engine} ***")
+            for name, value in engine.env.items():
+                patch.setenv(name, value)
+        elif self.name in {"subprocess", "connect", "connect-tcp"}:
+            try:
+                find_daemon()
+            except FileNotFoundError as exc:
+                pytest.skip(f"*** NOT TESTED: {exc} ***")
+        if self.name in {"connect", "connect-tcp"}:
+            config = BusConfig(tuple(pools), limits or Limits())
+            tcp = self.name == "connect-tcp"
+            where = {"listen": "--admin-tcp 127.0.0.1:0", "token": TOKEN} if tcp else {}
+            url = stack.enter_context(daemon(config, **where))
+            return Connect(url, token=TOKEN if tcp else None, admin=admin)
+        if self.name == "connect-native":  # to the kernel of another bus in this process
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bus-"))
+            native = Native(admin_listen=f"unix://{folder}/socket")
+            host = await stack.enter_async_context(
+                open_bus(*pools, backend=native, limits=limits, grace_s=2)
+            )
+            return Connect(host.listeners[0], admin=admin)
+        return setting.backend(kinds)
 
 
 all_places = pytest.mark.parametrize("place", [Place(name) for name in PLACES], ids=list(PLACES))

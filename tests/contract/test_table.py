@@ -124,6 +124,13 @@ async def ask_portable(place: Place) -> bool:
     return await ask_pool(place, "spawn", "portable")
 
 
+async def ask_clients(place: Place) -> bool:
+    async with place.bus() as bus:
+        stop_listening = bus.on_client(lambda _event: None)
+        stop_listening()
+    return True
+
+
 class Row(NamedTuple):
     """A row of the table."""
 
@@ -144,6 +151,7 @@ ROWS = [
     Row("own ids", "a tap shows the ids that the bus gave", ask_ids),
     Row("pids", "the pids of `bus.workers()`", ask_pids),
     Row("portable", '`Pool(spawn="portable")`', ask_portable),
+    Row("listening", "`Native(listen=...)`, `bus.on_client`", ask_clients),
 ]
 
 

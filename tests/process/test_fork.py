@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import warnings
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,15 @@ from typing import Any
 import anyio
 import pytest
 
-from anyio_bus import Bus, BusState, InvalidStateError, open_bus
+from anyio_bus import (
+    Bus,
+    BusState,
+    Connect,
+    ConnectionLostError,
+    InvalidStateError,
+    Native,
+    open_bus,
+)
 from tests.process.kit import Reports, open_reports, patience, pending, polled, puppets
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -93,6 +102,7 @@ def refuses_every_use(bus: Bus) -> None:
         lambda: at_once(bus.tap().__aenter__()),
         lambda: bus.on_message(print),
         lambda: bus.record_tap(os.devnull),
+        lambda: bus.on_client(print),
         bus.workers,
         bus.statistics,
     ]
@@ -153,6 +163,32 @@ async def test_a_forked_child_of_a_native_bus_keeps_no_descriptor() -> None:
         with forked(check) as fork:
             assert await fork.verdict() == "fine"
             assert await bus.request("echo", {"a": 1}) == {"a": 1}
+
+
+async def test_a_forked_child_of_a_bus_that_listens_serves_nobody() -> None:
+    before = open_fds()
+    with tempfile.TemporaryDirectory(prefix="bus-") as folder:
+        native = Native(listen=["tcp://127.0.0.1:0", f"unix://{folder}/s"])
+        async with open_bus(puppets(), backend=native) as bus:
+            async with open_bus(backend=Connect(bus.listeners[1])) as other:
+                assert await other.request("echo", {"a": 1}) == {"a": 1}
+                fds = [*open_fds() - before]
+
+                def check() -> None:
+                    refuses_every_use(bus)
+                    refuses_every_use(other)
+                    closed(fds)
+
+                with forked(check) as fork:
+                    assert await fork.verdict() == "fine"
+                    assert await other.request("echo", {"a": 2}) == {"a": 2}
+                    assert await bus.request("echo", {"a": 3}) == {"a": 3}
+                    assert os.path.exists(f"{folder}/s")  # the child has removed nothing
+                    await bus.stop(grace_s=2)
+                    with pytest.raises(ConnectionLostError, match="refused"):
+                        async with open_bus(backend=Connect(bus.listeners[0])):
+                            pass
+        assert os.listdir(folder) == []
 
 
 async def test_a_worker_still_sees_eof_while_a_forked_child_lives() -> None:

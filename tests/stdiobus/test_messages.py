@@ -12,6 +12,8 @@ from anyio_bus import stdiobus as s
 from tests.bus.support import begin
 from tests.stdiobus.support import client
 
+pytestmark = pytest.mark.usefixtures("kernel")
+
 
 async def test_handlers_get_text_and_subscribers_objects_in_the_order_of_the_wire() -> None:
     lines: list[str] = []

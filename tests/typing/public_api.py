@@ -52,6 +52,8 @@ async def handlers_keep_their_types(bus: Bus, context: Callable[[], HandlerConte
     assert_type(add(1, context()), int)  # the decorator changes nothing
     assert_type(bus.add_handler("fs/*", add, pool="a"), Callable[[], None])
     assert_type(bus.bad_lines(), list[BadLineInfo])
+    assert_type(bus.listeners, tuple[str, ...])
+    assert_type(bus.on_client(print), Callable[[], None])
 
 
 def blocking_calls_have_the_same_types(bus: Bus, argv: list[str]) -> None:

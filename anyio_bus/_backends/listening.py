@@ -1,0 +1,120 @@
+"""Own where the C kernel of this process listens for other programs: the options, and their checks."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+
+from anyio_bus._errors import InvalidArgumentError
+
+__all__ = ("Door", "Native")
+
+MOST_MODE = 0o777
+
+
+class Door(NamedTuple):
+    """One address to listen at.
+
+    Attributes:
+        field: The option that names it.
+        url: How it was written.
+        path: The socket file; None for TCP.
+        host: A numeric address, or "localhost".
+        port: 0 where the system chooses.
+        admin: Whether its clients may use the admin methods.
+    """
+
+    field: str
+    url: str
+    path: str | None
+    host: str = ""
+    port: int = 0
+    admin: bool = False
+
+    @property
+    def loopback(self) -> bool:
+        """Whether nobody on another machine can reach it."""
+        return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+
+
+class Native(msgspec.Struct, frozen=True, kw_only=True):
+    """Options of ``backend="native"``: the C kernel inside this process, open to other programs.
+
+    They connect with :class:`Connect`, or speak JSON-RPC, a line each; :attr:`Bus.listeners` says
+    where. All of it is bound before the first worker is started, and closed when the bus has stopped.
+
+    Args:
+        listen: Where: ``unix:///path``, ``tcp://host:port``, or several of them. The host is an
+            address or ``localhost``; port 0 lets the system choose one.
+        admin_listen: The same for programs that may also resize pools, replace workers and tap them.
+        token: What clients on TCP must show (``Connect(token=)``). Needed beyond loopback, and for
+            ``admin_listen`` on TCP.
+        unix_mode: The mode of the socket files of ``listen``; those of ``admin_listen`` have 0600.
+    """
+
+    listen: str | Sequence[str] = ()
+    admin_listen: str | Sequence[str] = ()
+    token: str | None = None
+    unix_mode: int = 0o600
+
+    def __post_init__(self) -> None:
+        """Validate."""
+        tcp = [door for door in self.doors() if door.path is None]
+        if self.token is not None:
+            if not isinstance(self.token, str) or not self.token or "\0" in self.token:
+                raise _wrong(
+                    "token", "a text is needed", "" if self.token == "" else type(self.token)
+                )
+            if not tcp:
+                msg = "Native.token: it is for TCP, and there is no tcp:// to listen at"
+                raise InvalidArgumentError(msg, field="token")
+        for door in tcp:
+            if self.token is None and not door.loopback:
+                raise _refused(door, "is open beyond this machine: give a token=")
+            if self.token is None and door.admin:
+                raise _refused(door, "gives admin rights on TCP: give a token=")
+        mode = self.unix_mode
+        if isinstance(mode, bool) or not isinstance(mode, int) or not 0 < mode <= MOST_MODE:
+            raise _wrong("unix_mode", "expected a mode in 0o001..0o777", mode)
+
+    def doors(self) -> list[Door]:
+        """Return all addresses, those of ``listen`` first."""
+        return [
+            _door(field, url)
+            for field, urls in (("listen", self.listen), ("admin_listen", self.admin_listen))
+            for url in ([urls] if isinstance(urls, str) else urls)
+        ]
+
+
+def _door(field: str, url: str) -> Door:
+    """Read one address."""
+    if not isinstance(url, str) or "\0" in url:
+        raise _wrong(field, "expected unix:///path or tcp://host:port", url)
+    admin = field == "admin_listen"
+    where = urlsplit(url)
+    if where.scheme == "unix" and where.path and url == f"unix://{where.path}":
+        return Door(field, url, where.path, admin=admin)
+    try:
+        host, port = where.hostname, where.port
+    except ValueError:  # no number of a port
+        host = port = None
+    if where.scheme != "tcp" or not host or port is None or where.path or "@" in where.netloc:
+        raise _wrong(field, "expected unix:///path or tcp://host:port", url)
+    if host != "localhost":
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            raise _wrong(field, "the host must be an address, or localhost", url) from None
+    return Door(field, url, None, host, port, admin)
+
+
+def _wrong(field: str, problem: str, value: object) -> InvalidArgumentError:
+    return InvalidArgumentError(f"Native.{field}: {problem}, not {value!r}", field=field)
+
+
+def _refused(door: Door, why: str) -> InvalidArgumentError:
+    return InvalidArgumentError(f"Native.{door.field}: {door.url} {why}", field=door.field)
