@@ -17,7 +17,7 @@ import pytest
 from anyio_bus import Bus, BusConfig, Connect, Limits, Memory, Pool, open_bus
 from anyio_bus._backends.reports import config_json
 from anyio_bus._daemon import find_daemon
-from tests.bus.support import scripted
+from tests.bus.support import need_native, scripted
 from tests.bus.workers.scripted import serve
 from tests.docker.kit import find_engine, on_this_system
 
@@ -122,6 +122,8 @@ class Place:
                     pytest.skip(f"*** NOT TESTED: {engine} ***")
                 for name, value in engine.env.items():
                     patch.setenv(name, value)
+            elif self.name == "native":
+                need_native()
             elif self.remote:
                 try:
                     find_daemon()
