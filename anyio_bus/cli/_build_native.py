@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 
 import anyio_bus
 from anyio_bus import __version__
@@ -230,6 +231,7 @@ async def _build(parts: Sequence[Part], compiler: list[str], folder: Path) -> in
         said = await anyio.to_thread.run_sync(_try, part, _product(part, folder))
         if said != __version__:
             raise CommandError(f"the {part.name} was built but does not work: {said}")
+    await anyio.lowlevel.checkpoint()  # the last at which a signal leaves all as it was
     _put_in_place(parts, folder)
     return OK
 
@@ -263,18 +265,17 @@ async def _run(command: list[str], folder: Path) -> None:
             text = f"the compiler has not ended in {COMPILE_LIMIT_S:g} s"
             raise CommandError(text) from None
         finally:
-            await _kill(process)
+            with anyio.move_on_after(REAP_LIMIT_S, shield=True):
+                await _end(process)
     if code != 0:
         raise CommandError(f"the compiler ended with {code}, as said above; nothing has changed")
 
 
-async def _kill(process: anyio.abc.Process) -> None:
-    if sys.platform == "win32" or process.returncode is not None:
-        return
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    with anyio.move_on_after(REAP_LIMIT_S, shield=True):
-        await process.wait()
+async def _end(process: anyio.abc.Process) -> None:
+    if sys.platform != "win32" and process.returncode is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
 
 
 def _put_in_place(parts: Sequence[Part], folder: Path) -> None:
