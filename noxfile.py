@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -229,16 +230,41 @@ def docs(session: nox.Session) -> None:
     session.run("towncrier", "build", "--draft", "--version", "next")
 
 
+def _run_tests(
+    session: nox.Session, place: Path, pytest: Path, *arguments: str, **env: str
+) -> None:
+    """Run the tests from a folder of their own, so that what is installed is tested."""
+    built = shutil.ignore_patterns("__pycache__", "_build", "build")
+    for name in ("tests", "docs", "kernel", "benchmarks"):
+        shutil.copytree(name, place / name, ignore=built)
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(name, place)
+    with session.chdir(place):
+        session.run(str(pytest), *arguments, env=env, external=True)
+
+
 ECHO = ["worker", "echo"]
+PARTS_IN_C = {f"{PACKAGE}/_bin/anyio-busd", f"{PACKAGE}/_native.abi3.so"}
+
+
+def _files_of(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
 
 
 @nox.session(python=OLDEST)
 def wheel(session: nox.Session) -> None:
     """Build sdist and wheel, and use the bare wheel as a newcomer would, then under the tests."""
-    session.install(*_group("build"))
+    session.install("pip", *_group("build"))
     place = _elsewhere(session)
     session.run("python", "-m", "build", "--installer", "pip", "--outdir", str(place / "dist"))
-    built = str(next((place / "dist").glob("*.whl")))
+    (from_sdist,) = (place / "dist").glob("*.whl")
+    pure = "python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-cache-dir"
+    session.run(*pure, "--wheel-dir", str(place), ".", env={"ANYIO_BUS_NATIVE": "0"})
+    (from_here,) = place.glob("*.whl")
+    if odd := _files_of(from_sdist) ^ _files_of(from_here) ^ PARTS_IN_C:
+        session.error(f"the wheel of the sdist is not that of the checkout: {sorted(odd)}")
+    built = str(from_sdist)
     session.run("python", "-m", "venv", str(place / "bare"))
     python = str(place / "bare" / "bin" / "python")
     command = str(place / "bare" / "bin" / "anyio-bus")
@@ -249,13 +275,7 @@ def wheel(session: nox.Session) -> None:
         for arguments in (["--version"], ["--help"], ["check", str(config)], ["demo"]):
             session.run(command, *arguments, external=True)
     session.run(python, "-m", "pip", "install", "--quiet", f"{built}[test]", external=True)
-    # From a folder of its own, so that the wheel is tested and not the checkout beside it.
-    for name in ("tests", "docs"):
-        shutil.copytree(name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md"):
-        shutil.copy(name, place)
-    with session.chdir(place):
-        session.run(str(place / "bare" / "bin" / "pytest"), *session.posargs, external=True)
+    _run_tests(session, place, place / "bare" / "bin" / "pytest", *session.posargs)
 
 
 # The folder of a system in their sdist, by what Python calls it.
@@ -320,6 +340,26 @@ def _install(
     return "-".join(built.stem.split("-")[2:]), venv / "bin"
 
 
+NATIVE_REQUEST = """
+import sys, anyio
+from anyio_bus import Pool, open_bus
+
+async def main():
+    echo = Pool("echo", [sys.executable, "-m", "anyio_bus", "worker", "echo"])
+    async with open_bus(echo, backend="native") as bus:
+        answer = await bus.request("echo", {"message": "hello"})
+    print(bus.statistics().backend, answer)
+
+anyio.run(main)
+"""
+
+
+def _serves(session: nox.Session, scripts: Path) -> None:
+    """Ask a worker something, through the kernel in C of this install."""
+    session.run(str(scripts / "python"), "-I", "-c", NATIVE_REQUEST, external=True)
+    session.run(str(scripts / "anyio-busd"), "--version", external=True)
+
+
 def _judge_tag(session: nox.Session, name: str, tag: str, pattern: str) -> None:
     if not re.fullmatch(pattern, tag):
         session.error(f"{name}: the wheel is for {tag}, not for {pattern}")
@@ -343,8 +383,7 @@ def native(session: nox.Session) -> None:
 
     tag, scripts = _install(session, place, "native", ANYIO_BUS_NATIVE="1")
     _judge_tag(session, "native", tag, r"cp3\d+-abi3-(linux|macosx)\w+")
-    session.run(str(scripts / "python"), "-I", "-c", "import anyio_bus._native", external=True)
-    session.run(str(scripts / "anyio-busd"), "--version", external=True)
+    _serves(session, scripts)
 
     hide_headers = f"--config-settings=cmake.define.Python_INCLUDE_DIR={place}"
     tag, scripts = _install(session, place, "daemon", hide_headers, ANYIO_BUS_NATIVE="")
@@ -358,9 +397,77 @@ def native(session: nox.Session) -> None:
         daemon = str(scripts / "anyio-busd")
         _refused(session, daemon, code=1, words="is without it", external=True)
 
+    build = str(scripts / "anyio-bus"), "build-native"
+    without = {"PATH": bare["PATH"], "CC": ""}
+    _refused(session, *build, code=1, words="pip install ziglang", env=without, external=True)
+    session.run(*build, external=True)
+    _serves(session, scripts)
+
     wheel = "python", "-m", "pip", "wheel", "--no-deps", "--no-cache-dir", "--wheel-dir", str(place)
     asked = {**bare, "ANYIO_BUS_NATIVE": "1"}
     _refused(session, *wheel, ".", code=1, words="apt-get install gcc", env=asked)
+
+
+@nox.session(python=OLDEST)
+def pure(session: nox.Session) -> None:
+    """Run the tests on an install without the parts in C, then build these with PyPI's compiler."""
+    session.install("pip")
+    place = _elsewhere(session)
+    tag, scripts = _install(session, place, "pure", ANYIO_BUS_NATIVE="0")
+    _judge_tag(session, "pure", tag, "py3-none-any")
+    (built,) = (place / "pure-wheels").glob("*.whl")
+    pip = str(scripts / "python"), "-m", "pip", "install", "--quiet"
+    session.run(*pip, f"{built}[test]", external=True)
+    # -rs says which tests were skipped, and why.
+    _run_tests(session, place, scripts / "pytest", *(session.posargs or ["-q", "-rs"]))
+
+    session.run(*pip, *_group("zig"), external=True)
+    env = {"PATH": _without_compilers(place), "CC": ""}
+    session.run(str(scripts / "anyio-bus"), "build-native", env=env, external=True)
+    _serves(session, scripts)
+    session.run(
+        str(scripts / "python"), "-m", "pip", "uninstall", "-qy", "anyio-bus", external=True
+    )
+    if left := list(scripts.parent.glob("lib/*/site-packages/anyio_bus/*")):
+        session.error(f"left behind by pip uninstall: {left}")
+
+
+@nox.session(python=OLDEST)
+def cross(session: nox.Session) -> None:
+    """Link the daemon for macOS, where nobody has run it, and statically for Linux."""
+    session.install(*_group("zig"))
+    options = f"BUILD={_elsewhere(session)}", f"PYTHON={session.bin}/python"
+    session.run("make", "-s", "-C", "kernel", *options, "macos", "static", external=True)
+
+
+SANITIZE = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g"
+# Python frees at its end what it likes; the C tests look for leaks (`make -C kernel valgrind`).
+# A SIGSEGV that a test sends is to end a process as it would without it.
+SANITIZER_OPTIONS = {
+    "ASAN_OPTIONS": "detect_leaks=0:handle_segv=0",
+    "UBSAN_OPTIONS": "print_stacktrace=1",
+}
+# It compares memory before and after, and a sanitizer keeps what was freed.
+NOT_SANITIZED = "--deselect=tests/daemon/test_many_programs.py::test_nothing_crosses"
+
+
+@nox.session(python=OLDEST)
+def asan(session: nox.Session) -> None:
+    """Run the tests with the extension and the daemon under gcc's sanitizers; `-- tests/bus`."""
+    session.install("pip")
+    place = _elsewhere(session)
+    env = {"ANYIO_BUS_NATIVE": "1", "CC": "gcc", "CFLAGS": SANITIZE, "LDFLAGS": SANITIZE}
+    _, scripts = _install(session, place, "asan", "--config-settings=install.strip=false", **env)
+    alone = str(scripts / "python"), "-I", "-c", "import anyio_bus._native"
+    _refused(session, *alone, code=1, words="ASan runtime", external=True)  # so it is sanitized
+    (built,) = (place / "asan-wheels").glob("*.whl")
+    pip = str(scripts / "python"), "-m", "pip", "install", "--quiet"
+    session.run(*pip, f"{built}[test]", external=True)
+    runtime = _output("gcc", "-print-file-name=libasan.so")
+    (daemon,) = scripts.parent.glob(f"lib/*/site-packages/{PACKAGE}/_bin/anyio-busd")
+    env = {"LD_PRELOAD": runtime, "ANYIO_BUSD": str(daemon), **SANITIZER_OPTIONS}
+    arguments = session.posargs or ["-q", "-rs"]
+    _run_tests(session, place, scripts / "pytest", NOT_SANITIZED, *arguments, **env)
 
 
 @nox.session(python=OLDEST)

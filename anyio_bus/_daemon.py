@@ -11,9 +11,9 @@ __all__ = ("find_daemon", "main")
 
 NAME = "anyio-busd"
 REMEDY = (
-    "this install of anyio-bus is without it. With a C compiler on this machine, "
-    "`ANYIO_BUS_NATIVE=1 pip install --force-reinstall --no-cache-dir --no-deps anyio-bus` builds "
-    "it; or name one with the environment variable ANYIO_BUSD"
+    "this install of anyio-bus is without it. `anyio-bus build-native` builds it, with a C compiler "
+    "of this machine or of `pip install ziglang`; or name one with the environment variable "
+    "ANYIO_BUSD"
 )
 
 

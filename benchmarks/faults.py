@@ -51,7 +51,9 @@ from _busd import (
     serving,
 )
 
-WORKERS = Path(__file__).parents[1] / "anyio_bus" / "testing" / "workers"
+import anyio_bus
+
+WORKERS = Path(anyio_bus.__file__).parent / "testing" / "workers"
 MIB = 2**20
 SETTLE_S = 11  # the daemon looks each 5 s what it did not need since, and gives that back
 QUIET_LIMIT_S = 30

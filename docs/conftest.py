@@ -12,7 +12,8 @@
 
 Shown output is compared as it stands, with two freedoms: ``...`` stands for anything, and the
 number after ``pid``, a time in seconds and runs of white space may differ. A block that only shows
-something follows a line ``<!-- skip: next -->``.
+something follows a line ``<!-- skip: next -->``, one that needs the daemon a line
+``<!-- skip: next if(no_daemon, reason=no_daemon) -->``.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from typing import Any
 from sybil import Document, Example, Region, Sybil
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.myst import CodeBlockParser, SkipParser
+
+from anyio_bus._daemon import find_daemon
 
 LOOPS = ("asyncio", "trio")
 TIMEOUT_S = 15
@@ -159,6 +162,16 @@ def find_files(document: Document) -> Iterator[Region]:
 
 def open_page(namespace: dict[str, Any]) -> None:
     namespace["page"] = Page()
+    namespace["no_daemon"] = why_no_daemon()
+
+
+def why_no_daemon() -> str:
+    """Say why programs that need the daemon cannot run here, for `skip: next if(no_daemon)`."""
+    try:
+        find_daemon()
+    except FileNotFoundError as exc:
+        return f"NOT TESTED: {exc}"
+    return ""
 
 
 def close_page(namespace: dict[str, Any]) -> None:

@@ -53,6 +53,7 @@ def _pure(config: Config | None, reason: str) -> Config:
     if WANTED == "1":
         sys.exit(REMEDY.format(reason))
     print(f"anyio-bus: pure Python, without the parts in C: {reason}", flush=True)
+    print("anyio-bus: `anyio-bus build-native` adds them to an install", flush=True)
     return _without_c(config)
 
 
@@ -116,7 +117,7 @@ def _build_in_place(folder: str, config: Config | None) -> None:
     if WANTED == "0":
         for product in (*Path(PACKAGE).glob("_native*.so"), *Path(PACKAGE, "_bin").glob("*")):
             product.unlink()
-    settings: Config = {**(config or {}), "wheel.exclude": ["*.py", "py.typed"]}
+    settings: Config = {**(config or {}), "wheel.exclude": ["*.py", "py.typed", "_csrc/"]}
     built = _make(_builder.build_wheel, folder, settings)
     with zipfile.ZipFile(Path(folder, built)) as wheel:
         for item in wheel.infolist():

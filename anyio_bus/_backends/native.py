@@ -67,7 +67,7 @@ try:
     from anyio_bus import _native
 except ImportError as exc:
     _WHY_NOT = (
-        "this install of anyio_bus has no parts in C"
+        "this install of anyio_bus has no parts in C; `anyio-bus build-native` builds them"
         if exc.name != "_cffi_backend"
         else "cffi is not installed: pip install 'anyio-bus[native]'"
     )

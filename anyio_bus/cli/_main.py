@@ -47,7 +47,7 @@ def _dispatch(arguments: Arguments) -> int:
         return _run_worker(arguments)
     from anyio_bus import BusError, InvalidArgumentError  # --help needs neither  # noqa: PLC0415
 
-    command = import_module(f"anyio_bus.cli._{arguments.command}")
+    command = import_module(f"anyio_bus.cli._{arguments.command.replace('-', '_')}")
     try:
         code: int = command.execute(arguments)
     except InvalidArgumentError as exc:

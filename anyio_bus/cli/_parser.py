@@ -76,6 +76,22 @@ exit codes:
   2  wrong use: there is no such file or folder
 """
 
+_BUILD_HELP = """\
+Compiles the kernel in C, whose sources come with every install, into this install: the extension
+module for backend="native", and the daemon anyio-busd. It needs a C compiler, cffi and Python's
+headers; without the headers it builds the daemon alone, and says what to install. The compiler is
+that of --compiler, else of $CC, else cc, gcc or clang, else `python -m ziglang cc` (pip install
+ziglang). What is there already and works is left as it is. Tested on Linux; not for Windows.
+"""
+
+_BUILD_CODES = """\
+exit codes:
+  0    both parts are there and work
+  1    one is not: stderr says why, and how to get what is missing
+  2    wrong use: the compiler that was named is no program
+  130  interrupted by Ctrl-C (143: by SIGTERM); nothing has changed
+"""
+
 
 class Arguments(argparse.Namespace):
     """What was given on the command line."""
@@ -95,6 +111,9 @@ class Arguments(argparse.Namespace):
     name: str
     path: str
     write: bool = False
+    compiler: str | None = None
+    check: bool = False
+    force: bool = False
     unix: list[str] | None = None
     tcp: list[str] | None = None
     admin_unix: list[str] | None = None
@@ -153,6 +172,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_tail(commands)
     _add_check(commands)
     _add_doctor(commands)
+    _add_build_native(commands)
     _add_migrate(commands)
     _add_worker(commands)
     return parser
@@ -278,6 +298,16 @@ def _add_tail(commands: _Commands) -> None:
 def _add_doctor(commands: _Commands) -> None:
     text = "say what this machine can do, by trying each backend"
     _add(commands, "doctor", text)
+
+
+def _add_build_native(commands: _Commands) -> None:
+    text = "compile the parts in C into this install"
+    build = _add(commands, "build-native", text, more=_BUILD_HELP, codes=_BUILD_CODES)
+    build.add_argument("--compiler", metavar="CC", help="the C compiler, with arguments if need be")
+    build.add_argument(
+        "--check", action="store_true", help="build nothing: say what is there and what is missing"
+    )
+    build.add_argument("--force", action="store_true", help="build what is there already as well")
 
 
 def _add_check(commands: _Commands) -> None:

@@ -61,7 +61,7 @@ static int open_unix(abk_door *door, const abk_listener *wanted, abk_error *erro
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     const char *path = wanted->unix_path;
-    const unsigned mode = wanted->unix_mode == 0 ? 0600 : wanted->unix_mode;
+    const mode_t mode = (mode_t)(wanted->unix_mode == 0 ? 0600 : wanted->unix_mode);
     struct stat made;
     if (strlen(path) >= sizeof address.sun_path || path[0] == '\0')
         return abk_fail(error, ABK_EINVAL, ENAMETOOLONG, "%s: a unix path has 1 to %zu bytes", path,

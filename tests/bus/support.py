@@ -16,6 +16,7 @@ import pytest
 import uvloop
 
 from anyio_bus import Bus, Limits, Pool, open_bus
+from anyio_bus._backends.native import lib
 
 WORKER = Path(__file__).parent / "workers" / "scripted.py"
 WAIT_S = 10  # for what happens in milliseconds; the machine may be busy
@@ -29,6 +30,12 @@ QUIET_LOOPS = [
     pytest.param(("asyncio", {"loop_factory": uvloop.new_event_loop}), id="asyncio+uvloop"),
     pytest.param(("trio", {}), id="trio"),
 ]
+
+
+def need_native() -> None:
+    """Skip a test of the kernel in C on an install that is without it."""
+    if lib is None:
+        pytest.skip("NOT TESTED: the C kernel is not built here")
 
 
 def scripted(pool_id: str = "w", **options: Any) -> Pool:

@@ -34,7 +34,7 @@ from anyio_bus import (
     open_bus,
 )
 from anyio_bus._daemon import find_daemon
-from tests.bus.support import DONE, begin, held, log, methods, scripted, until
+from tests.bus.support import DONE, begin, held, log, methods, need_native, scripted, until
 from tests.contract.places import daemon
 
 WAIT_S = 10
@@ -451,6 +451,8 @@ async def test_a_worker_cannot_speak_for_the_kernel(backend: Any) -> None:
         '{"method":"bus/frame","params":{}}',
         '{"id":"anyio-bus:1","result":5}',
     ]
+    if backend == "native":
+        need_native()
     async with open_bus(scripted(), backend=backend) as bus:
         heard: list[Any] = []
         bus.on_notification(heard.append, "*")

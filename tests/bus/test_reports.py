@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from anyio_bus import BusState, BusStatistics, Memory, WorkerInfo, WorkerState, open_bus
-from tests.bus.support import DONE, begin, held, one_worker, scripted, until
+from tests.bus.support import DONE, begin, held, need_native, one_worker, scripted, until
 from tests.bus.workers.scripted import serve
 
 
@@ -28,6 +28,8 @@ async def test_state_follows_the_life_of_the_bus() -> None:
     [("python", "python"), ("native", "native"), (Memory({"w": serve}), "memory")],
 )
 async def test_backend_is_named(option: object, name: str) -> None:
+    if option == "native":
+        need_native()
     async with open_bus(scripted(), backend=option) as bus:  # type: ignore[arg-type]
         assert bus.backend == name
         assert bus.statistics().backend == name

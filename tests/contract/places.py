@@ -18,7 +18,7 @@ import pytest
 from anyio_bus import Bus, BusConfig, Connect, Limits, Memory, Native, Pool, open_bus
 from anyio_bus._backends.reports import config_json
 from anyio_bus._daemon import find_daemon
-from tests.bus.support import scripted
+from tests.bus.support import need_native, scripted
 from tests.bus.workers.scripted import serve
 from tests.docker.kit import find_engine, on_this_system
 
@@ -175,7 +175,9 @@ class Place:
                 pytest.skip(f"*** NOT TESTED: {engine} ***")
             for name, value in engine.env.items():
                 patch.setenv(name, value)
-        elif self.name in {"subprocess", "connect", "connect-tcp"}:
+        elif "native" in self.name:
+            need_native()
+        elif self.remote:
             try:
                 find_daemon()
             except FileNotFoundError as exc:

@@ -25,9 +25,11 @@ from typing import Any, Self
 
 import pytest
 
+import anyio_bus
+
 ROOT = Path(__file__).parents[2]
 WORKERS = Path(__file__).parent / "workers"
-SHARED = ROOT / "anyio_bus" / "testing" / "workers"
+SHARED = Path(anyio_bus.__file__).parent / "testing" / "workers"
 PATIENCE_S = 10  # for what takes milliseconds: only a hang takes longer
 
 Message = dict[str, Any]

@@ -54,7 +54,7 @@ def test_what_the_environment_names_must_be_a_program(
 
 def test_the_script_does_not_find_itself(folder: Path) -> None:
     make_program(folder / "path" / "anyio-busd", "# from anyio_bus._daemon import main")
-    with pytest.raises(FileNotFoundError, match="ANYIO_BUS_NATIVE=1"):
+    with pytest.raises(FileNotFoundError, match="anyio-bus build-native"):
         find_daemon()
 
 

@@ -22,6 +22,7 @@ from anyio_bus import (
     Native,
     open_bus,
 )
+from tests.bus.support import need_native
 from tests.process.kit import Reports, open_reports, patience, pending, polled, puppets
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -150,6 +151,7 @@ def open_fds() -> set[int]:
 
 async def test_a_forked_child_of_a_native_bus_keeps_no_descriptor() -> None:
     """Those of the loop are the loop's; epoll, pipes and pidfds of the kernel are closed."""
+    need_native()
     before = open_fds()
     async with open_bus(puppets(instances=2, guard=True), backend="native") as bus:
         await bus.wait_ready()
