@@ -1,4 +1,4 @@
-"""The kernels that the suite runs over: what "auto" becomes, each on loops that tell it apart."""
+"""The kernels that the suite runs over: what "auto" becomes, the Python one on each loop, the others on one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Run those that are no Python on asyncio and on trio alone: the loop is not what differs."""
+    """Run those that are no Python on trio alone: the loop is not what differs."""
     left_out = [item for item in items if _is_left_out(item)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
@@ -37,5 +37,5 @@ def _is_left_out(item: pytest.Item) -> bool:
     if "tests/stdiobus/" not in item.nodeid or not isinstance(item, pytest.Function):
         return False
     params = getattr(getattr(item, "callspec", None), "params", {})
-    _, options = params.get("anyio_backend", ("", {}))
-    return "loop_factory" in options and params.get("kernel", "python") != "python"
+    loop, _ = params.get("anyio_backend", ("trio", {}))
+    return loop != "trio" and params.get("kernel", "python") != "python"
