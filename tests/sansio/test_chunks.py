@@ -12,7 +12,7 @@ from msgspec import UNSET, Raw
 
 from anyio_bus._errors import RemoteProtocolError
 from anyio_bus._sansio.chunks import PROFILES, read_own_lines, reader_by, request_meta
-from anyio_bus._sansio.codec import decode_block
+from anyio_bus._sansio.codec import decode_block, decode_lines
 from anyio_bus._sansio.events import ChunkLines, Lines
 from anyio_bus._sansio.messages import Message
 from anyio_bus._sansio.notifications import (
@@ -229,3 +229,10 @@ def test_a_run_that_is_no_chunks_after_all_is_decoded_as_any_other() -> None:
     (lines,) = ChunkLines("w", 1, OWN + b'{"text":"\xff"}\n', 2).as_lines()
     assert isinstance(lines, Lines)
     assert bytes(lines.messages[1].params) == b'{"text":"\xff"}'
+
+
+def test_chunks_of_other_workers_that_wait_hold_their_own_params() -> None:
+    notes = decode_lines(b'{"method":"chunk","params":{"text":"a"}}\n' * 2)
+    chunks = [chunk for chunk in reader_by("anyio-bus")(notes) if chunk is not None]
+    assert keep_only_chunks(chunks) == 2 * len(b'{"text":"a"}')
+    assert [bytes(chunk.raw) for chunk in chunks] == [b'{"text":"a"}'] * 2

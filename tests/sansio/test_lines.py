@@ -139,3 +139,11 @@ def test_a_line_that_trickles_in_costs_about_its_own_size() -> None:
     tracemalloc.stop()
 
     assert size <= held < 1.5 * size
+
+
+def test_what_is_open_can_be_given_to_another_splitter() -> None:
+    first, second = LineSplitter(100), LineSplitter(100)
+    assert first.feed(b"whole\nop") == [b"whole\n"]
+    rest = first.rest()
+    assert (rest, first.rest()) == (b"op", b"")
+    assert second.feed(rest + b"en\n") == [b"open\n"]

@@ -126,6 +126,21 @@ def test_a_call_that_is_closed_is_forgotten_with_its_deadline(timeout_s: float |
     assert peer.next_deadline() is None
 
 
+def test_several_ids_are_new_and_in_a_row() -> None:
+    peer: Peer[Call] = Peer()
+    assert peer.new_keys(3) == [1, 2, 3]
+    assert peer.new_key() == 4
+
+
+def test_all_answers_of_a_run_may_be_waited_for() -> None:
+    peer: Peer[Call] = Peer()
+    calls = [Call(key, None) for key in peer.new_keys(2)]
+    for call in calls:
+        peer.open(call, 0.0)
+    assert peer.receive_many([2, 1]) == calls[::-1]
+    assert peer.late_answers == 0
+
+
 class LikeAPlainDict(RuleBasedStateMachine):
     """Every call ends exactly once: answered, closed or expired."""
 

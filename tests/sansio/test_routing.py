@@ -1013,6 +1013,15 @@ def test_without_a_limit_nobody_is_told_of_requests() -> None:
     assert lane.served == 2
 
 
+def test_what_waits_for_a_worker_is_known() -> None:
+    router, (lane,) = make()
+
+    ask(router, 1)
+    assert lane.queued == 0
+    ask(router, 2, 3)
+    assert lane.queued == 2
+
+
 def test_probes_are_nobodys_work_in_flight() -> None:
     router, (lane,) = make(max_in_flight=9, health=Probe("ping"))
     probe = Route("p", worker=0, probe=True)

@@ -1,4 +1,4 @@
-"""The kernels that the suite runs over: what "auto" becomes, the Python one on each loop, the others on one."""
+"""The kernels that the suite runs over: what "auto" becomes; Python's on each loop, others on one."""
 
 from __future__ import annotations
 
