@@ -459,6 +459,7 @@ static void take(run *self, const abk_line *line)
         abk_tap_from(process, line->at, line->len, line->size, good ? &message : NULL, reason);
     }
     if (scanned == ABK_AGAIN) {
+        process->empty_lines++;
         flush(self);
         return;
     }

@@ -214,6 +214,7 @@ typedef struct abk_process { /* one incarnation */
     char *tail; /* ring of the last bytes of stderr */
     uint32_t tail_at, tail_len;
     uint64_t born, bytes_in, bytes_out, stderr_bytes;
+    uint64_t empty_lines;
     uint64_t waste_paid; /* when what it has wasted is paid for: see abk_process_read() */
     uint64_t rest_until; /* until when it is not read, for its waste; 0: it is */
     uint64_t throttled;  /* how often that was */

@@ -288,7 +288,8 @@ static void stdout_ended(abk_process *process)
     output_ended(process);
 }
 
-/* Lines that are nobody's: notifications without a client, answers without a request, no JSON. */
+/* Lines that are nobody's: notifications without a client, answers without a request, no JSON. Reads of
+ * nothing but empty lines, or of a line that is too long, are waste as well. */
 static uint64_t wasted(const abk_stats *counts)
 {
     return counts->bad_lines + counts->late_answers + counts->stray_answers +
@@ -302,8 +303,8 @@ static void pay(abk_process *process, uint64_t len)
     abk_bus *bus = process->slot->bus;
     const uint64_t from = process->waste_paid > bus->now ? process->waste_paid : bus->now;
     process->waste_paid = from + WASTE_READ_NS + len * WASTE_BYTE_NS;
-    if (process->waste_paid < bus->now + WASTE_NS || process->exited)
-        return;
+    if (process->waste_paid < bus->now + WASTE_NS || process->exited || process->closing)
+        return; /* one that is to end can only do so if it is read */
     process->rest_until = process->waste_paid;
     process->throttled++;
     abk_process_watch(process);
@@ -314,6 +315,7 @@ void abk_process_read(abk_process *process)
 {
     const abk_stats *counts = &process->slot->bus->counts;
     const uint64_t lines = counts->messages_in, waste = wasted(counts);
+    const uint64_t empty = process->empty_lines;
     const ssize_t got = abk_reader_fill(&process->reader, process->out.fd, READ_BYTES, ABK_READ_BUDGET);
     if (got == -EAGAIN || got == -EINTR || got == -ENOMEM)
         return;
@@ -323,7 +325,9 @@ void abk_process_read(abk_process *process)
     }
     process->bytes_in += (uint64_t)got;
     abk_take_lines(process);
-    if (2 * (wasted(counts) - waste) > counts->messages_in - lines)
+    const bool none = process->empty_lines > empty && counts->messages_in == lines;
+    if (none || process->reader.skipped > 0 ||
+        2 * (wasted(counts) - waste) > counts->messages_in - lines)
         pay(process, (uint64_t)got);
 }
 

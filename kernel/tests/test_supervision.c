@@ -215,6 +215,30 @@ static void the_ladder_closes_stdin_then_terms_then_kills(void)
     }
 }
 
+/* Else it could not end by itself: its pipe would be full. */
+static void what_a_worker_writes_in_the_end_is_read_though_nobody_wants_it(void)
+{
+    rig r;
+    rig_open(&r, rig_config(",\"late=20000\"", "", ""));
+    rig_answer(&r, rig_ask(&r, "echo", ""));
+    CHECK(abk_stop(r.bus, 0.0, 600.0) == ABK_OK); /* no signal comes in the time of this test */
+    UNTIL(&r, abk_stopped(r.bus));
+    CHECK(rig_stats(&r).stray_answers == 20000);
+    rig_close(&r);
+}
+
+static void what_is_no_line_at_all_is_paid_for_too(void)
+{
+    static const char *const how[] = {"babble", "drone"};
+    for (size_t i = 0; i < 2; i++) {
+        rig r;
+        rig_open(&r, rig_config("", "", "\"max_input_buffer\":65536"));
+        rig_answer(&r, rig_ask(&r, how[i], "\"n\":100"));
+        CHECK(strstr(rig_status(&r), "\"throttled\":0") == NULL);
+        rig_close(&r);
+    }
+}
+
 static void nothing_is_started_after_the_end(void)
 {
     rig r;
@@ -390,7 +414,8 @@ TEST_MAIN(
     TEST(starts_that_fail_park_and_fail_what_waits), TEST(too_many_deaths_park),
     TEST(a_worker_is_ready_when_it_has_answered), TEST(one_that_does_not_answer_or_refuses_parks),
     TEST(a_stop_lets_finish_then_fails_then_ends), TEST(a_second_stop_ends_sooner),
-    TEST(the_ladder_closes_stdin_then_terms_then_kills), TEST(nothing_is_started_after_the_end),
+    TEST(the_ladder_closes_stdin_then_terms_then_kills), TEST(what_a_worker_writes_in_the_end_is_read_though_nobody_wants_it),
+    TEST(what_is_no_line_at_all_is_paid_for_too), TEST(nothing_is_started_after_the_end),
     TEST(a_drained_worker_finishes_and_has_a_successor), TEST(a_second_drain_ends_sooner),
     TEST(a_kill_with_a_fault_says_so_and_counts), TEST(a_resting_worker_starts_when_it_is_needed),
     TEST(what_happens_between_steps_wakes_the_host),

@@ -141,6 +141,27 @@ static void flood(const char *id, long n)
     answer(id, "\"flooded\"");
 }
 
+/* What is no message: empty lines. */
+static void babble(const char *id, long n)
+{
+    static char bytes[1 << 16];
+    memset(bytes, '\n', sizeof bytes);
+    for (long i = 0; i < n; i++)
+        put(bytes, sizeof bytes);
+    answer(id, "1");
+}
+
+/* A line that is too long. */
+static void drone(const char *id, long n)
+{
+    static char bytes[1 << 16];
+    memset(bytes, 'x', sizeof bytes);
+    for (long i = 0; i < n; i++)
+        put(bytes, sizeof bytes);
+    say("\n");
+    answer(id, "1");
+}
+
 static void one_by_one(const char *id)
 {
     char line[256];
@@ -215,6 +236,10 @@ static bool speak(const char *method, const char *id, const abk_message *m)
         answer(id, "\"good\"");
     } else if (strcmp(method, "big") == 0)
         big(id, number(m));
+    else if (strcmp(method, "babble") == 0)
+        babble(id, number(m));
+    else if (strcmp(method, "drone") == 0)
+        drone(id, number(m));
     else if (strcmp(method, "flood") == 0)
         flood(id, number(m));
     else if (strcmp(method, "framing") == 0)
@@ -332,7 +357,10 @@ int main(int argc, char **argv)
     static char buffer[1 << 21];
     size_t len = 0;
     bool stays = false;
+    long late = 0; /* answers that nobody waits for, when its input has ended */
     for (int i = 1; i < argc; i++) {
+        if (strncmp(argv[i], "late=", 5) == 0)
+            late = atol(argv[i] + 5);
         on_start(argv[i]);
         stays = stays || strcmp(argv[i], "stubborn") == 0 || strcmp(argv[i], "stays") == 0;
     }
@@ -347,6 +375,8 @@ int main(int argc, char **argv)
         memmove(buffer, buffer + from, len - from);
         len -= from;
     }
+    while (late-- > 0)
+        answer("\"late\"", "\"for nobody, though its worker cannot know that\"");
     while (stays)
         pause();
     return 0;
