@@ -95,14 +95,15 @@ def _door(field: str, url: str) -> Door:
     if not isinstance(url, str) or "\0" in url:
         raise _wrong(field, "expected unix:///path or tcp://host:port", url)
     admin = field == "admin_listen"
-    where = urlsplit(url)
+    try:
+        where = urlsplit(url)
+        host, port = where.hostname, where.port
+    except ValueError:  # half of brackets, or no number of a port
+        raise _wrong(field, "expected unix:///path or tcp://host:port", url) from None
     if where.scheme == "unix" and where.path and url == f"unix://{where.path}":
         return Door(field, url, where.path, admin=admin)
-    try:
-        host, port = where.hostname, where.port
-    except ValueError:  # no number of a port
-        host = port = None
-    if where.scheme != "tcp" or not host or port is None or where.path or "@" in where.netloc:
+    behind = where.path or where.query or where.fragment
+    if where.scheme != "tcp" or not host or port is None or behind or "@" in where.netloc:
         raise _wrong(field, "expected unix:///path or tcp://host:port", url)
     if host != "localhost":
         try:
