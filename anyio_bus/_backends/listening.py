@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
@@ -86,8 +86,12 @@ class Native(msgspec.Struct, frozen=True, kw_only=True):
         return [
             _door(field, url)
             for field, urls in (("listen", self.listen), ("admin_listen", self.admin_listen))
-            for url in ([urls] if isinstance(urls, str) else urls)
+            for url in _each(urls)
         ]
+
+
+def _each(urls: object) -> list[Any]:
+    return list(urls) if isinstance(urls, Iterable) and not isinstance(urls, str) else [urls]
 
 
 def _door(field: str, url: str) -> Door:

@@ -252,7 +252,8 @@ class MapResults(Generic[T_co]):
                 await self._wait()
                 self._turns = FREE_TURNS
                 self._since = monotonic()
-            self._grant()
+            if not values:  # else another task has just read the last of them
+                self._grant()
         value: Any = values.pop()
         self.index = self.index + 1 if self._ordered else self._places.popleft()
         if not values:

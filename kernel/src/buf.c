@@ -1,10 +1,9 @@
 /* Bytes in one piece, and JSON text: see buf.h. */
 #include "buf.h"
 
-#include <fcntl.h>
 #include <stdio.h>
 
-enum { SMALLEST = 512, WIDE_FROM = 512 * 1024, WIDE_BYTES = 1024 * 1024 };
+enum { SMALLEST = 512 };
 
 int abk_buf_reserve(abk_buf *buf, size_t more)
 {
@@ -68,18 +67,6 @@ void abk_buf_free(abk_buf *buf)
 {
     abk_free(buf->data);
     *buf = (abk_buf){0};
-}
-
-void abk_buf_widen(abk_buf *buf, int fd)
-{
-    if (buf->wide || abk_buf_len(buf) < WIDE_FROM)
-        return;
-    buf->wide = true;
-#ifdef F_SETPIPE_SZ
-    fcntl(fd, F_SETPIPE_SZ, WIDE_BYTES);
-#else
-    (void)fd;
-#endif
 }
 
 void abk_buf_settle(abk_buf *buf, size_t keep)

@@ -17,7 +17,6 @@ typedef struct abk_buf {
     size_t peak;   /* most that was there since the last abk_buf_settle() */
     uint64_t base; /* position in the stream of the byte at head */
     bool failed;   /* an append found no memory; stays until abk_buf_clear() */
-    bool wide;     /* its pipe was asked to hold more */
 } abk_buf;
 
 static inline size_t abk_buf_len(const abk_buf *buf) { return buf->tail - buf->head; }
@@ -34,9 +33,6 @@ void abk_buf_filled(abk_buf *buf, size_t len);
 void abk_buf_drop(abk_buf *buf, size_t len);
 void abk_buf_clear(abk_buf *buf);
 void abk_buf_free(abk_buf *buf);
-/* A pipe holds 64 KiB, so that a frame of megabytes takes many steps: where much of one waits, ask
- * for more room, once. What is no pipe, or may not have it, stays as it is. */
-void abk_buf_widen(abk_buf *buf, int fd);
 /* Give back memory that was not needed since the last call, down to keep bytes. */
 void abk_buf_settle(abk_buf *buf, size_t keep);
 

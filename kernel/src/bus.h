@@ -223,6 +223,7 @@ typedef struct abk_process { /* one incarnation */
     int open_outputs;
     int exit_code, killed_by;
     bool spoke, has_read, up, exited, closing, paused, in_full;
+    bool wide_in, wide_out; /* its pipes were asked to hold more */
     bool polled; /* no fd tells of its end */
     const char *closed; /* "closed its stdout": static */
     char hung_up[288];  /* why it is to be ended; empty: it is not */
@@ -332,6 +333,7 @@ struct abk_bus {
     abk_loop loop;
     abk_timers timers;
     int32_t timer_owners; /* for each there is room in timers */
+    uint32_t wide_pipes;  /* of processes that are */
     uint64_t now; /* of this step */
     uint64_t seed;
     char name[20]; /* its random id, on a wire */

@@ -337,8 +337,6 @@ void abk_client_flush(abk_client *client)
         progress = true;
     }
     const bool left = abk_buf_len(buf) > 0;
-    if (left && !client->gone)
-        abk_buf_widen(buf, out_fd(client));
     if (left || client->writable_wanted || was_full != abk_client_full(client))
         want_writable(client, left, progress);
     if (client->kind == ABK_SERVED)

@@ -2,12 +2,14 @@
 #include "bus.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 enum { STDERR_BYTES = 16 * 1024, READ_BYTES = 64 * 1024, PARTS = 16, WRITES = 16 };
+enum { WIDE_FROM = 512 * 1024, WIDE_BYTES = 1024 * 1024, WIDE_PIPES = 16 };
 enum { WASTE_READ_NS = 50000, WASTE_BYTE_NS = 60, WASTE_NS = 2000000 }; /* 16 MB and 20,000 reads/s */
 
 static const char handshake_id[] = "anyio-bus/handshake";
@@ -158,6 +160,7 @@ void abk_process_end(abk_process *process)
     bus->counts.stderr_bytes += process->stderr_bytes;
     bus->counts.workers--;
     abk_unlink(&process->link);
+    bus->wide_pipes -= (uint32_t)process->wide_in + process->wide_out;
     abk_list_append(&bus->dead_processes, &process->dead);
 }
 
@@ -183,6 +186,22 @@ void abk_process_watch(abk_process *process)
         const bool rests = process->paused || (waits && !process->exited);
         abk_loop_watch(&bus->loop, &process->out, rests ? 0 : ABK_READ);
     }
+}
+
+/* A pipe holds 64 KiB, so that a frame of megabytes takes many steps: where much of one waits, ask
+ * for more room, once. A user may have some 64 such pipes in all (pipe(7)), so a bus has a few. */
+static void widen(abk_process *process, bool *wide, const abk_buf *buf, int fd)
+{
+#ifdef F_SETPIPE_SZ
+    abk_bus *bus = process->slot->bus;
+    if (*wide || abk_buf_len(buf) < WIDE_FROM || bus->wide_pipes == WIDE_PIPES)
+        return;
+    *wide = true;
+    bus->wide_pipes++;
+    fcntl(fd, F_SETPIPE_SZ, WIDE_BYTES);
+#else
+    (void)process, (void)wide, (void)buf, (void)fd;
+#endif
 }
 
 static void set_full(abk_process *process, bool full)
@@ -243,7 +262,7 @@ void abk_process_flush(abk_process *process)
         if (put > 0)
             wrote(process, parts, count, (size_t)put);
         if (put < 0 || (size_t)put < asked) {
-            abk_buf_widen(&lane->out.buf, process->in.fd);
+            widen(process, &process->wide_in, &lane->out.buf, process->in.fd);
             set_full(process, true);
             break;
         }
@@ -324,6 +343,7 @@ void abk_process_read(abk_process *process)
         return;
     }
     process->bytes_in += (uint64_t)got;
+    widen(process, &process->wide_out, &process->reader.buf, process->out.fd);
     abk_take_lines(process);
     const bool none = process->empty_lines > empty && counts->messages_in == lines;
     if (none || process->reader.skipped > 0 ||

@@ -19,7 +19,6 @@ ssize_t abk_reader_fill(abk_reader *reader, int fd, size_t least, size_t most)
     if (got < 0)
         return -errno;
     abk_buf_filled(buf, (size_t)got);
-    abk_buf_widen(buf, fd);
     if ((size_t)got == room && reader->want < most)
         reader->want = reader->want * 2 < most ? reader->want * 2 : most;
     return got;

@@ -466,6 +466,7 @@ async def test_a_token_is_asked_for_on_tcp_alone(folder: Path) -> None:
         ({"listen": "unix:///pa\0th"}, "unix:///path or tcp://host:port"),
         ({"listen": "tcp://127.0.0.1"}, "unix:///path or tcp://host:port"),
         ({"listen": "tcp://127.0.0.1:99999"}, "unix:///path or tcp://host:port"),
+        ({"listen": 5}, "unix:///path or tcp://host:port"),
         ({"listen": "tcp://[::1"}, "unix:///path or tcp://host:port"),
         ({"listen": "tcp://127.0.0.1:0?x"}, "unix:///path or tcp://host:port"),
         ({"listen": "tcp://127.0.0.1:0#x"}, "unix:///path or tcp://host:port"),
