@@ -1,6 +1,7 @@
 /* The process as a client: what becomes of its requests, and what it is told. */
 #include "rig.h"
 
+#include <fcntl.h>
 #include <limits.h>
 
 #define ONE_AT_A_TIME ",\"max_in_flight\":1"
@@ -83,6 +84,39 @@ static void requests_of_a_worker_reach_the_host_and_its_answer_the_worker(void)
     CHECK_HAS(rig_answer(&r, id), "heard");
     rig_close(&r);
 }
+
+#ifdef F_SETPIPE_SZ
+static bool may_widen(void)
+{
+    int fds[2];
+    CHECK(pipe(fds) == 0);
+    const bool may = fcntl(fds[0], F_SETPIPE_SZ, 1 << 20) >= 1 << 20;
+    close(fds[0]);
+    close(fds[1]);
+    return may;
+}
+
+static void pipes_of_a_worker_are_widened_for_frames_of_megabytes(void)
+{
+    static char line[1500000];
+    const abk_route route = RIG_ROUTE;
+    rig r;
+    if (!may_widen()) {
+        fprintf(stderr, "*** NOT TESTED: this user may not widen pipes ***\n");
+        return;
+    }
+    rig_open(&r, rig_config("", "", ""));
+    CHECK_HAS(rig_answer(&r, rig_ask(&r, "pipes", "")), "\"65536 65536\"");
+    rig_answer(&r, rig_ask(&r, "big", "\"n\":1500000"));
+    CHECK_HAS(rig_answer(&r, rig_ask(&r, "pipes", "")), "\"65536 1048576\"");
+    memset(line, ' ', sizeof line - 1);
+    memcpy(line, "{\"method\":\"note_nothing\"}", 25);
+    line[sizeof line - 1] = '\n';
+    CHECK(abk_submit(r.bus, &route, line, sizeof line) == 0);
+    CHECK_HAS(rig_answer(&r, rig_ask(&r, "pipes", "")), "\"1048576 1048576\"");
+    rig_close(&r);
+}
+#endif
 
 /* --- the flags of a run of lines ---------------------------------------------------------------
  */
@@ -436,7 +470,13 @@ static void a_torn_frame_is_sent_and_a_waiting_one_is_not(void)
     rig_close(&r);
 }
 
-TEST_MAIN(TEST(what_many_withdrawals_leave_is_written),
+#ifdef F_SETPIPE_SZ
+#define LINUX_TESTS TEST(pipes_of_a_worker_are_widened_for_frames_of_megabytes),
+#else
+#define LINUX_TESTS
+#endif
+
+TEST_MAIN(LINUX_TESTS TEST(what_many_withdrawals_leave_is_written),
           TEST(a_narrow_queue_is_written_all_the_same), TEST(a_request_is_answered_by_its_worker),
           TEST(answers_that_trickle_in_are_whole),
           TEST(a_line_may_be_as_long_as_the_limit_and_no_longer), TEST(a_bad_line_costs_itself),

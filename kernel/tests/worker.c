@@ -242,6 +242,12 @@ static bool speak(const char *method, const char *id, const abk_message *m)
         drone(id, number(m));
     else if (strcmp(method, "flood") == 0)
         flood(id, number(m));
+#ifdef F_GETPIPE_SZ
+    else if (strcmp(method, "pipes") == 0) {
+        snprintf(words, sizeof words, "\"%d %d\"", fcntl(0, F_GETPIPE_SZ), fcntl(1, F_GETPIPE_SZ));
+        answer(id, words);
+    }
+#endif
     else if (strcmp(method, "framing") == 0)
         say("%s%s", framings[number(m)], framings[number(m)]);
     else if (strcmp(method, "slow") == 0)
