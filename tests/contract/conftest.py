@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from tests.contract.places import CANNOT
 from tests.docker import kit
 
 # Where the loop tells nothing more; or is asked on one loop alone.
-ON_FEWER_LOOPS = ("python-portable", "python-no-pidfd")
-ON_ONE_LOOP = ("connect-tcp", "native-listening", "connect-native", "docker")
+ON_FEWER_LOOPS: tuple[str, ...] = ("python-portable", "python-no-pidfd")
+ON_ONE_LOOP: tuple[str, ...] = ("connect-tcp", "native-listening", "connect-native", "docker")
+# A run that has twenty minutes, on two cores, leaves the further loops to the kernels in this process.
+if "CI" in os.environ:
+    ON_FEWER_LOOPS += ("subprocess", "connect")
+    ON_ONE_LOOP += ON_FEWER_LOOPS[:2]
 # What runs over TCP, too: the rest is as on a socket file.
 TCP = ("test_requests.py", "test_streams.py")
 FURTHER_LOOPS = ("asyncio+uvloop", "asyncio+eager")

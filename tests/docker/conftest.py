@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -12,7 +13,10 @@ from tests.docker import kit
 NOT_TESTED = "THE DOCKER BACKEND IS NOT TESTED"
 
 
-@pytest.fixture(scope="module", params=[ASYNCIO, TRIO])
+LOOPS = [TRIO] if "CI" in os.environ else [ASYNCIO, TRIO]  # as in tests/contract/conftest.py
+
+
+@pytest.fixture(scope="module", params=LOOPS)
 def anyio_backend(request: pytest.FixtureRequest) -> Backend:
     """Name the loop: one of each kind, for containers are slow, and tell loops apart no further."""
     backend: Backend = request.param
