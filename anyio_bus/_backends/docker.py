@@ -76,14 +76,14 @@ class Docker(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Validate."""
-        if not re.fullmatch(r"[^\s-]\S*", self.image):
+        if not isinstance(self.image, str) or not re.fullmatch(r"[^\s-]\S*", self.image):
             raise _wrong("image", "the name of an image is needed", self.image)
         if self.pull not in ("missing", "always", "never"):
             raise _wrong("pull", "expected 'missing', 'always' or 'never'", self.pull)
-        if isinstance(self.args, str) or any("\0" in arg for arg in self.args):
+        if isinstance(self.args, str) or not all(map(_is_word, self.args)):
             raise _wrong("args", "a list of texts is needed", self.args)
         for name, value in self.env.items():
-            if not name or "=" in name or "\0" in name + value:
+            if not (name and _is_word(name) and _is_word(value)) or "=" in name:
                 raise _wrong("env", "expected names and values of variables", name)
         if not self.config.startswith("/"):
             raise _wrong("config", "an absolute path is needed", self.config)
@@ -91,6 +91,10 @@ class Docker(msgspec.Struct, frozen=True):
             raise _wrong("name_prefix", "expected letters, digits, _ . and -", self.name_prefix)
         if not self.timeout_s > 0:
             raise _wrong("timeout_s", "must be greater than 0", self.timeout_s)
+
+
+def _is_word(word: object) -> bool:
+    return isinstance(word, str) and "\0" not in word
 
 
 def _wrong(field: str, problem: str, value: object) -> InvalidArgumentError:

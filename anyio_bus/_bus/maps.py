@@ -263,7 +263,7 @@ class MapResults(Generic[T_co]):
         return value  # type: ignore[no-any-return]  # noqa: ASYNC910  # see FREE_TURNS
 
     def _grant(self) -> None:
-        """Count the results that may be read before there is anything else to do."""
+        """Decode the results that may be read before there is anything else to do."""
         most = self._refill - self._room
         if most <= 0:  # more room is not made use of yet
             most = self._refill
