@@ -116,38 +116,45 @@ void abk_out_format(abk_buf *buf, const char *format, ...)
         abk_buf_append(buf, text, (size_t)len < sizeof text ? (size_t)len : sizeof text - 1);
 }
 
+/* The bytes of a character that is not ASCII, 0 where it is not UTF-8 (RFC 3629). */
+static unsigned wide_char(const unsigned char *p, size_t left)
+{
+    const unsigned char first = p[0];
+    const unsigned size = first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
+    if (first < 0xc2 || first > 0xf4 || left < size)
+        return 0;
+    for (unsigned i = 1; i < size; i++)
+        if ((p[i] & 0xc0) != 0x80)
+            return 0;
+    if ((first == 0xe0 && p[1] < 0xa0) || (first == 0xed && p[1] > 0x9f) ||
+        (first == 0xf0 && p[1] < 0x90) || (first == 0xf4 && p[1] > 0x8f))
+        return 0;
+    return size;
+}
+
 /* Length of the UTF-8 character that begins here; 0 where none does. */
 static size_t character(const unsigned char *at, size_t left)
 {
-    static const struct {
-        unsigned char from, to, low, high;
-        uint8_t more;
-    } kinds[] = {{0xC2, 0xDF, 0x80, 0xBF, 1}, {0xE0, 0xE0, 0xA0, 0xBF, 2}, {0xE1, 0xEC, 0x80, 0xBF, 2},
-                 {0xED, 0xED, 0x80, 0x9F, 2}, {0xEE, 0xEF, 0x80, 0xBF, 2}, {0xF0, 0xF0, 0x90, 0xBF, 3},
-                 {0xF1, 0xF3, 0x80, 0xBF, 3}, {0xF4, 0xF4, 0x80, 0x8F, 3}};
-    if (at[0] < 0x80)
-        return 1;
-    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-        if (at[0] < kinds[i].from || at[0] > kinds[i].to)
-            continue;
-        if (left <= kinds[i].more || at[1] < kinds[i].low || at[1] > kinds[i].high)
-            return 0;
-        for (size_t k = 2; k <= kinds[i].more; k++) {
-            if (at[k] < 0x80 || at[k] > 0xBF)
-                return 0;
-        }
-        return (size_t)kinds[i].more + 1;
-    }
-    return 0;
+    return at[0] < 0x80 ? 1 : wide_char(at, left);
 }
 
 bool abk_is_utf8(const char *at, size_t len)
 {
-    for (size_t i = 0; i < len;) {
-        const size_t step = character((const unsigned char *)at + i, len - i);
-        if (step == 0)
-            return false;
-        i += step;
+    size_t i = 0;
+    while (i < len) {
+        uint64_t word = UINT64_C(0x8080808080808080);
+        if (len - i >= sizeof word)
+            memcpy(&word, at + i, sizeof word);
+        if ((word & UINT64_C(0x8080808080808080)) == 0) {
+            i += sizeof word;
+        } else if ((unsigned char)at[i] < 0x80) {
+            i++;
+        } else {
+            const unsigned size = wide_char((const unsigned char *)at + i, len - i);
+            if (size == 0)
+                return false;
+            i += size;
+        }
     }
     return true;
 }

@@ -6,6 +6,8 @@
  */
 #include "scan.h"
 
+#include "buf.h"
+
 #ifdef __SSE2__
 #include <emmintrin.h>
 #endif
@@ -166,43 +168,6 @@ static INLINE const char *skip_string(scan *s, const char *p, bool *escaped)
         return p + __builtin_ctz(found);
 #endif
     return skip_long_string(s, p, escaped);
-}
-
-/* The bytes of a character that is not ASCII, 0 where it is not UTF-8 (RFC 3629). */
-static unsigned wide_char(const unsigned char *p, size_t left)
-{
-    const unsigned char first = p[0];
-    const unsigned size = first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
-    if (first < 0xc2 || first > 0xf4 || left < size)
-        return 0;
-    for (unsigned i = 1; i < size; i++)
-        if ((p[i] & 0xc0) != 0x80)
-            return 0;
-    if ((first == 0xe0 && p[1] < 0xa0) || (first == 0xed && p[1] > 0x9f) ||
-        (first == 0xf0 && p[1] < 0x90) || (first == 0xf4 && p[1] > 0x8f))
-        return 0;
-    return size;
-}
-
-static bool is_utf8(const char *at, size_t len)
-{
-    size_t i = 0;
-    while (i < len) {
-        uint64_t word = UINT64_C(0x8080808080808080);
-        if (len - i >= sizeof word)
-            memcpy(&word, at + i, sizeof word);
-        if ((word & UINT64_C(0x8080808080808080)) == 0) {
-            i += sizeof word;
-        } else if ((unsigned char)at[i] < 0x80) {
-            i++;
-        } else {
-            const unsigned size = wide_char((const unsigned char *)at + i, len - i);
-            if (size == 0)
-                return false;
-            i += size;
-        }
-    }
-    return true;
 }
 
 /* --- values ---------------------------------------------------------------------------------- */
@@ -419,7 +384,7 @@ static const char *wrong_member(abk_message *m, const abk_value *slot)
     } else {
         return NULL;
     }
-    return is_utf8(slot->at, slot->len) ? NULL : not_utf8;
+    return abk_is_utf8(slot->at, slot->len) ? NULL : not_utf8;
 }
 
 /* The members that most lines have, as most write them: without a look at each byte of the name. */
@@ -561,7 +526,7 @@ abk_value abk_scan_id(abk_text text)
     scan s = {.begin = text.at, .end = text.at + text.len};
     const bool whole = skip_scalar(&s, text.at, &value) == s.end;
     if (whole && (value.kind == ABK_NULL || (value.kind == ABK_NUMBER && abk_id_fits(&value)) ||
-                  (value.kind == ABK_STRING && is_utf8(value.at, value.len))))
+                  (value.kind == ABK_STRING && abk_is_utf8(value.at, value.len))))
         return value;
     return (abk_value){0};
 }
