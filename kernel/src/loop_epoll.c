@@ -97,6 +97,8 @@ static int change(abk_loop *loop, abk_watch *watch, uint8_t interest)
     struct epoll_event event = {.data = {.ptr = watch}};
     if ((interest & ABK_READ) != 0)
         event.events |= EPOLLIN;
+    if (interest == ABK_READ && watch->edge)
+        event.events |= EPOLLET;
     if ((interest & ABK_WRITE) != 0)
         event.events |= EPOLLOUT;
     const int operation = watch->interest == 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
@@ -123,6 +125,13 @@ int abk_loop_watch(abk_loop *loop, abk_watch *watch, uint8_t interest)
     }
     watch->interest = interest;
     return ABK_OK;
+}
+
+void abk_loop_again(abk_loop *loop, abk_watch *watch)
+{
+    if (watch->edge && watch->fd >= 0 && watch->interest == ABK_READ && watch->way == BY_EPOLL &&
+        loop->fd >= 0)
+        change(loop, watch, ABK_READ);
 }
 
 int abk_loop_watch_exit(abk_loop *loop, abk_watch *watch, pid_t pid)
