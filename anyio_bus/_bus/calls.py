@@ -7,7 +7,7 @@ import math
 import os
 import sys
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
 
@@ -25,7 +25,7 @@ from anyio_bus._errors import (
     error_from_failure,
 )
 from anyio_bus._io.loop import Alarm, Loop
-from anyio_bus._sansio.codec import decode_error, encode_request, encode_requests, encode_value
+from anyio_bus._sansio.codec import decode_error, encode_request, encode_value
 from anyio_bus._sansio.deadlines import Deadlines
 from anyio_bus._sansio.events import (
     ChunkLines,
@@ -34,6 +34,7 @@ from anyio_bus._sansio.events import (
     KernelEvent,
     LineBad,
     Lines,
+    Results,
     WorkerChanged,
 )
 from anyio_bus._sansio.lifecycle import State
@@ -366,16 +367,15 @@ class Calls:
         if len(peer.calls) + len(items) > self._max_pending:
             return None
         keys = peer.new_keys(len(items))
+        room = self._max_bytes - self.pending_bytes
         try:
-            frames = encode_requests(keys, method, items, route.envelope)
+            size = self.backend.submit_many(method, items, route, keys, room)
         except InvalidArgumentError:
             return None
-        if self.pending_bytes + len(frames) > self._max_bytes:
-            return None
-        if not self.backend.submit_many(frames, route, keys):
+        if size == 0:
             return None
         count = len(keys)
-        batch = Batch(method, keys, -(-len(frames) // count), count, self.root, sink, timeout_s)
+        batch = Batch(method, keys, -(-size // count), count, self.root, sink, timeout_s)
         self.pending_bytes += batch.size * count
         if timeout_s is not None:
             self.alarm.nudge(self._batches.add(batch, timeout_s, self.now()))
@@ -600,6 +600,8 @@ class Calls:
         for event in events:
             if type(event) is Lines:
                 self._take_lines(event)
+            elif type(event) is Results:
+                self._take_answers(event.keys, event)
             elif type(event) is ChunkLines:
                 if not self.on_chunks(event):
                     self.deliver(event.as_lines())  # type: ignore[arg-type]  # list is invariant
@@ -623,24 +625,24 @@ class Calls:
 
     def _take_lines(self, event: Lines) -> None:
         if event.only == "answers":
-            self._take_answers(event.messages)
+            self._take_answers([answer.id for answer in event.messages], event.messages)  # type: ignore[misc]  # it has one
         elif event.only == "calls" and _all_notes(event.messages):
             self.on_notifications(event, event.messages)
         else:
             self._take_each(event)
 
-    def _take_answers(self, answers: list[Message]) -> None:
-        keys: list[RequestId] = [answer.id for answer in answers]  # type: ignore[misc]  # it has one
+    def _take_answers(self, keys: Sequence[RequestId], answers: list[Message] | Results) -> None:
         calls = self.peer.receive_many(keys)
         if self._take_batches(calls, keys, answers):
             return
+        each: list[Any] = answers.answers() if isinstance(answers, Results) else answers
         root = self.root
         wake = self._loop.wake
         freed = 0
-        for entry, answer in zip(calls, answers, strict=True):
+        for key, entry, answer in zip(keys, calls, each, strict=True):
             if entry is None:
                 continue
-            call = _call_of(answer.id, entry)
+            call = _call_of(key, entry)
             if call.scope is not root or self._queue or self.on_idle is not None:
                 self._leave(call)
             else:
@@ -652,7 +654,10 @@ class Calls:
         self.pending_bytes -= freed
 
     def _take_batches(
-        self, calls: list[Call | Batch | None], keys: list[RequestId], answers: list[Message]
+        self,
+        calls: list[Call | Batch | None],
+        keys: Sequence[RequestId],
+        answers: list[Message] | Results,
     ) -> bool:
         """Settle a run of answers to one sink's calls that were begun at once; False if it is not."""
         if not calls or type(calls[0]) is not Batch or self._queue or self.on_idle is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import repeat
 from types import NoneType
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "BAD_JSON",
+    "decode_array",
     "decode_block",
     "decode_envelope",
     "decode_error",
@@ -40,6 +41,7 @@ __all__ = (
     "decoder_of",
     "encode_envelope",
     "encode_error",
+    "encode_items",
     "encode_notification",
     "encode_request",
     "encode_requests",
@@ -307,6 +309,24 @@ def encode_requests(
     )
 
 
+def encode_items(items: Sequence[object]) -> bytes:
+    """Encode the params of several requests, a line each.
+
+    Who takes them makes sure that each is an object or an array, with a newline only at its end.
+
+    Raises:
+        InvalidArgumentError: One of them cannot be encoded.
+    """
+    try:
+        block = _encoder.encode_lines(items)
+    except Exception:  # noqa: BLE001  # said below, of the one that it is about
+        pass
+    else:
+        if block.find(b"null") < 0:
+            return block
+    return b"".join([_encode_params(params) + b"\n" for params in items])
+
+
 def encode_notification(
     method: str, params: object = UNSET, session: str | None = None, envelope: bytes = b""
 ) -> bytes:
@@ -371,6 +391,7 @@ decode_lines = _messages.decode_lines
 """Decode a block of whole lines that are known to be messages."""
 
 decode_results: Any = _results.decode_lines
+decode_array: Callable[[bytes], list[Raw]] = msgspec.json.Decoder(list[Raw]).decode
 """Decode a block of whole lines that are known to be answers without an error or a session."""
 
 decode_plain = _plain.decode

@@ -8,9 +8,15 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from anyio_bus._errors import Failure
-from anyio_bus._sansio.codec import BAD_JSON, decode_block, decode_lines, decode_results
+from anyio_bus._sansio.codec import (
+    BAD_JSON,
+    decode_array,
+    decode_block,
+    decode_lines,
+    decode_results,
+)
 from anyio_bus._sansio.lifecycle import State
-from anyio_bus._sansio.messages import BadLine, Message, RequestId
+from anyio_bus._sansio.messages import BadLine, Message, RequestId, Result
 
 __all__ = (
     "BadLineInfo",
@@ -22,6 +28,7 @@ __all__ = (
     "KernelStatistics",
     "LineBad",
     "Lines",
+    "Results",
     "SessionInfo",
     "WorkerChanged",
     "WorkerInfo",
@@ -70,6 +77,29 @@ class ChunkLines(msgspec.Struct, gc=False):
         between = _CHUNK_END + b"\n" + _CHUNK_START
         block = _CHUNK_START + self.block[:-1].replace(b"\n", between) + _CHUNK_END + b"\n"
         return lines_of(self.pool, self.worker, block, self.sole, "calls")
+
+
+class Results(msgspec.Struct, gc=False):
+    """What stands in a run of answers of one worker to requests that were submitted together.
+
+    They are results, of ids that are the numbers from ``first`` on; ``block`` is an array of them,
+    not yet decoded.
+    """
+
+    pool: str
+    worker: int
+    first: int
+    count: int
+    block: bytes
+
+    @property
+    def keys(self) -> range:
+        """The ids of the requests."""
+        return range(self.first, self.first + self.count)
+
+    def answers(self) -> list[Result]:
+        """Return the same as answers."""
+        return list(map(Result, self.keys, decode_array(self.block)))
 
 
 class LineBad(msgspec.Struct, frozen=True):
@@ -139,7 +169,9 @@ def lines_of(
         ]
 
 
-KernelEvent: TypeAlias = Lines | ChunkLines | LineBad | Failed | WorkerChanged | ClientChanged
+KernelEvent: TypeAlias = (
+    Lines | ChunkLines | Results | LineBad | Failed | WorkerChanged | ClientChanged
+)
 Deliver: TypeAlias = Callable[[list[KernelEvent]], None]
 
 

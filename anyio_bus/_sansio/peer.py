@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from anyio_bus._sansio.deadlines import Deadlines
@@ -80,7 +80,7 @@ class Peer(Generic[C]):
             self._deadlines.discard(answer.id, call.timeout_s)  # type: ignore[arg-type]
         return call
 
-    def receive_many(self, keys: list[RequestId]) -> list[C | None]:
+    def receive_many(self, keys: Sequence[RequestId]) -> list[C | None]:
         """Take the answers to several ids; return in their places the calls that they end."""
         calls: list[C | None] = list(map(self.calls.pop, keys, itertools.repeat(None)))
         kinds = set(calls)

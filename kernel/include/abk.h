@@ -195,11 +195,22 @@ typedef struct abk_route {
  * answer follows within cancel_grace_s. */
 ABK_API int64_t abk_submit(abk_bus *bus, const abk_route *route, const char *line, size_t len);
 
-/* Take many whole lines, all with the same route. Returns how many there were, or 0 and takes none
- * where the queue of the pool has not room for all; then each is to be submitted for its own fate. One that is
- * refused nevertheless (an id that is in use) ends it: the number of those before it is returned. */
-ABK_API int64_t abk_submit_many(abk_bus *bus, const abk_route *route, const char *lines, size_t len,
-                                uint32_t count);
+/* Requests of one method whose ids are numbers in a row. */
+typedef struct abk_row {
+    size_t size;
+    const char *method; /* as JSON, with its quotes */
+    size_t method_len;
+    const char *params; /* of each an object or an array, and a newline */
+    size_t params_len;
+    int64_t first; /* the id of the first, at least 1 */
+    uint32_t count;
+} abk_row;
+
+/* Make the frames of a row and take them, all with the same route. Returns how many there were, or 0 and
+ * takes none where the queue of the pool has not room for all; then each is to be submitted for its own
+ * fate. One that is refused nevertheless (params that are none, an id that is in use) ends it: the number
+ * of those before it is returned. Answers of nothing but an id and a result come as ABK_EV_RESULTS. */
+ABK_API int64_t abk_submit_row(abk_bus *bus, const abk_route *route, const abk_row *row);
 
 /* The failure behind the last ABK_EREFUSED, as JSON: {"code":..., "message":..., ...}. */
 ABK_API const char *abk_refusal(abk_bus *bus, size_t *len);
@@ -243,7 +254,10 @@ enum {
     ABK_EV_CLIENT,
     ABK_EV_LOG,  /* a: ABK_LOG_...; text: one line */
     ABK_EV_FRAME, /* a tapped frame; text: the params of bus/frame as JSON (docs/design/kernel.md) */
-    ABK_EV_WAKE   /* an fd of abk_watch_fd() is readable. a: the fd */
+    ABK_EV_WAKE,  /* an fd of abk_watch_fd() is readable. a: the fd */
+    /* Results of one worker, which stood beside each other, to requests of abk_submit_row(). data: a JSON
+     * array of them; key: the id of the first; count: so many, with ids in a row. */
+    ABK_EV_RESULTS
 };
 
 enum {

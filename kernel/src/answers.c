@@ -14,6 +14,7 @@ typedef struct run {
     size_t offset, len;
     uint32_t count;
     int only;         /* ABK_ONLY_...: what is true of all of them */
+    int64_t row;      /* not 0: the run is an array of results from `from` on, for ids from this one on */
     bool noted;       /* there is a request or notification among them */
     int64_t sole;     /* the only request in flight when the first of these came */
     abk_text sole_id; /* in the entry: the run is told before that ends */
@@ -35,20 +36,27 @@ static size_t keep_params(char *lines, size_t len)
     return (size_t)(to - lines);
 }
 
+/* What a worker wrote, to be written over. */
+static char *mine(const run *self, const char *at)
+{
+    const abk_buf *buf = &self->process->reader.buf;
+    return buf->data + (at - buf->data);
+}
+
 static void flush(run *self)
 {
     if (self->count == 0)
         return;
-    if (self->only == ABK_ONLY_CHUNKS) {
-        const abk_buf *buf = &self->process->reader.buf;
-        self->len = keep_params(buf->data + (self->from - buf->data), self->len);
-    }
+    if (self->row != 0)
+        mine(self, self->from)[self->len - 1] = ']';
+    else if (self->only == ABK_ONLY_CHUNKS)
+        self->len = keep_params(mine(self, self->from), self->len);
     abk_slot *slot = self->process->slot;
-    abk_event *event = abk_tell(slot->bus, ABK_EV_LINES, slot);
+    abk_event *event = abk_tell(slot->bus, self->row != 0 ? ABK_EV_RESULTS : ABK_EV_LINES, slot);
     if (event != NULL) {
         event->count = self->count;
         event->a = self->only;
-        event->key = self->sole;
+        event->key = self->row != 0 ? self->row : self->sole;
         event->data = self->from;
         event->len = self->len;
         if (self->from == NULL)
@@ -59,6 +67,7 @@ static void flush(run *self)
     self->count = 0;
     self->noted = false;
     self->sole = 0;
+    self->row = 0;
 }
 
 static void note_sole(run *self)
@@ -77,6 +86,8 @@ static void to_host(run *self, const abk_frame *frame, int only)
 {
     abk_bus *bus = self->process->slot->bus;
     const bool answer = (only & ABK_ONLY_ANSWERS) != 0;
+    if (self->row != 0)
+        flush(self);
     if (frame->count == 0) {
         if (self->count > 0 && (self->from == NULL || self->from + self->len != frame->line.at))
             flush(self);
@@ -108,6 +119,27 @@ static void to_host(run *self, const abk_frame *frame, int only)
     self->count++;
     if (answer && self->noted)
         flush(self); /* what comes after this answer may be another request's */
+}
+
+/* Hand a result to the host, together with those of the ids before: in place, since a line is longer than
+ * its result and two bytes. */
+static void to_row(run *self, int64_t id, const abk_value *result, abk_text line)
+{
+    if (self->row == 0 || self->row + self->count != id)
+        flush(self);
+    if (self->count == 0) {
+        self->row = id;
+        self->from = line.at;
+        *mine(self, line.at) = '[';
+        self->len = 1;
+        self->only = ABK_ONLY_RESULTS;
+    }
+    char *to = mine(self, self->from) + self->len;
+    const abk_text raw = abk_value_raw(result);
+    memmove(to, raw.at, raw.len);
+    to[raw.len] = ',';
+    self->len += raw.len + 1;
+    self->count++;
 }
 
 /* --- bad lines ------------------------------------------------------------------------------- */
@@ -221,13 +253,16 @@ static void take_answer(run *self, const abk_message *message, abk_text line)
     }
     if (entry->learns && message->result.kind == ABK_OBJECT)
         learn(lane, entry, &message->result);
+    const bool result = is_result(message);
     abk_frame frame = {.line = line};
     if (bus->rewrite)
         patch_value(&frame, &message->id, abk_id_raw(&entry->id));
-    if (entry->client == bus->host)
-        to_host(self, &frame, is_result(message) ? ABK_ONLY_RESULTS : ABK_ONLY_ANSWERS);
-    else
+    if (entry->client != bus->host)
         abk_client_send(entry->client, &frame);
+    else if (entry->row != 0 && result)
+        to_row(self, entry->row, &message->result, line);
+    else
+        to_host(self, &frame, result ? ABK_ONLY_RESULTS : ABK_ONLY_ANSWERS);
     abk_router_finish(bus, entry);
 }
 

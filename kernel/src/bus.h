@@ -102,6 +102,7 @@ typedef struct abk_entry {
     bool probe;     /* nobody's work in flight */
     bool cancelled; /* the client asked for its end, and gets an answer nevertheless */
     uint64_t due;   /* of a tombstone, or of a cancelled one */
+    int64_t row;    /* the same id, of a request of abk_submit_row(); else 0 */
     abk_id_key id;  /* as the client spelt it */
     abk_id_key *token; /* its progressToken, where that was rewritten; NULL: it was not */
 } abk_entry;
@@ -123,6 +124,7 @@ typedef struct abk_frame {
 void abk_frame_patch(abk_frame *frame, abk_text what, abk_text with, bool key);
 size_t abk_frame_most(const abk_frame *frame);             /* bytes that it takes at most */
 size_t abk_frame_put(const abk_frame *frame, int64_t key, char *out); /* bytes that it took */
+size_t abk_put_number(char *out, uint64_t number);                    /* at most 20 digits */
 
 /* A request of a worker that a client has to answer; kept where clients are on a wire. */
 typedef struct abk_ask {
@@ -431,6 +433,7 @@ struct abk_way { /* where a frame goes */
     abk_text session; /* at NULL: none */
     int32_t worker;   /* -1: any */
     bool rebind, learns, probe;
+    int64_t row; /* see abk_entry */
 };
 /* Take a frame; id: of a request, else NULL. The request's key, 0 for what is none, or ABK_EREFUSED
  * with bus->refusal. token: its progress token, to be restored; or NULL. */
@@ -543,7 +546,7 @@ void abk_client_put(abk_client *client, const abk_buf *line); /* made by the ker
 
 /* requests.c, methods.c */
 int64_t abk_host_submit(abk_bus *bus, const abk_route *route, const abk_message *message,
-                        abk_text line);
+                        abk_text line, int64_t row);
 void abk_take_line(abk_client *client, const char *line, size_t len);
 void abk_take_bad_line(abk_client *client, const abk_line *line); /* over the limit */
 int abk_take_method(abk_client *client, const abk_message *message); /* 1: it was the kernel's */

@@ -320,9 +320,9 @@ static void take_call(abk_client *client, const abk_message *message, abk_text l
 
 /* --- the host -------------------------------------------------------------------------------- */
 
-/* A line of the host: its route says what a wire would say in the line. */
+/* A line of the host: its route says what a wire would say in the line. row: see abk_entry. */
 int64_t abk_host_submit(abk_bus *bus, const abk_route *route, const abk_message *message,
-                        abk_text line)
+                        abk_text line, int64_t row)
 {
     abk_client *host = bus->host;
     const abk_role role = abk_role_of(message);
@@ -330,7 +330,8 @@ int64_t abk_host_submit(abk_bus *bus, const abk_route *route, const abk_message 
                    .worker = route->worker,
                    .session = {route->session, (uint32_t)route->session_len},
                    .rebind = (route->flags & ABK_ROUTE_REBIND) != 0,
-                   .probe = (route->flags & ABK_ROUTE_PROBE) != 0};
+                   .probe = (route->flags & ABK_ROUTE_PROBE) != 0,
+                   .row = row};
     abk_frame frame = {.line = line};
     abk_value token = {0};
     char digits[24];

@@ -160,6 +160,21 @@ static inline void rig_lines(rig *self, const abk_event *event)
                                               : 0));
 }
 
+/* An array of results: kept as answers, each as its text. */
+static inline void rig_results(rig *self, const abk_event *event)
+{
+    static char line[1 << 20];
+    abk_message message;
+    snprintf(line, sizeof line, "{\"params\":%.*s}\n", (int)event->len, event->data);
+    CHECK(abk_scan(line, strlen(line), &message) == ABK_OK && message.params.kind == ABK_ARRAY);
+    CHECK(event->count > 0 && event->key >= 1 && event->key + event->count - 1 <= self->asked);
+    for (int64_t id = event->key; id < event->key + event->count && id <= self->asked; id++) {
+        self->ends[id].answers++;
+        free(self->ends[id].text);
+        self->ends[id].text = rig_copy(event->data, event->len);
+    }
+}
+
 static inline void rig_take(rig *self, const abk_event *event)
 {
     if (self->event_count == self->event_cap) {
@@ -174,6 +189,8 @@ static inline void rig_take(rig *self, const abk_event *event)
     kept->event.text = rig_copy(event->text, event->text_len);
     if (event->type == ABK_EV_LINES)
         rig_lines(self, &kept->event);
+    if (event->type == ABK_EV_RESULTS)
+        rig_results(self, &kept->event);
     if (event->type != ABK_EV_FAILED)
         return;
     for (int i = 1; i <= self->asked; i++) {

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 
-from anyio_bus._sansio.events import LineBad, Lines, lines_of
+from anyio_bus._sansio.events import LineBad, Lines, Results, lines_of
 from anyio_bus._sansio.messages import Result
 
 
@@ -22,3 +22,9 @@ def test_results_that_cannot_be_decoded_are_bad_lines() -> None:
     good, bad = lines_of("w", 3, b'{"id":1,"result":2}\n{"id":2,"result":"\xff}\n', only="results")
     assert isinstance(good, Lines)
     assert isinstance(bad, LineBad)
+
+
+def test_results_in_a_row_are_answers() -> None:
+    results = Results("w", 3, 7, 2, b'[{"a":1}, null]')
+    assert results.keys == range(7, 9)
+    assert results.answers() == [Result(7, Raw(b'{"a":1}')), Result(8, Raw(b"null"))]
