@@ -710,10 +710,10 @@ static void *_cffi_types[] = {
 /* 123 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 124 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 125 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 126 */ _CFFI_OP(_CFFI_OP_FUNCTION, 149), // void()(abk_bus *)
+/* 126 */ _CFFI_OP(_CFFI_OP_FUNCTION, 150), // void()(abk_bus *)
 /* 127 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
 /* 128 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 129 */ _CFFI_OP(_CFFI_OP_FUNCTION, 149), // void()(abk_bus *, double)
+/* 129 */ _CFFI_OP(_CFFI_OP_FUNCTION, 150), // void()(abk_bus *, double)
 /* 130 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
 /* 131 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 14),
 /* 132 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
@@ -730,10 +730,11 @@ static void *_cffi_types[] = {
 /* 143 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
 /* 144 */ _CFFI_OP(_CFFI_OP_ARRAY, 143), // char[512]
 /* 145 */ (_cffi_opcode_t)(512),
-/* 146 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 20), // uint16_t
-/* 147 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
-/* 148 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 8), // unsigned int
-/* 149 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 146 */ _CFFI_OP(_CFFI_OP_POINTER, 94), // int64_t const *
+/* 147 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 20), // uint16_t
+/* 148 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
+/* 149 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 8), // unsigned int
+/* 150 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 static void _cffi_d_abk_abandon(abk_bus * x0)
@@ -2750,13 +2751,6 @@ static int _cffi_const_ABK_ONLY_CHUNKS(unsigned long long *o)
   return n;
 }
 
-static int _cffi_const_ABK_ONLY_RESULTS(unsigned long long *o)
-{
-  int n = (ABK_ONLY_RESULTS) <= 0;
-  *o = (unsigned long long)((ABK_ONLY_RESULTS) | 0);  /* check that ABK_ONLY_RESULTS is an integer */
-  return n;
-}
-
 static int _cffi_const_ABK_REMOVED(unsigned long long *o)
 {
   int n = (ABK_REMOVED) <= 0;
@@ -2807,6 +2801,7 @@ static void _cffi_checkfld__abk_event(abk_event *p)
   (void)((p->count) | 0);  /* check that 'abk_event.count' is an integer */
   { char const * *tmp = &p->pool; (void)tmp; }
   (void)((p->key) | 0);  /* check that 'abk_event.key' is an integer */
+  { int64_t const * *tmp = &p->keys; (void)tmp; }
   { char const * *tmp = &p->data; (void)tmp; }
   (void)((p->len) | 0);  /* check that 'abk_event.len' is an integer */
   { char const * *tmp = &p->text; (void)tmp; }
@@ -2939,7 +2934,6 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "ABK_ONLY_ANSWERS", (void *)_cffi_const_ABK_ONLY_ANSWERS, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "ABK_ONLY_CALLS", (void *)_cffi_const_ABK_ONLY_CALLS, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "ABK_ONLY_CHUNKS", (void *)_cffi_const_ABK_ONLY_CHUNKS, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
-  { "ABK_ONLY_RESULTS", (void *)_cffi_const_ABK_ONLY_RESULTS, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "ABK_REMOVED", (void *)_cffi_const_ABK_REMOVED, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "ABK_ROUTE_ORPHAN", (void *)_cffi_const_ABK_ROUTE_ORPHAN, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "ABK_ROUTE_PROBE", (void *)_cffi_const_ABK_ROUTE_PROBE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
@@ -3009,6 +3003,9 @@ static const struct _cffi_field_s _cffi_fields[] = {
   { "key", offsetof(abk_event, key),
            sizeof(((abk_event *)0)->key),
            _CFFI_OP(_CFFI_OP_NOOP, 94) },
+  { "keys", offsetof(abk_event, keys),
+            sizeof(((abk_event *)0)->keys),
+            _CFFI_OP(_CFFI_OP_NOOP, 146) },
   { "data", offsetof(abk_event, data),
             sizeof(((abk_event *)0)->data),
             _CFFI_OP(_CFFI_OP_NOOP, 4) },
@@ -3053,13 +3050,13 @@ static const struct _cffi_field_s _cffi_fields[] = {
                  _CFFI_OP(_CFFI_OP_NOOP, 4) },
   { "unix_mode", offsetof(abk_listener, unix_mode),
                  sizeof(((abk_listener *)0)->unix_mode),
-                 _CFFI_OP(_CFFI_OP_NOOP, 148) },
+                 _CFFI_OP(_CFFI_OP_NOOP, 149) },
   { "host", offsetof(abk_listener, host),
             sizeof(((abk_listener *)0)->host),
             _CFFI_OP(_CFFI_OP_NOOP, 4) },
   { "port", offsetof(abk_listener, port),
             sizeof(((abk_listener *)0)->port),
-            _CFFI_OP(_CFFI_OP_NOOP, 146) },
+            _CFFI_OP(_CFFI_OP_NOOP, 147) },
   { "admin", offsetof(abk_listener, admin),
              sizeof(((abk_listener *)0)->admin),
              _CFFI_OP(_CFFI_OP_NOOP, 29) },
@@ -3098,7 +3095,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
               _CFFI_OP(_CFFI_OP_NOOP, 72) },
   { "flags", offsetof(abk_route, flags),
              sizeof(((abk_route *)0)->flags),
-             _CFFI_OP(_CFFI_OP_NOOP, 148) },
+             _CFFI_OP(_CFFI_OP_NOOP, 149) },
   { "size", offsetof(abk_row, size),
             sizeof(((abk_row *)0)->size),
             _CFFI_OP(_CFFI_OP_NOOP, 5) },
@@ -3122,64 +3119,64 @@ static const struct _cffi_field_s _cffi_fields[] = {
              _CFFI_OP(_CFFI_OP_NOOP, 58) },
   { "messages_in", offsetof(abk_stats, messages_in),
                    sizeof(((abk_stats *)0)->messages_in),
-                   _CFFI_OP(_CFFI_OP_NOOP, 147) },
+                   _CFFI_OP(_CFFI_OP_NOOP, 148) },
   { "messages_out", offsetof(abk_stats, messages_out),
                     sizeof(((abk_stats *)0)->messages_out),
-                    _CFFI_OP(_CFFI_OP_NOOP, 147) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 148) },
   { "bytes_in", offsetof(abk_stats, bytes_in),
                 sizeof(((abk_stats *)0)->bytes_in),
-                _CFFI_OP(_CFFI_OP_NOOP, 147) },
+                _CFFI_OP(_CFFI_OP_NOOP, 148) },
   { "bytes_out", offsetof(abk_stats, bytes_out),
                  sizeof(((abk_stats *)0)->bytes_out),
-                 _CFFI_OP(_CFFI_OP_NOOP, 147) },
+                 _CFFI_OP(_CFFI_OP_NOOP, 148) },
   { "stderr_bytes", offsetof(abk_stats, stderr_bytes),
                     sizeof(((abk_stats *)0)->stderr_bytes),
-                    _CFFI_OP(_CFFI_OP_NOOP, 147) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 148) },
   { "bad_lines", offsetof(abk_stats, bad_lines),
                  sizeof(((abk_stats *)0)->bad_lines),
-                 _CFFI_OP(_CFFI_OP_NOOP, 147) },
+                 _CFFI_OP(_CFFI_OP_NOOP, 148) },
   { "late_answers", offsetof(abk_stats, late_answers),
                     sizeof(((abk_stats *)0)->late_answers),
-                    _CFFI_OP(_CFFI_OP_NOOP, 147) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 148) },
   { "stray_answers", offsetof(abk_stats, stray_answers),
                      sizeof(((abk_stats *)0)->stray_answers),
-                     _CFFI_OP(_CFFI_OP_NOOP, 147) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 148) },
   { "withdrawn", offsetof(abk_stats, withdrawn),
                  sizeof(((abk_stats *)0)->withdrawn),
-                 _CFFI_OP(_CFFI_OP_NOOP, 147) },
+                 _CFFI_OP(_CFFI_OP_NOOP, 148) },
   { "cancelled", offsetof(abk_stats, cancelled),
                  sizeof(((abk_stats *)0)->cancelled),
-                 _CFFI_OP(_CFFI_OP_NOOP, 147) },
+                 _CFFI_OP(_CFFI_OP_NOOP, 148) },
   { "worker_restarts", offsetof(abk_stats, worker_restarts),
                        sizeof(((abk_stats *)0)->worker_restarts),
-                       _CFFI_OP(_CFFI_OP_NOOP, 147) },
+                       _CFFI_OP(_CFFI_OP_NOOP, 148) },
   { "routing_errors", offsetof(abk_stats, routing_errors),
                       sizeof(((abk_stats *)0)->routing_errors),
-                      _CFFI_OP(_CFFI_OP_NOOP, 147) },
+                      _CFFI_OP(_CFFI_OP_NOOP, 148) },
   { "dropped_notifications", offsetof(abk_stats, dropped_notifications),
                              sizeof(((abk_stats *)0)->dropped_notifications),
-                             _CFFI_OP(_CFFI_OP_NOOP, 147) },
+                             _CFFI_OP(_CFFI_OP_NOOP, 148) },
   { "client_connects", offsetof(abk_stats, client_connects),
                        sizeof(((abk_stats *)0)->client_connects),
-                       _CFFI_OP(_CFFI_OP_NOOP, 147) },
+                       _CFFI_OP(_CFFI_OP_NOOP, 148) },
   { "client_disconnects", offsetof(abk_stats, client_disconnects),
                           sizeof(((abk_stats *)0)->client_disconnects),
-                          _CFFI_OP(_CFFI_OP_NOOP, 147) },
+                          _CFFI_OP(_CFFI_OP_NOOP, 148) },
   { "workers", offsetof(abk_stats, workers),
                sizeof(((abk_stats *)0)->workers),
-               _CFFI_OP(_CFFI_OP_NOOP, 147) },
+               _CFFI_OP(_CFFI_OP_NOOP, 148) },
   { "live_requests", offsetof(abk_stats, live_requests),
                      sizeof(((abk_stats *)0)->live_requests),
-                     _CFFI_OP(_CFFI_OP_NOOP, 147) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 148) },
   { "queued_requests", offsetof(abk_stats, queued_requests),
                        sizeof(((abk_stats *)0)->queued_requests),
-                       _CFFI_OP(_CFFI_OP_NOOP, 147) },
+                       _CFFI_OP(_CFFI_OP_NOOP, 148) },
   { "sessions", offsetof(abk_stats, sessions),
                 sizeof(((abk_stats *)0)->sessions),
-                _CFFI_OP(_CFFI_OP_NOOP, 147) },
+                _CFFI_OP(_CFFI_OP_NOOP, 148) },
   { "clients", offsetof(abk_stats, clients),
                sizeof(((abk_stats *)0)->clients),
-               _CFFI_OP(_CFFI_OP_NOOP, 147) },
+               _CFFI_OP(_CFFI_OP_NOOP, 148) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
@@ -3188,19 +3185,19 @@ static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
   { "abk_error", 134, _CFFI_F_CHECK_FIELDS,
     sizeof(abk_error), offsetof(struct _cffi_align__abk_error, y), 0, 3 },
   { "abk_event", 135, 0,
-    sizeof(abk_event), offsetof(struct _cffi_align__abk_event, y), 3, 12 },
+    sizeof(abk_event), offsetof(struct _cffi_align__abk_event, y), 3, 13 },
   { "abk_extra", 136, 0,
-    sizeof(abk_extra), offsetof(struct _cffi_align__abk_extra, y), 15, 6 },
+    sizeof(abk_extra), offsetof(struct _cffi_align__abk_extra, y), 16, 6 },
   { "abk_listener", 137, 0,
-    sizeof(abk_listener), offsetof(struct _cffi_align__abk_listener, y), 21, 8 },
+    sizeof(abk_listener), offsetof(struct _cffi_align__abk_listener, y), 22, 8 },
   { "abk_options", 138, 0,
-    sizeof(abk_options), offsetof(struct _cffi_align__abk_options, y), 29, 4 },
+    sizeof(abk_options), offsetof(struct _cffi_align__abk_options, y), 30, 4 },
   { "abk_route", 139, 0,
-    sizeof(abk_route), offsetof(struct _cffi_align__abk_route, y), 33, 6 },
+    sizeof(abk_route), offsetof(struct _cffi_align__abk_route, y), 34, 6 },
   { "abk_row", 140, 0,
-    sizeof(abk_row), offsetof(struct _cffi_align__abk_row, y), 39, 7 },
+    sizeof(abk_row), offsetof(struct _cffi_align__abk_row, y), 40, 7 },
   { "abk_stats", 141, 0,
-    sizeof(abk_stats), offsetof(struct _cffi_align__abk_stats, y), 46, 20 },
+    sizeof(abk_stats), offsetof(struct _cffi_align__abk_stats, y), 47, 20 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
@@ -3222,12 +3219,12 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   _cffi_struct_unions,
   NULL,  /* no enums */
   _cffi_typenames,
-  63,  /* num_globals */
+  62,  /* num_globals */
   9,  /* num_struct_unions */
   0,  /* num_enums */
   9,  /* num_typenames */
   NULL,  /* no includes */
-  150,  /* num_types */
+  151,  /* num_types */
   0,  /* flags */
 };
 

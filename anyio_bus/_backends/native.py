@@ -83,7 +83,7 @@ STDERR_OPEN_BYTES = 8192
 BOUND_BYTES = 128  # an address with its port
 _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
 _EVENTS = {logging.WARNING: "worker_died", logging.ERROR: "worker_parked"}
-_ONLY: dict[int, Any] = {1: "answers", 2: "calls", 9: "results"}
+_ONLY: dict[int, Any] = {1: "answers", 2: "calls"}
 _STATES = tuple(State)  # in the order of the kernel's own
 _GONE = Failure(
     code=KernelCode.SHUTTING_DOWN, message="bus is stopped", reason="shutting down", sent=False
@@ -332,9 +332,9 @@ class NativeKernel:
 
     def _take_results(self, event: Any, events: list[KernelEvent]) -> None:
         block = bytes(ffi.buffer(event.data, event.len))
+        keys = ffi.unpack(event.keys, event.count)
         self._flusher.batch = event.count
-        worker = event.worker
-        events.append(Results(self._where(event), worker, event.key, event.count, block))
+        events.append(Results(self._where(event), event.worker, keys, block))
 
     def _take_failed(self, event: Any, events: list[KernelEvent]) -> None:
         key = read_scalar(_copy(event.data, event.len))

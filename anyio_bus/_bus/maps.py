@@ -40,8 +40,6 @@ COMPANY_S = 1e-4  # for which room waits for more, while results can be read: to
 
 def _in_a_row(keys: Sequence[Any], first: int) -> bool:
     """Tell whether these ids, each there once, are the numbers from ``first`` on."""
-    if type(keys) is range:
-        return keys.start == first
     if keys[0] != first or keys[-1] != first + len(keys) - 1:
         return False
     return sorted(keys) == keys  # of the same objects, which takes no look at them
@@ -77,7 +75,7 @@ class MapResults(Generic[T_co]):
     _ordered: bool
     _return_errors: bool
     _begin_many: BeginMany
-    _decode: Callable[[Raw], Any]
+    _decode: Callable[[Raw | bytes], Any]
     _decode_all: Callable[[bytes], list[Any]]
     _room: int
     _refill: int  # room for so many is worth making requests
@@ -221,7 +219,8 @@ class MapResults(Generic[T_co]):
         """Decode results, all at once unless there is something about one of them."""
         try:
             if isinstance(answers, Results):
-                return self._decode_all(answers.block)
+                several = len(answers.keys) > 1
+                return self._decode_all(answers.block) if several else [self._decode(answers.block)]
             return [self._decode(answer.result) for answer in answers]  # type: ignore[arg-type]
         except Exception:  # raised where that one is read  # noqa: BLE001
             each = answers.answers() if isinstance(answers, Results) else answers

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import msgspec
+from msgspec import Raw
 
 from anyio_bus._errors import Failure
 from anyio_bus._sansio.codec import (
@@ -13,7 +14,6 @@ from anyio_bus._sansio.codec import (
     decode_array,
     decode_block,
     decode_lines,
-    decode_results,
 )
 from anyio_bus._sansio.lifecycle import State
 from anyio_bus._sansio.messages import BadLine, Message, RequestId, Result
@@ -80,25 +80,20 @@ class ChunkLines(msgspec.Struct, gc=False):
 
 
 class Results(msgspec.Struct, gc=False):
-    """What stands in a run of answers of one worker to requests that were submitted together.
+    """A run of answers of one worker that are nothing but an id, which is a number, and a result.
 
-    They are results, of ids that are the numbers from ``first`` on; ``block`` is an array of them,
-    not yet decoded.
+    ``block`` is an array of the results, not yet decoded, but a single one as it is.
     """
 
     pool: str
     worker: int
-    first: int
-    count: int
+    keys: list[int]
     block: bytes
-
-    @property
-    def keys(self) -> range:
-        """The ids of the requests."""
-        return range(self.first, self.first + self.count)
 
     def answers(self) -> list[Result]:
         """Return the same as answers."""
+        if len(self.keys) == 1:
+            return [Result(self.keys[0], Raw(self.block))]
         return list(map(Result, self.keys, decode_array(self.block)))
 
 
@@ -149,16 +144,13 @@ def lines_of(
     worker: int,
     block: bytes,
     sole: RequestId = None,
-    only: Literal["results", "answers", "calls"] | None = None,
+    only: Literal["answers", "calls"] | None = None,
 ) -> list[Lines | LineBad]:
     """Decode a run of lines that a kernel has found to be messages.
 
-    Those that the decoder here does not take are bad lines. Of ``results`` it knows besides that
-    they are answers of nothing but an id and a result.
+    Those that the decoder here does not take are bad lines.
     """
     try:
-        if only == "results":
-            return [Lines(pool, worker, decode_results(block), sole, "answers")]
         return [Lines(pool, worker, decode_lines(block), sole, only)]
     except BAD_JSON:
         return [

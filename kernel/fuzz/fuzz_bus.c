@@ -40,10 +40,11 @@ static void host_results(const abk_event *event)
     abk_message m;
     MUST(event->len + 32 < sizeof line && event->count > 0);
     const int len = snprintf(line, sizeof line, "{\"params\":%.*s}\n", (int)event->len, event->data);
-    MUST(abk_scan(line, (size_t)len, &m) == ABK_OK && m.params.kind == ABK_ARRAY);
+    MUST(abk_scan(line, (size_t)len, &m) == ABK_OK && m.params.kind != ABK_ABSENT);
+    MUST(event->count == 1 || m.params.kind == ABK_ARRAY);
     for (uint32_t i = 0; i < event->count; i++) {
         char digits[32];
-        const int size = snprintf(digits, sizeof digits, "%lld", (long long)event->key + i);
+        const int size = snprintf(digits, sizeof digits, "%lld", (long long)event->keys[i]);
         const abk_value id = abk_scan_id((abk_text){digits, (uint32_t)size});
         host_answer(&id);
     }

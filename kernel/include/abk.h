@@ -209,7 +209,7 @@ typedef struct abk_row {
 /* Make the frames of a row and take them, all with the same route. Returns how many there were, or 0 and
  * takes none where the queue of the pool has not room for all; then each is to be submitted for its own
  * fate. One that is refused nevertheless (params that are none, an id that is in use) ends it: the number
- * of those before it is returned. Answers of nothing but an id and a result come as ABK_EV_RESULTS. */
+ * of those before it is returned. */
 ABK_API int64_t abk_submit_row(abk_bus *bus, const abk_route *route, const abk_row *row);
 
 /* The failure behind the last ABK_EREFUSED, as JSON: {"code":..., "message":..., ...}. */
@@ -255,16 +255,15 @@ enum {
     ABK_EV_LOG,  /* a: ABK_LOG_...; text: one line */
     ABK_EV_FRAME, /* a tapped frame; text: the params of bus/frame as JSON (docs/design/kernel.md) */
     ABK_EV_WAKE,  /* an fd of abk_watch_fd() is readable. a: the fd */
-    /* Results of one worker, which stood beside each other, to requests of abk_submit_row(). data: a JSON
-     * array of them; key: the id of the first; count: so many, with ids in a row. */
+    /* A run of answers of one worker that are nothing but an id and a result, to requests of the host with
+     * plain numbers for ids. keys: count ids; data: a JSON array of the results, but a single one as it is. */
     ABK_EV_RESULTS
 };
 
 enum {
     ABK_ONLY_ANSWERS = 1,
     ABK_ONLY_CALLS = 2, /* requests and notifications */
-    ABK_ONLY_CHUNKS = 4 | ABK_ONLY_CALLS,
-    ABK_ONLY_RESULTS = 8 | ABK_ONLY_ANSWERS /* of which none has error or sessionId */
+    ABK_ONLY_CHUNKS = 4 | ABK_ONLY_CALLS
 };
 
 /* How anyio_bus.worker writes a chunk, around its params, which are an object. */
@@ -279,6 +278,7 @@ typedef struct abk_event {
     uint32_t count;
     const char *pool; /* NULL: none */
     int64_t key;
+    const int64_t *keys;
     const char *data;
     size_t len;
     const char *text;

@@ -62,6 +62,7 @@ static void free_bus(abk_bus *bus)
     abk_timers_free(&bus->timers);
     abk_free(bus->events);
     abk_buf_free(&bus->event_text);
+    abk_buf_free(&bus->event_keys);
     abk_buf_free(&bus->scratch);
     abk_buf_free(&bus->report);
     abk_buf_free(&bus->refusal_text);

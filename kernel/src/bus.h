@@ -102,8 +102,8 @@ typedef struct abk_entry {
     bool probe;     /* nobody's work in flight */
     bool cancelled; /* the client asked for its end, and gets an answer nevertheless */
     uint64_t due;   /* of a tombstone, or of a cancelled one */
-    int64_t row;    /* the same id, of a request of abk_submit_row(); else 0 */
     abk_id_key id;  /* as the client spelt it */
+    int64_t number; /* the same, where it is a plain number of the host's above 0; else 0 */
     abk_id_key *token; /* its progressToken, where that was rewritten; NULL: it was not */
 } abk_entry;
 
@@ -325,6 +325,7 @@ typedef struct abk_door { /* a listener */
 typedef struct abk_pending_event {
     abk_event event;
     size_t data_at, text_at; /* in bus->event_text; SIZE_MAX: event.data or .text is right */
+    size_t keys_at;          /* in bus->event_keys */
 } abk_pending_event;
 
 typedef enum { ABK_NEW_BUS, ABK_RUNNING, ABK_DRAINING_ALL, ABK_ENDING, ABK_OVER } abk_phase;
@@ -374,7 +375,7 @@ struct abk_bus {
     bool stopping; /* that ladder has begun */
     abk_pending_event *events;
     size_t event_count, event_cap, event_at;
-    abk_buf event_text;
+    abk_buf event_text, event_keys;
     abk_buf scratch; /* for lines that are put together */
     abk_buf report;
     abk_buf refusal_text;
@@ -433,7 +434,7 @@ struct abk_way { /* where a frame goes */
     abk_text session; /* at NULL: none */
     int32_t worker;   /* -1: any */
     bool rebind, learns, probe;
-    int64_t row; /* see abk_entry */
+    int64_t number; /* see abk_entry */
 };
 /* Take a frame; id: of a request, else NULL. The request's key, 0 for what is none, or ABK_EREFUSED
  * with bus->refusal. token: its progress token, to be restored; or NULL. */
@@ -546,7 +547,7 @@ void abk_client_put(abk_client *client, const abk_buf *line); /* made by the ker
 
 /* requests.c, methods.c */
 int64_t abk_host_submit(abk_bus *bus, const abk_route *route, const abk_message *message,
-                        abk_text line, int64_t row);
+                        abk_text line);
 void abk_take_line(abk_client *client, const char *line, size_t len);
 void abk_take_bad_line(abk_client *client, const abk_line *line); /* over the limit */
 int abk_take_method(abk_client *client, const abk_message *message); /* 1: it was the kernel's */

@@ -46,11 +46,10 @@ static int64_t submit_line(abk_bus *bus, const abk_route *route, const char *lin
             return refuse_long(bus, route, pool, len);
     }
     abk_message message;
-    if (len == 0 || line[len - 1] != '\n' || memchr(line, '\n', len - 1) != NULL ||
-        abk_scan(line, len, &message) != ABK_OK)
+    if (len == 0 || line[len - 1] != '\n' || abk_scan(line, len, &message) != ABK_OK)
         return refuse(bus, &way, ABK_CODE_INVALID_REQUEST, "invalid_frame",
                       "a frame is one line of JSON with its newline");
-    return abk_host_submit(bus, route, &message, (abk_text){line, (uint32_t)len}, 0);
+    return abk_host_submit(bus, route, &message, (abk_text){line, (uint32_t)len});
 }
 
 static int can_submit(abk_bus *bus, const abk_route *route)
@@ -119,7 +118,7 @@ static bool take_of_row(abk_bus *bus, const abk_route *route, const abk_row *row
     to = put(put(to, params.at, params.len - 1), "}\n", 2);
     return abk_scan_last(frame, (size_t)(to - frame), &message.params) &&
            message.params.kind >= ABK_OBJECT &&
-           abk_host_submit(bus, route, &message, (abk_text){frame, (uint32_t)(to - frame)}, id) > 0;
+           abk_host_submit(bus, route, &message, (abk_text){frame, (uint32_t)(to - frame)}) > 0;
 }
 
 int64_t abk_submit_row(abk_bus *bus, const abk_route *route, const abk_row *row)

@@ -320,9 +320,9 @@ static void take_call(abk_client *client, const abk_message *message, abk_text l
 
 /* --- the host -------------------------------------------------------------------------------- */
 
-/* A line of the host: its route says what a wire would say in the line. row: see abk_entry. */
+/* A line of the host: its route says what a wire would say in the line. */
 int64_t abk_host_submit(abk_bus *bus, const abk_route *route, const abk_message *message,
-                        abk_text line, int64_t row)
+                        abk_text line)
 {
     abk_client *host = bus->host;
     const abk_role role = abk_role_of(message);
@@ -330,8 +330,7 @@ int64_t abk_host_submit(abk_bus *bus, const abk_route *route, const abk_message 
                    .worker = route->worker,
                    .session = {route->session, (uint32_t)route->session_len},
                    .rebind = (route->flags & ABK_ROUTE_REBIND) != 0,
-                   .probe = (route->flags & ABK_ROUTE_PROBE) != 0,
-                   .row = row};
+                   .probe = (route->flags & ABK_ROUTE_PROBE) != 0};
     abk_frame frame = {.line = line};
     abk_value token = {0};
     char digits[24];
@@ -354,6 +353,8 @@ int64_t abk_host_submit(abk_bus *bus, const abk_route *route, const abk_message 
         !read_session(bus, message, &way))
         return ABK_ENOMEM;
     const bool request = role == ABK_REQUEST && (route->flags & ABK_ROUTE_ORPHAN) == 0;
+    const int64_t number = request ? abk_id_number(&message->id) : 0;
+    way.number = number > 0 ? number : 0;
     patch(bus, &way, message, &frame, &token);
     return abk_router_take(bus, &way, request ? &message->id : NULL, &frame,
                            token.kind == ABK_ABSENT ? NULL : &token);

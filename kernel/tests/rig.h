@@ -126,7 +126,7 @@ static inline void rig_answered(rig *self, const abk_message *message, const cha
 static inline void rig_lines(rig *self, const abk_event *event)
 {
     uint32_t count = 0;
-    uint32_t answers = 0, results = 0;
+    uint32_t answers = 0;
     const bool chunks = event->a == ABK_ONLY_CHUNKS;
     for (const char *at = event->data, *end = at + event->len; at < end; count++) {
         const char *newline = memchr(at, '\n', (size_t)(end - at));
@@ -146,7 +146,6 @@ static inline void rig_lines(rig *self, const abk_event *event)
         if (good && abk_role_of(&message) == ABK_RESPONSE) {
             rig_answered(self, &message, at, len);
             answers++;
-            results += message.error.kind == ABK_ABSENT && message.session.kind == ABK_ABSENT;
         } else {
             self->notes++;
         }
@@ -154,21 +153,27 @@ static inline void rig_lines(rig *self, const abk_event *event)
     }
     CHECK(count == event->count && count > 0);
     if (!chunks)
-        CHECK(event->a == (results == count   ? ABK_ONLY_RESULTS
-                           : answers == count ? ABK_ONLY_ANSWERS
+        CHECK(event->a == (answers == count ? ABK_ONLY_ANSWERS
                            : answers == 0     ? ABK_ONLY_CALLS
                                               : 0));
 }
 
-/* An array of results: kept as answers, each as its text. */
+/* An array of results, or one: kept as answers, each with all of its text. */
 static inline void rig_results(rig *self, const abk_event *event)
 {
-    static char line[1 << 20];
     abk_message message;
-    snprintf(line, sizeof line, "{\"params\":%.*s}\n", (int)event->len, event->data);
-    CHECK(abk_scan(line, strlen(line), &message) == ABK_OK && message.params.kind == ABK_ARRAY);
-    CHECK(event->count > 0 && event->key >= 1 && event->key + event->count - 1 <= self->asked);
-    for (int64_t id = event->key; id < event->key + event->count && id <= self->asked; id++) {
+    char *line = malloc(event->len + 16);
+    if (line == NULL)
+        abort();
+    const int len = sprintf(line, "{\"params\":%.*s}\n", (int)event->len, event->data);
+    CHECK(abk_scan(line, (size_t)len, &message) == ABK_OK && message.params.kind != ABK_ABSENT);
+    CHECK(event->count == 1 || (event->count > 1 && message.params.kind == ABK_ARRAY));
+    free(line);
+    for (uint32_t i = 0; i < event->count; i++) {
+        const int64_t id = event->keys[i];
+        CHECK(id >= 1 && id <= self->asked);
+        if (id < 1 || id > self->asked)
+            continue;
         self->ends[id].answers++;
         free(self->ends[id].text);
         self->ends[id].text = rig_copy(event->data, event->len);

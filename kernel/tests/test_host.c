@@ -13,7 +13,7 @@ static void a_request_is_answered_by_its_worker(void)
     rig r;
     rig_open(&r, rig_config("", "", ""));
     const int id = rig_ask(&r, "echo", "");
-    CHECK_HAS(rig_answer(&r, id), "\"result\":\"done\"");
+    CHECK(strcmp(rig_answer(&r, id), "\"done\"") == 0);
     const abk_stats stats = rig_stats(&r);
     CHECK(stats.messages_out == 1 && stats.messages_in == 1 && stats.live_requests == 0);
     CHECK(stats.workers == 1 && stats.bytes_out > 0 && stats.bytes_in > 0);
@@ -25,7 +25,7 @@ static void answers_that_trickle_in_are_whole(void)
     rig r;
     rig_open(&r, rig_config("", "", ""));
     const int id = rig_ask(&r, "slow", "");
-    CHECK_HAS(rig_answer(&r, id), "\"slow\"}\n");
+    CHECK(strcmp(rig_answer(&r, id), "\"slow\"") == 0);
     rig_close(&r);
 }
 
@@ -36,7 +36,7 @@ static void a_line_may_be_as_long_as_the_limit_and_no_longer(void)
     const size_t around = strlen("{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":\"\"}\n");
     char params[32];
     snprintf(params, sizeof params, "\"n\":%zu", 1000 - around);
-    CHECK(strlen(rig_answer(&r, rig_ask(&r, "big", params))) == 1000);
+    CHECK(strlen(rig_answer(&r, rig_ask(&r, "big", params))) == 1000 - around + 2);
     snprintf(params, sizeof params, "\"n\":%zu", 1001 - around);
     const int over = rig_ask(&r, "big", params);
     CHECK_HAS(rig_answer(&r, over), "\"limit_bytes\":1000");
@@ -365,20 +365,20 @@ static void params_of_a_row_are_one_object_or_array(void)
     rig_close(&r);
 }
 
-static void results_of_a_row_come_as_one_array(void)
+static void results_that_stand_beside_each_other_are_one_array(void)
 {
     rig r;
     rig_open(&r, rig_config("", "", ""));
-    r.asked = 6;
-    CHECK(submit_row(&r, "\"hold\"", 1, "{}\n{}\n{}\n", 3) == 3);
-    CHECK(submit(&r, "a", "{\"id\":4,\"method\":\"hold\"}\n") > 0); /* not of the row */
-    CHECK(submit_row(&r, "\"hold\"", 5, "{}\n{}\n", 2) == 2);
+    r.asked = 5;
+    CHECK(submit_row(&r, "\"hold\"", 3, "{}\n{}\n{}\n", 3) == 3);
+    CHECK(submit(&r, "a", "{\"id\":2,\"method\":\"hold\"}\n") > 0);
     CHECK(submit(&r, "a", "{\"method\":\"go\"}\n") == 0);
     UNTIL(&r, rig_stats(&r).live_requests == 0);
-    CHECK(rig_count(&r, ABK_EV_RESULTS, -1) == 2);
-    CHECK(strcmp(r.ends[1].text, "[\"went\",\"went\",\"went\"]") == 0);
-    CHECK_HAS(r.ends[4].text, "\"id\":4");
-    CHECK(strcmp(r.ends[6].text, "[\"went\",\"went\"]") == 0);
+    const abk_event *event = rig_last(&r, ABK_EV_RESULTS);
+    CHECK(rig_count(&r, ABK_EV_RESULTS, -1) == 1 && event->count == 4);
+    for (int id = 2; id <= 5; id++)
+        CHECK(strcmp(r.ends[id].text, "[\"went\",\"went\",\"went\",\"went\"]") == 0);
+    r.ends[1].withdrawn = true; /* never asked */
     rig_close(&r);
 }
 
@@ -539,7 +539,7 @@ TEST_MAIN(LINUX_TESTS TEST(what_many_withdrawals_leave_is_written),
           TEST(an_id_in_use_is_refused_by_its_value), TEST(what_waits_is_bounded_and_in_order),
           TEST(many_are_taken_at_once_or_none),
           TEST(params_of_a_row_are_one_object_or_array),
-          TEST(results_of_a_row_come_as_one_array),
+          TEST(results_that_stand_beside_each_other_are_one_array),
           TEST(what_was_not_written_is_removed_and_never_runs),
           TEST(what_was_written_is_cancelled_and_its_late_answer_dropped),
           TEST(a_tombstone_that_nobody_answers_ends_with_its_grace),
