@@ -29,7 +29,7 @@ typedef struct abk_watch {
 
 typedef struct abk_ready {
     abk_watch *watch;
-    uint8_t what; /* ABK_READ, ABK_WRITE; a hang-up or error is both */
+    uint8_t what; /* ABK_READ, ABK_WRITE; a hang-up or error is both; ABK_ENDS: half of one, of an edge watch */
 } abk_ready;
 
 enum { ABK_BATCH = 64, ABK_ALWAYS = 4 };

@@ -98,7 +98,7 @@ static int change(abk_loop *loop, abk_watch *watch, uint8_t interest)
     if ((interest & ABK_READ) != 0)
         event.events |= EPOLLIN;
     if (interest == ABK_READ && watch->edge)
-        event.events |= EPOLLET;
+        event.events |= EPOLLET | EPOLLRDHUP;
     if ((interest & ABK_WRITE) != 0)
         event.events |= EPOLLOUT;
     const int operation = watch->interest == 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
@@ -171,6 +171,7 @@ static uint8_t what_of(uint32_t events)
     if ((events & (EPOLLHUP | EPOLLERR)) != 0)
         return ABK_READ | ABK_WRITE;
     return (uint8_t)(((events & EPOLLIN) != 0 ? ABK_READ : 0) |
+                     ((events & EPOLLRDHUP) != 0 ? ABK_ENDS : 0) |
                      ((events & EPOLLOUT) != 0 ? ABK_WRITE : 0));
 }
 
