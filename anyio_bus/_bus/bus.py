@@ -90,6 +90,7 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 _FIXED = frozenset({"jsonrpc", "id", "method", "params", "sessionId", "pool"})  # the bus's own
+_ANSWERS = frozenset({Message, Result})
 FEW_CALLS = 8  # whose frames are written at once: a cancelled caller must be found before that
 _ENVELOPE = frozenset({"sessionId", "pool"})  # members that say where a frame goes
 
@@ -324,15 +325,17 @@ class Bus:
         if len(calls.peer.calls) < FEW_CALLS:  # else frames are not written before it waits
             await calls.checkpoint_if_cancelled()
         call = calls.begin(method, params, route, timeout, scope)
+        call.plain = reply is Any
         try:
-            message = await call.waiter
+            answer = await call.waiter
         except BaseException:
             calls.abandon(call)
             raise
-        if isinstance(message, Exception):
-            raise message
-        raw = message.result if type(message) is Result else result_of(message)
-        return decode_value(raw, reply)
+        if type(answer) in _ANSWERS:  # else its result was decoded on the way
+            return decode_value(result_of(answer), reply)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     async def _request_with(
         self, method: str, params: object, route: Route, options: StreamOptions, retry: Retry | None

@@ -9,6 +9,7 @@ import sys
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
 
 import anyio
@@ -25,7 +26,13 @@ from anyio_bus._errors import (
     error_from_failure,
 )
 from anyio_bus._io.loop import Alarm, Loop
-from anyio_bus._sansio.codec import decode_error, encode_request, encode_value
+from anyio_bus._sansio.codec import (
+    BAD_JSON,
+    decode_error,
+    decode_plain,
+    encode_request,
+    encode_value,
+)
 from anyio_bus._sansio.deadlines import Deadlines
 from anyio_bus._sansio.events import (
     ChunkLines,
@@ -51,6 +58,7 @@ if TYPE_CHECKING:
 __all__ = ("Batch", "Call", "Calls", "Ids", "Scope", "Sink")
 
 Ids: TypeAlias = Literal["number", "text"]
+_WANTS_PLAIN = attrgetter("plain")
 _ENDED = frozenset({State.BACKOFF, State.PARKED, State.STOPPED, State.VACANT})
 
 
@@ -67,7 +75,8 @@ class Sink(Protocol):
 class Call(msgspec.Struct, eq=False):
     """One request that waits for its answer: a task at ``waiter``, or ``sink``.
 
-    Of several that were begun at once, ``batch`` has the deadline.
+    Of several that were begun at once, ``batch`` has the deadline. A task that asks for ``plain``
+    values may get one in place of its answer.
     """
 
     key: RequestId
@@ -78,6 +87,7 @@ class Call(msgspec.Struct, eq=False):
     sink: Any = None
     size: int = 0  # of its frame, once there is one
     batch: Batch | None = None
+    plain: bool = False
 
 
 class Batch(msgspec.Struct, eq=False):
@@ -97,6 +107,7 @@ class Batch(msgspec.Struct, eq=False):
     first: int = 0  # place of the first of them
     key: RequestId = None  # each has its own
     timeout_s: float | None = None  # none has its own
+    plain: bool = False
 
     def begin_at(self, place: int) -> None:
         """Let the first of them have this place, and so on."""
@@ -635,14 +646,14 @@ class Calls:
         calls = self.peer.receive_many(keys)
         if self._take_batches(calls, keys, answers):
             return
-        each: list[Any] = answers.answers() if isinstance(answers, Results) else answers
+        each: list[Any] = _values_of(calls, answers) if isinstance(answers, Results) else answers
         root = self.root
         wake = self._loop.wake
         freed = 0
         for key, entry, answer in zip(keys, calls, each, strict=True):
             if entry is None:
                 continue
-            call = _call_of(key, entry)
+            call = entry if type(entry) is Call else _call_of(key, entry)
             if call.scope is not root or self._queue or self.on_idle is not None:
                 self._leave(call)
             else:
@@ -716,6 +727,17 @@ def _new_key(ids: Ids) -> Callable[[], RequestId]:
 def _call_of(key: RequestId | UnsetType, entry: Call | Batch) -> Call:
     """Return what is open under an id as one call."""
     return entry.call_of(key) if type(entry) is Batch else entry  # type: ignore[arg-type, return-value]
+
+
+def _values_of(calls: list[Call | Batch | None], results: Results) -> list[Any]:
+    """Decode the results of calls that all want plain values at once; else make them answers."""
+    try:
+        if set(map(_WANTS_PLAIN, calls)) == {True}:
+            found = decode_plain(results.block)
+            return found if len(calls) > 1 else [found]
+    except (AttributeError, *BAD_JSON):  # one is late, or no JSON to the decoder
+        pass
+    return results.answers()
 
 
 def _no_check() -> None:

@@ -389,8 +389,6 @@ decode_lines = _messages.decode_lines
 """Decode a block of whole lines that are known to be messages."""
 
 decode_array: Callable[[bytes], list[Raw]] = msgspec.json.Decoder(list[Raw]).decode
-"""Decode a block of whole lines that are known to be answers without an error or a session."""
-
 decode_plain = _plain.decode
 """Decode a raw value into plain objects."""
 

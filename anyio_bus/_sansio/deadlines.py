@@ -8,8 +8,9 @@ dict is kept for the next call with its timeout, until there are too many of the
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterable
+from itertools import repeat
 from typing import Generic, TypeVar
 
 __all__ = ("Deadlines",)
@@ -63,8 +64,7 @@ class Deadlines(Generic[K]):
         """Forget several keys that were added with this timeout, those that are still there."""
         lane = self._lanes.get(timeout_s)
         if lane is not None:
-            for key in keys:
-                lane.pop(key, None)
+            deque(map(lane.pop, keys, repeat(None)), maxlen=0)
 
     def _tidy(self) -> None:
         """Drop the empty dicts."""

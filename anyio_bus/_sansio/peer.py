@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from anyio_bus._sansio.deadlines import Deadlines
@@ -30,6 +31,7 @@ class Call(Protocol):
 
 
 C = TypeVar("C", bound=Call)
+_TIMEOUT_OF = attrgetter("timeout_s")
 
 
 class Peer(Generic[C]):
@@ -86,9 +88,9 @@ class Peer(Generic[C]):
         kinds = set(calls)
         if None in kinds:
             self.late_answers += calls.count(None)
-        for timeout_s in {call.timeout_s for call in kinds if call is not None} - {None}:
-            ended = [c.key for c in calls if c is not None and c.timeout_s == timeout_s]
-            self._deadlines.discard_many(ended, timeout_s)  # type: ignore[arg-type]
+            kinds.discard(None)
+        for timeout_s in set(map(_TIMEOUT_OF, kinds)) - {None}:
+            self._deadlines.discard_many(keys, timeout_s)
         return calls
 
     def close(self, key: RequestId) -> C | None:
