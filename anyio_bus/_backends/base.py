@@ -52,6 +52,14 @@ class Backend(Protocol):
     def submit(self, frame: bytes, route: Route, key: RequestId) -> None:
         """Take a whole frame; ``key`` is the id in it if it is a request, else None."""
 
+    def put_off(self, hand_over: Callable[[], None], /) -> bool:
+        """Have a function called soon, where it pays to submit together what comes until then.
+
+        Returns:
+            Whether it will be called; if not, everything is to be submitted at once.
+        """
+        ...
+
     def submit_many(
         self, method: str, items: Sequence[object], route: Route, keys: list[RequestId], room: int
     ) -> int:

@@ -161,6 +161,7 @@ class NativeKernel:
         self._loop = current_loop()
         self._flusher = Flusher(self._loop, self._write)
         self._flush = self._flusher.ask
+        self.put_off = self._flusher.put_off
         self._tap: Tap | None = None
         self._stderr: dict[int, tuple[StderrRing, StderrLog]] = {}
         self._guard = Guard()

@@ -119,6 +119,7 @@ class Wire:
         self._outflow = Outflow(link)
         self._flusher = Flusher(self._loop, self._outflow.write)
         self._send, self._flush = self._outflow.add, self._flusher.ask
+        self.put_off = self._flusher.put_off
         self._scope = anyio.CancelScope()
         self._over = Bell()
         self._stopping = self._done = self._closed = False

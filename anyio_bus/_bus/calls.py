@@ -8,7 +8,7 @@ import os
 import sys
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
 
@@ -58,8 +58,13 @@ if TYPE_CHECKING:
 __all__ = ("Batch", "Call", "Calls", "Ids", "Scope", "Sink")
 
 Ids: TypeAlias = Literal["number", "text"]
+_Order: TypeAlias = tuple[object, Route, dict[str, Raw] | None]  # params, route, members
+_KIND_OF = attrgetter("method", "scope", "sink")
 _WANTS_PLAIN = attrgetter("plain")
 _ENDED = frozenset({State.BACKOFF, State.PARKED, State.STOPPED, State.VACANT})
+
+
+MOST_TOGETHER = 256  # calls that are handed to the kernel in one step
 
 
 class Sink(Protocol):
@@ -254,8 +259,9 @@ class Calls:
         self._loop = loop
         self._scope_deadlines: Deadlines[Scope] = Deadlines()
         self._batches: Deadlines[Batch] = Deadlines()
-        # Calls that wait for room, in order, and what hands each to the kernel once there is some.
-        self._queue: OrderedDict[Call, Callable[[], None]] = OrderedDict()
+        # Calls that the kernel does not have yet, in order: they wait for room, or for those that may
+        # follow soon.
+        self._queue: OrderedDict[Call, _Order] = OrderedDict()
         self._resting: dict[_Rest, None] = {}
         self.alarm: Alarm = Alarm(loop, self._next_deadline, self._expire)
         self.now: Callable[[], float] = loop.now
@@ -321,8 +327,8 @@ class Calls:
             self._queue
             or len(self.peer.calls) >= self._max_pending
             or self.pending_bytes > self._max_bytes
-        ):
-            self._queue[call] = partial(self._submit, call, params, route, members)
+        ) or (sink is None and self.backend.put_off(self._let_in)):
+            self._queue[call] = (params, route, members)
         else:
             try:
                 self._submit(call, params, route, members)
@@ -509,16 +515,58 @@ class Calls:
 
     def _let_in(self) -> None:
         """Hand to the kernel what waits, in order, as far as there is room."""
+        alone = 0  # so many of the next are submitted one by one
         while self._queue and not self._full:
-            call, submit = self._queue.popitem(last=False)
+            if not alone:
+                alone = self._let_in_together()
+                continue
+            alone -= 1
+            call, order = self._queue.popitem(last=False)
             try:
                 if call.scope.cancelled:
                     raise self._scope_error(call.method, call.scope)
-                submit()
+                self._submit(call, *order)
             except Exception as exc:  # its caller's, not that of whoever made room  # noqa: BLE001
                 self.peer.close(call.key)
                 call.scope._calls.pop(call, None)
                 self._tell(call, exc)
+
+    def _let_in_together(self) -> int:
+        """Hand over the first of those that wait at once, if they are all of one kind.
+
+        Returns:
+            How many of the first are to be submitted one by one; 0 if they were taken.
+        """
+        most = min(MOST_TOGETHER, self._max_pending - self.pending)
+        calls = list(islice(self._queue, most))
+        count = len(calls)
+        items, routes, members = zip(*islice(self._queue.values(), count), strict=True)
+        first, key, route = calls[0], calls[0].key, routes[0]
+        if (
+            count < 2
+            or routes.count(route) < count
+            or members.count(None) < count
+            or self.root.cancelled
+        ):
+            return count
+        if set(map(_KIND_OF, calls)) != {(first.method, self.root, None)}:
+            return count
+        keys = [call.key for call in calls]
+        if type(key) is not int or keys != [*range(key, key + count)]:
+            return count
+        try:
+            room = self._max_bytes - self.pending_bytes
+            size = self.backend.submit_many(first.method, items, route, keys, room)
+        except InvalidArgumentError:
+            return count
+        if size == 0:
+            return count
+        each = size // count
+        self.pending_bytes += each * count
+        for call in calls:
+            call.size = each
+            del self._queue[call]
+        return 0
 
     async def rest(self, method: str, delay_s: float, scope: Scope | None, *, sent: bool) -> None:
         """Wait before a request is tried again; its scope and a stop of the bus end it.
@@ -543,6 +591,7 @@ class Calls:
 
     def fail_waiting(self, reason: str) -> None:
         """End every call that waits for room, or to be tried again: there is to be no new work."""
+        self._let_in()  # what waits for company alone
         for rest in self._resting:
             rest.stop(reason)
         while self._queue:
@@ -562,7 +611,7 @@ class Calls:
         """Cancel a scope at this time of the loop's clock."""
         now = self._loop.now()
         scope.timeout_s = deadline - now
-        self.alarm.nudge(self._scope_deadlines.add(scope, scope.timeout_s, now))
+        self.alarm.nudge(self._scope_deadlines.renew(scope, scope.timeout_s, now))
 
     def clear_deadline(self, scope: Scope) -> None:
         """Forget a scope's deadline."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
@@ -196,6 +196,10 @@ class Kernel:
             return
         if lane is None or (len(lane.entries) > 1 and route.session is None):
             slots[0].spawn()
+
+    def put_off(self, _hand_over: Callable[[], None], /) -> bool:
+        """Say that everything is to be submitted at once: writes are put together elsewhere."""
+        return False
 
     def submit_many(
         self, method: str, items: Sequence[object], route: Route, keys: list[RequestId], room: int

@@ -35,17 +35,17 @@ class Deadlines(Generic[K]):
         return sum(map(len, self._lanes.values()))
 
     def add(self, key: K, timeout_s: float, now: float) -> float:
-        """Let a key expire ``timeout_s`` from ``now``; return that time.
-
-        Adding a key again with the same timeout renews it; with another one it is another deadline.
-        """
+        """Let a key that is not there expire ``timeout_s`` from ``now``; return that time."""
         lane = self._lanes.get(timeout_s)
         if lane is None:
             lane = self._new_lane(timeout_s, now)
-        if key in lane:
-            lane.move_to_end(key)
         at = lane[key] = now + timeout_s
         return at
+
+    def renew(self, key: K, timeout_s: float, now: float) -> float:
+        """Let a key expire ``timeout_s`` from ``now``, if need be later than it would have."""
+        self.discard(key, timeout_s)
+        return self.add(key, timeout_s, now)
 
     def _new_lane(self, timeout_s: float, now: float) -> OrderedDict[K, float]:
         if len(self._lanes) >= self._tidy_at:

@@ -71,7 +71,7 @@ class Peer(Generic[C]):
     def renew(self, call: C, now: float) -> None:
         """Start the call's timeout anew: there was progress."""
         if call.timeout_s is not None and call.key in self.calls:
-            self._deadlines.add(call.key, call.timeout_s, now)
+            self._deadlines.renew(call.key, call.timeout_s, now)
 
     def receive(self, answer: Message) -> C | None:
         """Take an answer; return the call that it ends, None (and count it) if it is late."""
