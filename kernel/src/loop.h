@@ -23,7 +23,7 @@ typedef struct abk_watch {
     uint8_t interest; /* ABK_READ | ABK_WRITE; 0: not registered */
     uint8_t kind;     /* the owner's, for dispatch */
     uint8_t way;      /* the loop's: how it is watched */
-    bool edge;        /* its owner reads until a read is short, or calls abk_loop_again() */
+    bool edge;        /* its owner reads until a read is short, or calls abk_loop_again(). An end is told again */
     void *owner;
 } abk_watch;
 
