@@ -389,7 +389,7 @@ decode_lines = _messages.decode_lines
 """Decode a block of whole lines that are known to be messages."""
 
 decode_array: Callable[[bytes], list[Raw]] = msgspec.json.Decoder(list[Raw]).decode
-"""Decode a block of whole lines that are known to be answers without an error or a session."""
+"""Decode an array, not what is in it."""
 
 decode_plain = _plain.decode
 """Decode a raw value into plain objects."""
