@@ -137,6 +137,14 @@ async def test_results_are_told_from_errors_notes_and_answers_of_others(ordered:
         assert len([await anext(notes) for _ in range(2)]) == 2
 
 
+async def test_requests_made_at_once_count_with_all_their_bytes() -> None:
+    frames = [f'{{"jsonrpc":"2.0","id":{n},"method":"hold","params":{{}}}}\n' for n in range(2, 5)]
+    async with one_worker() as bus:
+        async with bus.map("hold", [{}] * 3):
+            assert bus.statistics().pending_bytes == sum(map(len, frames))
+        assert bus.statistics().pending_bytes == 0
+
+
 async def test_leaving_early_cancels_the_rest() -> None:
     async with one_worker() as bus:
         async with bus.map("hold", items(3)):
