@@ -81,6 +81,7 @@ logger = logging.getLogger("anyio_bus.kernel")
 
 STDERR_OPEN_BYTES = 8192
 BOUND_BYTES = 128  # an address with its port
+ROW_BYTES = len('{"jsonrpc":"2.0","id":,"method":,"params":}')  # of a frame, besides what fills it
 _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
 _EVENTS = {logging.WARNING: "worker_died", logging.ERROR: "worker_parked"}
 _ONLY: dict[int, Any] = {1: "answers", 2: "calls"}
@@ -461,7 +462,7 @@ class NativeKernel:
         if route.envelope or type(first) is not int or type(method) is not str:
             return 0
         name, params, row = encode_value(method, "method"), encode_items(items), self._row
-        size = len(params) + len(keys) * len(name)
+        size = len(params) + len(keys) * (len(name) + len(str(keys[-1])) + ROW_BYTES)
         if size > room:
             return 0
         kept = ffi.from_buffer(name), ffi.from_buffer(params)

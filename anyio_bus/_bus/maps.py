@@ -221,7 +221,7 @@ class MapResults(Generic[T_co]):
             if isinstance(answers, Results):
                 several = len(answers.keys) > 1
                 return self._decode_all(answers.block) if several else [self._decode(answers.block)]
-            return [self._decode(answer.result) for answer in answers]  # type: ignore[arg-type]
+            return [self._decode(_of_answer(answer)) for answer in answers]  # type: ignore[arg-type]
         except Exception:  # raised where that one is read  # noqa: BLE001
             each = answers.answers() if isinstance(answers, Results) else answers
             return [_Undecoded(_of_answer(answer)) for answer in each]

@@ -320,9 +320,9 @@ def encode_items(items: Sequence[object]) -> bytes:
     except Exception:  # noqa: BLE001  # said below, of the one that it is about
         pass
     else:
-        if block.find(b"null") < 0:
+        if block.find(b"null") < 0 and Raw not in set(map(type, items)):
             return block
-    return b"".join([_encode_params(params) + b"\n" for params in items])
+    return b"".join([_encode_params(params).strip() + b"\n" for params in items])
 
 
 def encode_notification(
@@ -389,6 +389,8 @@ decode_lines = _messages.decode_lines
 """Decode a block of whole lines that are known to be messages."""
 
 decode_array: Callable[[bytes], list[Raw]] = msgspec.json.Decoder(list[Raw]).decode
+"""Decode an array, not what is in it."""
+
 decode_plain = _plain.decode
 """Decode a raw value into plain objects."""
 

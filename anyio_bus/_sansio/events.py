@@ -91,10 +91,18 @@ class Results(msgspec.Struct, gc=False):
     block: bytes
 
     def answers(self) -> list[Result]:
-        """Return the same as answers."""
+        """Return the same as answers.
+
+        Where the decoder here does not take the block, since there is not enough left of the stack for
+        what is nested in it, each result is one that cannot be decoded.
+        """
         if len(self.keys) == 1:
             return [Result(self.keys[0], Raw(self.block))]
-        return list(map(Result, self.keys, decode_array(self.block)))
+        try:
+            results = decode_array(self.block)
+        except BAD_JSON:
+            results = [Raw(b"")] * len(self.keys)
+        return list(map(Result, self.keys, results))
 
 
 class LineBad(msgspec.Struct, frozen=True):

@@ -108,8 +108,10 @@ static void to_host(run *self, const abk_frame *frame, int only)
         const bool beside = self->from == NULL && self->offset + self->len == abk_buf_len(text);
         if (self->count > 0 && !beside) /* other events have text there as well */
             flush(self);
-        if (abk_buf_reserve(text, abk_frame_most(frame)) < 0)
+        if (abk_buf_reserve(text, abk_frame_most(frame)) < 0) {
+            flush(self); /* sole_id ends with this answer */
             return;
+        }
         if (self->count == 0) {
             self->from = NULL;
             self->len = 0;
@@ -133,12 +135,12 @@ static void to_results(run *self, int64_t number, const abk_value *result, abk_t
 {
     abk_buf *keys = &self->process->slot->bus->event_keys;
     const size_t offset = abk_buf_len(keys);
+    if (!self->results)
+        flush(self);
     if (abk_buf_append(keys, (const char *)&number, sizeof number) < 0) {
         keys->failed = false;
         return;
     }
-    if (!self->results)
-        flush(self);
     if (self->count == 0) {
         self->results = true;
         self->only = 0;

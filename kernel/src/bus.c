@@ -186,8 +186,6 @@ static void on_ready(abk_bus *bus, const abk_ready *ready)
     abk_watch *watch = ready->watch;
     if (watch->fd < 0)
         return; /* closed earlier in this batch */
-    if (ready->what == (ABK_READ | ABK_WRITE) || (ready->what & ABK_ENDS) != 0)
-        abk_loop_again(&bus->loop, watch); /* what hung up has its end behind what is read now */
     switch (watch->kind) {
     case ABK_ON_STDIN: abk_process_flush(watch->owner); break;
     case ABK_ON_STDOUT: abk_process_read(watch->owner); break;

@@ -79,11 +79,16 @@ static bool has_room(abk_bus *bus, const abk_route *route, uint32_t count, uint6
            pool->queued_bytes + len <= limits->max_output_bytes && len <= limits->max_frame_bytes;
 }
 
+/* The length of the longest of these lines, and their number: 0 if one does not begin as params do. */
 static uint32_t longest_line(const char *lines, size_t len, uint64_t *count)
 {
     size_t longest = 0;
     *count = 0;
     for (const char *at = lines, *end = lines + len; at < end; (*count)++) {
+        if (*at != '{' && *at != '[') {
+            *count = 0;
+            break;
+        }
         const char *behind = (const char *)memchr(at, '\n', (size_t)(end - at)) + 1;
         if ((size_t)(behind - at) > longest)
             longest = (size_t)(behind - at);

@@ -269,7 +269,7 @@ static void come_in(abk_door *door, int fd)
         keep_alive(fd);
         say_address(fd, true, peer, sizeof peer);
     }
-    client->in = (abk_watch){.fd = fd, .kind = ABK_ON_CLIENT, .edge = true, .owner = client};
+    client->in = (abk_watch){.fd = fd, .kind = ABK_ON_CLIENT, .owner = client};
     client->admin = door->admin;
     client->pauses = door->pauses;
     client->token = door->token;

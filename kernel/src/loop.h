@@ -1,6 +1,6 @@
 /* Wait for fds, for the ends of processes and for one deadline: epoll(7) here, kqueue(2) there.
- * Level-triggered, but for the pipes and stream sockets whose owner says that it needs no more: an
- * epoll looks once less at each of them then. The whole difference between systems is in loop_epoll.c
+ * Level-triggered, but for the pipes whose owner says that it needs no more: an epoll looks once less
+ * at each of them then. The whole difference between systems is in loop_epoll.c
  * and loop_kqueue.c.
  *
  * Owners embed an abk_watch. What is closed in the middle of a batch may still be named by a later
@@ -23,13 +23,13 @@ typedef struct abk_watch {
     uint8_t interest; /* ABK_READ | ABK_WRITE; 0: not registered */
     uint8_t kind;     /* the owner's, for dispatch */
     uint8_t way;      /* the loop's: how it is watched */
-    bool edge;        /* its owner reads until a read is short, or calls abk_loop_again() */
+    bool edge;        /* a pipe whose owner reads until a read is short, or calls abk_loop_again() */
     void *owner;
 } abk_watch;
 
 typedef struct abk_ready {
     abk_watch *watch;
-    uint8_t what; /* ABK_READ, ABK_WRITE; a hang-up or error is both; ABK_ENDS: half of one, of an edge watch */
+    uint8_t what; /* ABK_READ, ABK_WRITE; a hang-up or error is both */
 } abk_ready;
 
 enum { ABK_BATCH = 64, ABK_ALWAYS = 4 };

@@ -98,7 +98,7 @@ static int change(abk_loop *loop, abk_watch *watch, uint8_t interest)
     if ((interest & ABK_READ) != 0)
         event.events |= EPOLLIN;
     if (interest == ABK_READ && watch->edge)
-        event.events |= EPOLLET | EPOLLRDHUP;
+        event.events |= EPOLLET;
     if ((interest & ABK_WRITE) != 0)
         event.events |= EPOLLOUT;
     const int operation = watch->interest == 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
@@ -171,7 +171,6 @@ static uint8_t what_of(uint32_t events)
     if ((events & (EPOLLHUP | EPOLLERR)) != 0)
         return ABK_READ | ABK_WRITE;
     return (uint8_t)(((events & EPOLLIN) != 0 ? ABK_READ : 0) |
-                     ((events & EPOLLRDHUP) != 0 ? ABK_ENDS : 0) |
                      ((events & EPOLLOUT) != 0 ? ABK_WRITE : 0));
 }
 
@@ -188,10 +187,14 @@ int abk_loop_wait(abk_loop *loop, abk_ready *ready, int max, int wait_ms)
         return errno == EINTR ? 0 : ABK_ESYS;
     int count = 0;
     for (int i = 0; i < got; i++) {
-        if (events[i].data.ptr == NULL)
+        abk_watch *watch = events[i].data.ptr;
+        if (watch == NULL) {
             drain_timer(loop);
-        else
-            ready[count++] = (abk_ready){events[i].data.ptr, what_of(events[i].events)};
+            continue;
+        }
+        if ((events[i].events & (EPOLLHUP | EPOLLERR)) != 0)
+            abk_loop_again(loop, watch); /* its end is behind what is read now, and no edge any more */
+        ready[count++] = (abk_ready){watch, what_of(events[i].events)};
     }
     for (size_t i = 0; i < ABK_ALWAYS && count < max; i++) {
         if (loop->always[i] != NULL)

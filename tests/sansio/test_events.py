@@ -18,3 +18,8 @@ def test_results_are_answers() -> None:
     several = Results("w", 3, [9, 7], b'[{"a":1}, null]')
     assert several.answers() == [Result(9, Raw(b'{"a":1}')), Result(7, Raw(b"null"))]
     assert Results("w", 3, [5], b"[1]").answers() == [Result(5, Raw(b"[1]"))]
+
+
+def test_results_that_cannot_be_decoded_cost_only_themselves() -> None:
+    results = Results("w", 3, [5, 7], b"[1, [2]")
+    assert results.answers() == [Result(5, Raw(b"")), Result(7, Raw(b""))]
