@@ -59,6 +59,7 @@ class Comparison(NamedTuple):
     pairs: int = FULL_PAIRS
     quick_pairs: int = QUICK_PAIRS
     warm_up: bool = True  # by a round that is not counted
+    timeout_s: float = TIMEOUT_S  # of each program
 
 
 class Listing(NamedTuple):
@@ -169,7 +170,7 @@ def compare(comparison: Comparison, names: dict[str, str], pairs: int) -> tuple[
     commands = [command_of(program.command, names, comparison.seconds) for program in present]
     rounds: list[Round] = []
     for number in range(not comparison.warm_up, pairs + 1):
-        results = [paired.run_once(command, TIMEOUT_S) for command in commands]
+        results = [paired.run_once(command, comparison.timeout_s) for command in commands]
         if number:
             rounds.append({p.label: result for p, result in zip(present, results, strict=True)})
     programs = paired.summarize(

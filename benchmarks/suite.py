@@ -355,6 +355,8 @@ def long_line_rivals() -> Comparison:
         [Claim(f"{one.label}, ms", "ms", (one.label,)) for one in programs],
         quick=False,
         pairs=1,
+        warm_up=False,
+        timeout_s=300,
     )
 
 
