@@ -133,12 +133,15 @@ def save_plot(path: Path, rows: list[Row], draw: Callable[[Any, list[Row]], None
     for name in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"):
         mpl.rcParams[name] = INK
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     figure = Figure(figsize=(9, 1 + 0.2 * len(rows)), layout="constrained")
     axes = figure.subplots()
     draw(axes, rows)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_yticks(
         range(len(rows)), [f"{row.question}: {row.text}".replace("`", "") for row in rows]
     )
