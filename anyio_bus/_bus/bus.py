@@ -18,7 +18,7 @@ import anyio.lowlevel
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from anyio_bus._backends.select import BackendOption, Reached, open_backend
+from anyio_bus._backends.select import open_backend
 from anyio_bus._bus.bad_lines import BadLines
 from anyio_bus._bus.calls import (
     Batch,
@@ -79,6 +79,8 @@ from anyio_bus._sansio.routing import Refused, Route
 
 if TYPE_CHECKING:
     from anyio_bus._backends.base import Backend
+    from anyio_bus._backends.remote import Reached
+    from anyio_bus._backends.select import BackendOption
     from anyio_bus._bus.observing import Telemetry
     from anyio_bus._config import BusConfig, Retry
     from anyio_bus._sansio.events import Deliver
