@@ -46,13 +46,13 @@ ALLOWED: dict[str, set[str]] = {
     "abc": _WIRE | {"public"},
     "framing": _WIRE | {"abc"},
     "worker": _EDGES,
-    "plugins": _PUBLIC | {"worker"},
+    "plugins": _PUBLIC | _EDGES | {"worker"},  # as a worker, with another wire
     "agents": _PUBLIC,
     "integrations": _PUBLIC,
     "otel": _WIRE,  # workers load it as well
     "sync": _PUBLIC,
     "stdiobus": _PUBLIC,
-    "testing": _PUBLIC | {"worker"},
+    "testing": _PUBLIC | {"worker", "plugins"},
     "cli": _PUBLIC | {"_daemon", "worker", "testing", "stdiobus"},
     "__main__": {"cli"},
 }
@@ -71,7 +71,7 @@ TASK_GROUP_OWNERS = {
     "_kernel.slot",
     "stdiobus._keeper",  # stops the buses of a client at once, in the task that holds them
     "sync._runner",  # what threads have open lives in tasks around the bus
-    "worker._serving",
+    "worker._duplex",
 }
 _TASK_GROUPS = {"create_task_group", "open_nursery", "TaskGroup"}
 

@@ -11,7 +11,7 @@ import select
 import stat
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -21,6 +21,7 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from anyio_bus._io.fdguard import FdGuard
+from anyio_bus._io.loop import current_loop
 
 if TYPE_CHECKING:
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -100,6 +101,45 @@ class Stdio:
             return await self._chunks[1].receive()
         except anyio.EndOfStream:
             return b""
+
+    async def feed(self, take: Callable[[bytes], bool]) -> bool:
+        """Hand over what is read, as it comes, until ``take`` wants no more or the input ends.
+
+        As often :meth:`receive`, but the loop keeps watching the fd between two reads.
+
+        Returns:
+            Whether there may be more to read.
+
+        Raises:
+            OSError: It cannot be read.
+
+        Cancellation:
+            Nothing is lost.
+        """
+        more = polled = False
+
+        def look() -> bool:
+            nonlocal more, polled
+            polled = True
+            try:
+                data = os.read(self._in, READ_BYTES)
+            except BlockingIOError:
+                return True
+            more = bool(data)
+            return more and take(data)
+
+        if not self._reads_in_thread:
+            try:
+                await current_loop().serve_readable(self._in, look)
+            except _NO_POLLING:
+                if polled:
+                    raise
+            else:
+                return more
+        while data := await self.receive():
+            if not take(data):
+                return True
+        return False
 
     def _start_thread(self) -> _Chunks:
         chunks = anyio.create_memory_object_stream[bytes](1)

@@ -46,12 +46,17 @@ class Output:
         """Wait until a handler may queue another frame. No checkpoint if it may at once."""
         await self._until(lambda: self._size <= HIGH_WATER_BYTES)
 
+    @property
+    def has_room_for_reader(self) -> bool:
+        """Whether the reader may go on to answer by itself at once."""
+        return self.broken or self._reader_size <= RESERVE_BYTES
+
     async def room_for_reader(self) -> None:
         """Wait until the reader may go on to answer by itself; see :meth:`room`.
 
         What handlers have queued does not hold it up, for they may depend on what it reads.
         """
-        await self._until(lambda: self._reader_size <= RESERVE_BYTES)
+        await self._until(lambda: self.has_room_for_reader)
 
     async def flushed(self) -> None:
         """Wait until everything was written."""
