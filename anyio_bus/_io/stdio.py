@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
 import anyio.from_thread
@@ -43,15 +43,16 @@ class Stdio:
         reads cannot be polled.
 
     Args:
-        guard: What holds the wire.
+        wire_in: The fd to read.
+        wire_out: The fd to write.
         threads: Read and write in threads even where the fds can be polled.
     """
 
-    def __init__(self, guard: FdGuard, *, threads: bool = _WINDOWS) -> None:
+    def __init__(self, wire_in: int, wire_out: int, *, threads: bool = _WINDOWS) -> None:
         self._reads_in_thread = threads
         self._writes_in_thread = threads
-        self._in = guard.wire_in
-        self._out = guard.wire_out
+        self._in = wire_in
+        self._out = wire_out
         self._opened: list[int] = []
         self._made_non_blocking: int | None = None
         self._chunks: _Chunks | None = None
@@ -219,16 +220,24 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 @contextmanager
-def open_stdio(*, give_back: bool = True, threads: bool = _WINDOWS) -> Iterator[Stdio]:
+def open_stdio(
+    *,
+    give_back: bool = True,
+    threads: bool = _WINDOWS,
+    stray: int = 2,
+    text: Any = None,
+) -> Iterator[Stdio]:
     """Take stdin and stdout away from everything else in this process, to converse on them.
 
     Args:
-        give_back: Put them back at the end; otherwise stray output stays on stderr until this
+        give_back: Put them back at the end; otherwise stray output stays where it is until this
             process exits.
         threads: As for :class:`Stdio`.
+        stray: As for :class:`FdGuard`.
+        text: As for :class:`FdGuard`.
     """
-    guard = FdGuard()
-    stdio = Stdio(guard, threads=threads)
+    guard = FdGuard(stray, text)
+    stdio = Stdio(guard.wire_in, guard.wire_out, threads=threads)
     try:
         yield stdio
     finally:

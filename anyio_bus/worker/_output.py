@@ -30,11 +30,12 @@ class Output:
         self._writer = loop.waiter()
         self._bell = Bell()
         self._waiting = 0
+        self._sealed = False
         self.broken = False
 
     def put(self, frame: bytes, *, by_reader: bool = False) -> None:
         """Queue a whole frame; never waits. Once the pipe is broken it is dropped."""
-        if self.broken:
+        if self.broken or self._sealed:
             return
         self._frames.append(frame)
         self._size += len(frame)
@@ -42,9 +43,19 @@ class Output:
             self._reader_size += len(frame)
         self._loop.wake(self._writer, None)
 
+    def seal(self) -> None:
+        """Take no more: what is queued was the last."""
+        self._sealed = True
+        self._bell.ring()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a handler may queue another frame at once."""
+        return self._size <= HIGH_WATER_BYTES or self.broken or self._sealed
+
     async def room(self) -> None:
         """Wait until a handler may queue another frame. No checkpoint if it may at once."""
-        await self._until(lambda: self._size <= HIGH_WATER_BYTES)
+        await self._until(lambda: self.has_room)
 
     @property
     def has_room_for_reader(self) -> bool:
