@@ -74,7 +74,8 @@ class HostCalls:
         self._opened = opened
         self._peer: Peer[Pending] = Peer()
         self._alarm = Alarm(loop, self._peer.next_deadline, self._expire)
-        self._over: str | None = None
+        self._over: str | None = None  # why nothing goes out any more
+        self._no_calls: str | None = None  # why nothing would be answered
         self.run = self._alarm.run
 
     @property
@@ -113,7 +114,7 @@ class HostCalls:
         Cancellation:
             Always a checkpoint. A late answer is dropped.
         """
-        key: int = self._peer.new_key()  # type: ignore[assignment]
+        key = self.new_key()
         frame = self.encode(method, params, key)
         waiter: Waiter[Any] = self.loop.waiter()
         wake = self.loop.wake
@@ -134,7 +135,13 @@ class HostCalls:
         return result_of(outcome)
 
     def new_key(self) -> int:
-        """Return an id that was never used before."""
+        """Return an id that was never used before.
+
+        Raises:
+            RpcTransportError: There will be no more answers.
+        """
+        if self._no_calls is not None:
+            raise RpcTransportError(self._no_calls)
         return self._peer.new_key()  # type: ignore[return-value]
 
     def open(self, call: Pending) -> None:
@@ -179,10 +186,15 @@ class HostCalls:
         for key in list(self._peer.calls):
             self.fail(key, RpcTransportError(text))  # type: ignore[arg-type]
 
-    def hang_up(self, text: str) -> None:
-        """End all that are open, and refuse more."""
-        self._over = self._over or text
+    def refuse(self, text: str) -> None:
+        """End all that are open, and refuse more; events still go out."""
+        self._no_calls = self._no_calls or text
         self.fail_all(text)
+
+    def close_down(self, text: str) -> None:
+        """End all that are open; nothing goes out any more."""
+        self._over = self._over or text
+        self.refuse(text)
 
     def _expire(self, now: float) -> None:
         for call in self._peer.expire(now):

@@ -294,7 +294,11 @@ class _Coded(MethodError):
         super().__init__(self.number, message, data or None)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return MethodError, (self.code, self.message, self.data)
+        return _restored, (type(self), self.message, self.data or {})
+
+
+def _restored(kind: type[_Coded], message: str, data: dict[str, Any]) -> _Coded:
+    return kind(message, **data)
 
 
 class ChannelConnectionError(_Coded):
