@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
@@ -35,6 +37,8 @@ logger = logging.getLogger("anyio_bus.plugins.nexo")
 
 EventHandler = Callable[[str, Event, BrokerSender], Awaitable[None]]
 ShutdownHandler = Callable[[], Awaitable[None]]
+
+THREADS_S = 0.2  # for threads that are ending anyway
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -296,6 +300,8 @@ class PluginAdapter:
         with self._stdio(give_back=False) as stdio:
             serve = partial(self._serve, stdio, on_stuck=_leave)
             anyio.run(serve, backend=backend, backend_options=backend_options)
+            if _left_threads():
+                _leave()
 
     async def serve_stream(self, receive: Receive, send: Send) -> None:
         """Serve a host on any two byte streams until the input ends; once only.
@@ -347,6 +353,19 @@ class PluginAdapter:
                 opened = open_stdio(give_back=give_back, stray=stray.fd, text=StrayText())
                 stdio = stack.enter_context(opened)
             yield stdio
+
+
+def _left_threads() -> bool:
+    """Whether plain functions still run that nobody waits for: the interpreter would, for ever."""
+    until = time.monotonic() + THREADS_S
+    left = [
+        thread
+        for thread in threading.enumerate()
+        if not thread.daemon and type(thread).__module__.startswith("anyio.")
+    ]
+    for thread in left:
+        thread.join(max(0.0, until - time.monotonic()))
+    return any(thread.is_alive() for thread in left)
 
 
 def _leave() -> None:

@@ -33,7 +33,7 @@ __all__ = ("BrokerSender", "EventShape", "LlmStream")
 T = TypeVar("T")
 
 EventShape = Literal["host", "minimal"]
-_TURN = 64  # what is published without waiting before others get their turn
+_TURN = 64  # pieces that are taken without waiting before others get their turn
 _STREAM_CHARACTERS = 8 * 1024 * 1024  # that nobody has taken yet
 
 
@@ -68,14 +68,13 @@ class BrokerSender:
     :meth:`call_threadsafe` are for other threads.
     """
 
-    __slots__ = ("_calls", "_plugin_id", "_shape", "_since", "_token")
+    __slots__ = ("_calls", "_plugin_id", "_shape", "_token")
 
     def __init__(self, plugin_id: str, shape: EventShape) -> None:
         self._plugin_id = plugin_id
         self._shape = shape
         self._calls: HostCalls | None = None
         self._token: Any = None
-        self._since = 0
 
     def _attach(self, calls: HostCalls) -> None:
         self._calls = calls
@@ -106,17 +105,12 @@ class BrokerSender:
             RpcTransportError: The adapter has shut down.
 
         Cancellation:
-            A checkpoint when it waits, and at least once in 64 times. All of the event is sent or
-            nothing.
+            A checkpoint only when it waits, so that what handlers publish keeps the order in which
+            they were called. All of the event is sent or nothing.
         """
         calls = self._open
         frame = calls.encode("broker.publish", {"topic": topic, "event": self._shaped(event)})
-        self._since += 1
-        if self._since >= _TURN:
-            self._since = 0
-            await anyio.lowlevel.checkpoint()
-        else:
-            await calls.loop.checkpoint_if_cancelled()
+        await calls.loop.checkpoint_if_cancelled()
         if not calls.output.has_room:
             await calls.output.room()
         calls.output.put(frame)
