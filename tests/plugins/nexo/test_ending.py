@@ -210,6 +210,7 @@ def until_refused(process: Plugin) -> None:
 @pytest.mark.parametrize("first", ["shutdown", "signal"])
 def test_a_signal_while_it_drains_ends_it_at_once(fresh: Plugin, first: str) -> None:
     """5.5: after shutdown they are ignored; after a signal the second one kills it."""
+    assert fresh.run("return 1") == 1
     fresh.write(event("code", HOLD))
     if first == "shutdown":
         fresh.write(SHUTDOWN)
