@@ -17,7 +17,7 @@ import re
 import subprocess
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, final
@@ -97,6 +97,7 @@ class NexoHost:
         self._answers: dict[int, Message] = {}
         self._waiting: set[int] = set()
         self._handlers: dict[str, Callable[[dict[str, Any]], Any]] = {}
+        self._taker: Callable[[Message], Awaitable[None]] = self._answer
         self._keys = 2  # the host numbers from here; 1 is for `initialize`, 2 for `shutdown` as well
         self._changed = anyio.Event()
         self._ended = False
@@ -202,6 +203,10 @@ class NexoHost:
                 :class:`HostError`.
         """
         self._handlers[method] = handler
+
+    def take_requests(self, taker: Callable[[Message], Awaitable[None]] | None) -> None:
+        """Have a function take the plugin's requests, instead of answering them; None: as before."""
+        self._taker = taker or self._answer
 
     async def shutdown(self, reason: str = "test") -> None:
         """Ask the plugin to end, as the host does, and wait until it has.
@@ -324,9 +329,12 @@ class NexoHost:
 
     async def _take_request(self, message: Message) -> None:
         self.requests.append(message)
-        key, method = message["id"], message["method"]
-        if type(key) is not int:
+        if type(message["id"]) is not int:
             self.violations.append(f"the id of a request must be a whole number: {message!r}")
+        await self._taker(message)
+
+    async def _answer(self, message: Message) -> None:
+        key, method = message["id"], message["method"]
         answer: Message = {"jsonrpc": "2.0", "id": key}
         handler = self._handlers.get(method)
         try:

@@ -30,6 +30,7 @@ class Output:
         self._writer = loop.waiter()
         self._bell = Bell()
         self._waiting = 0
+        self._room = Bell()
         self._sealed = False
         self.broken = False
 
@@ -46,16 +47,25 @@ class Output:
     def seal(self) -> None:
         """Take no more: what is queued was the last."""
         self._sealed = True
-        self._bell.ring()
+        self._ring()
 
     @property
     def has_room(self) -> bool:
         """Whether a handler may queue another frame at once."""
         return self._size <= HIGH_WATER_BYTES or self.broken or self._sealed
 
-    async def room(self) -> None:
-        """Wait until a handler may queue another frame. No checkpoint if it may at once."""
-        await self._until(lambda: self.has_room)
+    async def room(self) -> None:  # noqa: ASYNC910
+        """Wait until a handler may queue another frame. No checkpoint if it may at once.
+
+        When there is room, all that wait may queue one frame, whatever others have put there by
+        then: else one that queues without end would starve them.
+        """
+        if not self.has_room:
+            self._waiting += 1
+            try:
+                await self._room.wait()
+            finally:
+                self._waiting -= 1
 
     @property
     def has_room_for_reader(self) -> bool:
@@ -97,13 +107,18 @@ class Output:
         finally:
             self.broken = True
             self._frames.clear()
-            self._bell.ring()
+            self._ring()
 
     def _wrote(self, size: int, by_reader: int) -> None:
         self._size -= size
         self._reader_size -= by_reader
         if self._waiting:
-            self._bell.ring()
+            self._ring()
+
+    def _ring(self) -> None:
+        self._bell.ring()
+        if self.has_room:
+            self._room.ring()
 
 
 def _blocks(frames: list[bytes]) -> Iterator[bytes]:

@@ -348,9 +348,11 @@ class PluginAdapter:
                 fill_gaps()
                 stray = StrayOutput()
                 stack.callback(stray.close)
+                text = StrayText()
                 if not give_back:
                     stack.callback(os.dup2, 2, 1)
-                opened = open_stdio(give_back=give_back, stray=stray.fd, text=StrayText())
+                    stack.callback(text.flush)
+                opened = open_stdio(give_back=give_back, stray=stray.fd, text=text)
                 stdio = stack.enter_context(opened)
             yield stdio
 

@@ -289,15 +289,14 @@ async def test_an_error_of_the_host_is_raised_as_it_is() -> None:
 async def test_an_answer_that_cannot_be_read_fails_its_call(answer: dict[str, Any]) -> None:
     adapter = make()
     async with open_host(adapter) as host:
-        host._handlers.clear()
         async with anyio.create_task_group() as tasks:
 
             async def ask() -> None:
                 with pytest.raises(RpcDecodeError):
                     await recall(adapter.broker)
 
-            host._take_request = lambda message: host.send(  # type: ignore[method-assign]
-                {"jsonrpc": "2.0", "id": message["id"], **answer}
+            host.take_requests(
+                lambda message: host.send({"jsonrpc": "2.0", "id": message["id"], **answer})
             )
             tasks.start_soon(ask)
 
@@ -306,8 +305,8 @@ async def test_a_null_error_beside_a_result_is_no_error() -> None:
     adapter = make()
     async with open_host(adapter) as host:
         result = {"entries": [ENTRY]}
-        host._take_request = lambda message: host.send(  # type: ignore[method-assign]
-            {"jsonrpc": "2.0", "id": message["id"], "error": None, "result": result}
+        host.take_requests(
+            lambda message: host.send({"jsonrpc": "2.0", "id": message["id"], "error": None, "result": result})
         )
         assert await recall(adapter.broker) == [MemoryEntry("m", "a", "c")]
 
@@ -322,7 +321,7 @@ async def test_only_a_whole_number_answers_a_call() -> None:
             right = {"jsonrpc": "2.0", "id": message["id"], "result": {"entries": [ENTRY]}}
             await host.send(*wrong, right, right)
 
-        host._take_request = answer  # type: ignore[method-assign]
+        host.take_requests(answer)
         assert await recall(adapter.broker) == [MemoryEntry("m", "a", "c")]
 
 
@@ -346,7 +345,7 @@ async def test_answers_come_in_any_order() -> None:
             assert found[0].id == query
             done.append(query)
 
-        host._take_request = hold  # type: ignore[method-assign]
+        host.take_requests(hold)
         async with anyio.create_task_group() as tasks:
             for query in "abc":
                 tasks.start_soon(ask, query)
@@ -360,7 +359,7 @@ async def silent(_message: Any) -> None:
 async def test_a_call_that_is_not_answered_in_time_fails_and_its_late_answer_is_dropped() -> None:
     adapter = make()
     async with open_host(adapter) as host:
-        host._take_request = silent  # type: ignore[method-assign]
+        host.take_requests(silent)
         with pytest.raises(RpcTimeoutError) as caught:
             await recall(adapter.broker, timeout=0.01)
         await host.send({"jsonrpc": "2.0", "id": 1, "result": {"entries": []}})
@@ -385,7 +384,7 @@ async def test_a_cancelled_call_is_cancelled_and_nothing_else(
 ) -> None:
     adapter = make()
     async with open_host(adapter) as host:
-        host._take_request = silent  # type: ignore[method-assign]
+        host.take_requests(silent)
         with anyio.move_on_after(0.01) as scope:
             await call(adapter.broker)
         assert scope.cancelled_caught
@@ -450,7 +449,7 @@ async def test_a_stream_that_breaks_off_raises_after_its_pieces() -> None:
         )
 
     async with open_host(adapter) as host:
-        host._take_request = break_off  # type: ignore[method-assign]
+        host.take_requests(break_off)
         pieces = stream(adapter.broker)
         got: list[str] = []
         with pytest.raises(RpcServerError, match="provider"):
@@ -473,7 +472,7 @@ async def test_a_bad_end_of_a_stream_is_a_decode_error(result: Any) -> None:
 async def test_a_stream_in_which_nothing_comes_ends_by_its_idle_timeout() -> None:
     adapter = make()
     async with open_host(adapter) as host:
-        host._take_request = silent  # type: ignore[method-assign]
+        host.take_requests(silent)
         with pytest.raises(RpcTimeoutError):
             await stream(adapter.broker, idle_timeout=0.01).final_result()
 
@@ -481,7 +480,7 @@ async def test_a_stream_in_which_nothing_comes_ends_by_its_idle_timeout() -> Non
 async def test_a_stream_that_goes_on_for_ever_ends_by_its_timeout() -> None:
     adapter = make()
     async with open_host(adapter) as host:
-        host._take_request = silent  # type: ignore[method-assign]
+        host.take_requests(silent)
         pieces = stream(adapter.broker, idle_timeout=None, timeout=0.05)
         params = {"request_id": 1, "chunk": "x"}
         delta = {"jsonrpc": "2.0", "method": "llm.complete.delta", "params": params}
@@ -505,13 +504,13 @@ async def test_a_closed_stream_is_forgotten(caplog: pytest.LogCaptureFixture) ->
     """5.9: it cannot be closed, and stays until the end."""
     adapter = make()
     async with open_host(adapter) as host:
-        host._take_request = silent  # type: ignore[method-assign]
+        host.take_requests(silent)
         async with stream(adapter.broker) as pieces:
             pass
         assert not pieces._calls.pending
         with pytest.raises(RpcTransportError, match="closed"):
             await pieces.__anext__()
-        host._take_request = NexoHost._take_request.__get__(host)  # type: ignore[method-assign]
+        host.take_requests(None)
         params = {"request_id": 1, "chunk": "x"}
         await host.send({"jsonrpc": "2.0", "method": "llm.complete.delta", "params": params})
         host.answer("memory.recall", lambda params: {"entries": []})
