@@ -70,6 +70,7 @@ TASK_GROUP_OWNERS = {
     "_kernel.kernel",
     "_kernel.slot",
     "stdiobus._keeper",  # stops the buses of a client at once, in the task that holds them
+    "testing.nexo",  # reads what a plugin says while the test goes on
     "sync._runner",  # what threads have open lives in tasks around the bus
     "worker._duplex",
 }
@@ -240,7 +241,7 @@ def _python(code: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("module", ["", ".worker", ".testing", ".cli"])
+@pytest.mark.parametrize("module", ["", ".worker", ".plugins.nexo", ".testing", ".cli"])
 def test_importing_loads_no_unix_only_module(module: str) -> None:
     guard = _WITHOUT_UNIX.format(blocked=set(UNIX_ONLY))
     _python(

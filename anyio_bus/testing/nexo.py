@@ -64,7 +64,7 @@ class HostError(Exception):
         self.data = data
 
 
-class PluginFailure(Exception):  # noqa: N818  # it is an answer, and only sometimes a fault
+class PluginFailure(Exception):
     """The plugin answered with an error."""
 
     def __init__(self, code: int, message: str, data: Any = None) -> None:
@@ -98,7 +98,9 @@ class NexoHost:
         self._waiting: set[int] = set()
         self._handlers: dict[str, Callable[[dict[str, Any]], Any]] = {}
         self._taker: Callable[[Message], Awaitable[None]] = self._answer
-        self._keys = 2  # the host numbers from here; 1 is for `initialize`, 2 for `shutdown` as well
+        self._keys = (
+            2  # the host numbers from here; 1 is for `initialize`, 2 for `shutdown` as well
+        )
         self._changed = anyio.Event()
         self._ended = False
         self._input_closed = False
@@ -109,7 +111,7 @@ class NexoHost:
 
     # -- what the plugin is told ---------------------------------------------------------------
 
-    async def send(self, *messages: Message | bytes) -> None:
+    async def send(self, *messages: Message | bytes) -> None:  # noqa: ASYNC910
         """Send messages, or lines as they are."""
         frames = [m if isinstance(m, bytes) else _line(m) for m in messages]
         with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
@@ -153,9 +155,7 @@ class NexoHost:
             AssertionError: The real host would end the plugin.
             PluginFailure: It was answered with an error.
         """
-        result = await self.request(
-            "initialize", {"nexo_version": "0.9.9"}, key=1, timeout=INIT_S
-        )
+        result = await self.request("initialize", {"nexo_version": "0.9.9"}, key=1, timeout=INIT_S)
         plugin = result.get("manifest", {}).get("plugin", {})
         found = plugin.get("id")
         assert isinstance(found, str), f"initialize: manifest.plugin.id is {found!r}"
@@ -253,9 +253,7 @@ class NexoHost:
             await self._until(lambda: bool(self._others), "a notification")
         return self._others.popleft()
 
-    async def _until(
-        self, done: Callable[[], bool], what: str, *, at_end: bool = False
-    ) -> None:
+    async def _until(self, done: Callable[[], bool], what: str, *, at_end: bool = False) -> None:  # noqa: ASYNC910
         while not done():
             if self._ended and not at_end:
                 msg = f"the plugin has ended, and {what} has not come; stderr: {self.stderr}"
@@ -266,19 +264,19 @@ class NexoHost:
         self._changed.set()
         self._changed = anyio.Event()
 
-    async def _take(self, data: bytes) -> None:
+    async def _take(self, data: bytes) -> None:  # noqa: ASYNC910
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             if line.strip():
                 await self._take_line(line)
         self._note()
 
-    async def _take_line(self, line: bytes) -> None:
+    async def _take_line(self, line: bytes) -> None:  # noqa: ASYNC910
         try:
             message = json.loads(line.decode(), parse_constant=_no_constant)
         except ValueError as exc:
             self.violations.append(f"no JSON on the wire: {line[:200]!r}: {exc}")
-            return
+            return  # noqa: ASYNC910
         if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
             self.violations.append(f"no JSON-RPC 2.0 on the wire: {line[:200]!r}")
         elif "method" not in message:
@@ -378,7 +376,7 @@ class NexoHost:
             try:
                 return await from_host.receive()
             except anyio.EndOfStream:
-                return b""
+                return b""  # noqa: ASYNC910
 
         async def close() -> None:
             to_plugin.close()
@@ -399,14 +397,14 @@ class NexoHost:
                 await self._read(from_plugin)
         self._end()
 
-    async def _read(self, stream: Any) -> None:
+    async def _read(self, stream: Any) -> None:  # noqa: ASYNC910
         with suppress(anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
             while True:
                 await self._take(await stream.receive())
         if self._rest:
             self.violations.append(f"a torn frame at the end: {self._rest[:200]!r}")
 
-    async def _read_stderr(self, stream: anyio.abc.ByteReceiveStream) -> None:
+    async def _read_stderr(self, stream: anyio.abc.ByteReceiveStream) -> None:  # noqa: ASYNC910
         with suppress(anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
             while True:
                 self._stderr.append(await stream.receive())

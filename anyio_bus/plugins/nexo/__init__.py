@@ -17,6 +17,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from anyio_bus.plugins.nexo._definition import RequestContext
 from anyio_bus.plugins.nexo.adapter import EventHandler, PluginAdapter, ShutdownHandler
 from anyio_bus.plugins.nexo.broker import BrokerSender, LlmStream
@@ -115,6 +117,10 @@ __all__ = (
     "text_result",
     "uninstall_stdout_guard",
 )
+
+
+if TYPE_CHECKING:
+    __version__: str
 
 
 def __getattr__(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -43,7 +44,8 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
                 raise PluginError(msg)
 
 
-class RequestContext(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class RequestContext:
     """What a handler of ``on_request`` is given besides its params, if it takes two arguments.
 
     Attributes:

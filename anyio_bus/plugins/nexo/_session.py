@@ -11,7 +11,6 @@ import anyio
 from msgspec import UNSET
 
 from anyio_bus._io.raised import is_cancellation, is_interrupt
-from anyio_bus._sansio.codec import encode_error
 from anyio_bus._sansio.lines import Oversize
 from anyio_bus._sansio.messages import PREFIX_BYTES, BadLine, Message
 from anyio_bus._sansio.throttle import LOG_BURST, LOG_WINDOW_S, Throttles
@@ -23,7 +22,6 @@ from anyio_bus.plugins.nexo.errors import (
     MethodError,
     ToolInvocationError,
     ToolUnavailable,
-    WireError,
 )
 from anyio_bus.plugins.nexo.stdout_guard import writable
 from anyio_bus.plugins.nexo.wire import (
@@ -116,10 +114,10 @@ class Session(Duplex):
             return
         for message in read_block(item):
             method = message.method
-            if method == "broker.event" and message.id is UNSET:
-                self._take_event(message)
-            elif isinstance(message, BadLine):
+            if isinstance(message, BadLine):
                 self._malformed(message.reason, message.prefix)
+            elif method == "broker.event" and message.id is UNSET:
+                self._take_event(message)
             elif method is UNSET:
                 if not self._calls.receive(message):
                     self._unknown("response", message.id)
@@ -240,7 +238,9 @@ class Session(Duplex):
 
     async def _serve_request(self, message: Message) -> None:  # noqa: ASYNC910
         frame: bytes | None = None
-        limit_s = STREAM_TIMEOUT_S if message.method == "llm.chat" else self._bounds.request_timeout_s
+        limit_s = (
+            STREAM_TIMEOUT_S if message.method == "llm.chat" else self._bounds.request_timeout_s
+        )
         scope = anyio.CancelScope(deadline=anyio.current_time() + limit_s)
         try:
             with scope:
@@ -274,7 +274,7 @@ class Session(Duplex):
         except BaseException as exc:  # noqa: ASYNC103  # whatever it is: one answer
             if is_cancellation(exc):
                 raise
-            return self._error(message, exc)
+            return self._error(message, exc)  # noqa: ASYNC104, ASYNC910
 
     async def _result(self, message: Message) -> Any:
         plugin = self._plugin
@@ -317,9 +317,7 @@ class Session(Duplex):
         self._calls.fail_all("adapter shutting down")
 
         async def settled(until: float) -> bool:
-            return await self._bell.until(
-                lambda: self._idle or self._hurry, lambda: until, now
-            )
+            return await self._bell.until(lambda: self._idle or self._hurry, lambda: until, now)
 
         drain_s = self._bounds.drain_s
         drained_by = begun + drain_s * HANDLERS_SHARE
@@ -359,7 +357,7 @@ class Session(Duplex):
         """Call the author's hook; return what went wrong."""
         hook = self._plugin.on_shutdown
         if hook is None or self._abandoned:
-            return None
+            return None  # noqa: ASYNC910
         self._hook.deadline = anyio.current_time() + max(0.0, until - self._loop.now())
         failure: str | None = "on_shutdown did not end in time"
         try:
@@ -371,7 +369,7 @@ class Session(Duplex):
                 raise
             self._raised("on_shutdown", exc)
             failure = f"on_shutdown failed: {text_of(exc)}"
-        return failure
+        return failure  # noqa: ASYNC910
 
     # -- the log -------------------------------------------------------------------------------
 

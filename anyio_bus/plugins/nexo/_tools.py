@@ -7,18 +7,24 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import anyio
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from anyio_bus._errors import InvalidArgumentError
 from anyio_bus._sansio.binding import Binding, InvalidParamsError, is_async
-from anyio_bus.plugins.nexo.errors import MethodError, PluginError, ToolArgumentInvalid, ToolNotFound
+from anyio_bus.plugins.nexo.errors import (
+    MethodError,
+    PluginError,
+    ToolArgumentInvalid,
+    ToolNotFound,
+)
 from anyio_bus.plugins.nexo.types import ToolContext, ToolDef, ToolInvocation
 from anyio_bus.plugins.nexo.wire import BAD, INVALID_PARAMS, METHOD_NOT_FOUND
 from anyio_bus.worker._handlers import call_in_thread
 
 if TYPE_CHECKING:
+    import anyio
+
     from anyio_bus.plugins.nexo.broker import BrokerSender
 
 __all__ = ("ToolTable", "caller")
@@ -146,9 +152,7 @@ class ToolTable:
 
     def open(self, threads: anyio.CapacityLimiter) -> None:
         """Get ready to call."""
-        self._calls = {
-            name: caller(bound.function, threads) for name, bound in self._bound.items()
-        }
+        self._calls = {name: caller(bound.function, threads) for name, bound in self._bound.items()}
         self._call_any = None if self._any is None else caller(self._any, threads)
 
     async def invoke(self, params: Any, broker: BrokerSender, plugin_id: str) -> Any:

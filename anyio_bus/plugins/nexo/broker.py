@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, final
 from uuid import uuid4
 
-import anyio
 import anyio.from_thread
 import anyio.lowlevel
 import msgspec
@@ -140,9 +139,7 @@ class BrokerSender:
         """
         self.call_threadsafe(self.publish, topic, event)
 
-    def call_threadsafe(
-        self, method: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any
-    ) -> T:
+    def call_threadsafe(self, method: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
         """Call an async method of this object from another thread, and wait for its result.
 
         Args:
@@ -324,7 +321,17 @@ class LlmStream:
     that breaks off is never taken for a whole one. ``async with stream`` closes it at the end.
     """
 
-    __slots__ = ("_bell", "_call", "_calls", "_error", "_pieces", "_result", "_since", "_size", "_until")
+    __slots__ = (
+        "_bell",
+        "_call",
+        "_calls",
+        "_error",
+        "_pieces",
+        "_result",
+        "_since",
+        "_size",
+        "_until",
+    )
 
     def __init__(
         self,
@@ -397,7 +404,7 @@ class LlmStream:
         if self._pieces:
             piece = self._pieces.popleft()
             self._size -= len(piece)
-            return piece
+            return piece  # noqa: ASYNC910
         if self._error is not None:
             raise self._error
         await anyio.lowlevel.checkpoint()

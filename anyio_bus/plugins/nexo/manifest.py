@@ -327,7 +327,11 @@ def _others(plugin: dict[str, Any]) -> Iterator[str]:
     names = [_at(gate, "env_var") for gate in (gates if isinstance(gates, list) else ())]
     for name in sorted({name for name in names if isinstance(name, str) and names.count(name) > 1}):
         yield f"plugin.capability_gates.gate: env_var {name!r} stands there twice"
-    for path in (("config", "schema_path"), ("agents", "contributes_dir"), ("skills", "contributes_dir")):
+    for path in (
+        ("config", "schema_path"),
+        ("agents", "contributes_dir"),
+        ("skills", "contributes_dir"),
+    ):
         found = _at(plugin, *path)
         if isinstance(found, str) and (found.startswith("/") or ".." in found.split("/")):
             yield f"plugin.{'.'.join(path)} must be relative, without '..': {found!r}"

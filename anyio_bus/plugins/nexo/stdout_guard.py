@@ -63,6 +63,8 @@ class StrayOutput:
         self._thread.join(_JOIN_S)
 
     def _run(self) -> None:
+        if sys.platform == "win32":
+            return  # where stray output goes straight to stderr
         poller = select.poll()
         poller.register(self._read_fd, select.POLLIN)
         poller.register(self._stop_read, select.POLLIN)
@@ -259,12 +261,12 @@ def install_stdout_guard() -> None:
     global _installed  # noqa: PLW0603  # there is one sys.stdout
     if _installed is None:
         _installed = _GuardWriter(sys.stdout)
-        sys.stdout = _installed  # type: ignore[assignment]
+        sys.stdout = _installed
 
 
 def uninstall_stdout_guard() -> None:
     """Undo it; a line that was not ended goes to stderr. Without a guard nothing happens."""
-    global _installed  # noqa: PLW0603
+    global _installed
     guard, _installed = _installed, None
     if guard is not None:
         guard.flush_partial()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import msgspec
 
@@ -32,7 +33,7 @@ class _Value(msgspec.Struct):
     """What is read from JSON objects, unknown members and all."""
 
     @classmethod
-    def from_json(cls: type[T], d: dict[str, Any]) -> T:
+    def from_json(cls, d: dict[str, Any]) -> Self:
         """Read it from a JSON object.
 
         Raises:
@@ -185,7 +186,8 @@ class ToolInvocation(msgspec.Struct, frozen=True):
     agent_id: str | None = None
 
 
-class ToolContext(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class ToolContext:
     """What a tool is given besides its arguments."""
 
     broker: BrokerSender

@@ -146,22 +146,20 @@ def result_frame(key: RequestId, result: object, limit_bytes: int) -> bytes:
     """
     try:
         frame = encode_result(key, result)
-    except Exception as exc:  # its own code may run while it is encoded  # noqa: BLE001
+    except Exception as exc:  # its own code may run while it is encoded
         cause = exc.__cause__ if isinstance(exc, InvalidArgumentError) else exc
         msg = f"result is not JSON-serializable: {text_of(cause or exc)}"
         raise WireError(msg) from exc
     return checked(frame, limit_bytes)
 
 
-def error_frame(
-    key: RequestId, code: int, message: str, data: object, limit_bytes: int
-) -> bytes:
+def error_frame(key: RequestId, code: int, message: str, data: object, limit_bytes: int) -> bytes:
     """Make the frame of an error; data that cannot be sent are left out."""
     message = message[:_TEXT_CHARACTERS]
     if data is not None:
         try:
             return checked(encode_error(key, code, message, data), limit_bytes)
-        except Exception:  # noqa: BLE001, S110  # an answer without them is better than none
+        except Exception:  # noqa: BLE001  # an answer without them is better than none
             pass
     return encode_error(key, code, message)
 

@@ -65,9 +65,7 @@ def test_lines_of_many_threads_stay_whole(fresh: Plugin) -> None:
     said, errors = fresh.finish(run(5, code))
 
     assert said == [result(5, None)]
-    expected = {
-        f"[stdout-guard] line {n} {at} {'x' * 40}" for n in range(8) for at in range(200)
-    }
+    expected = {f"[stdout-guard] line {n} {at} {'x' * 40}" for n in range(8) for at in range(200)}
     assert set(errors.splitlines()) == expected
 
 
@@ -147,7 +145,7 @@ def test_the_text_guard_looks_like_the_stream_behind_it() -> None:
     assert (guard.writable(), guard.readable(), guard.seekable()) == (True, False, False)
     assert stream.buffer.getvalue() == b"{}\n" * 4  # type: ignore[attr-defined]
     with pytest.raises(AttributeError):
-        stdout_guard._GuardWriter.__new__(stdout_guard._GuardWriter).encoding
+        stdout_guard._GuardWriter.__new__(stdout_guard._GuardWriter).encoding  # noqa: B018
 
 
 def test_a_long_partial_line_costs_what_it_is_long(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,7 @@ def edited(old: str, new: str) -> str:
 
 
 def test_a_manifest_is_returned_whole() -> None:
-    assert read_manifest(MINIMAL + 'other = 1\n[more]\nx = 1\n') == {
+    assert read_manifest(MINIMAL + "other = 1\n[more]\nx = 1\n") == {
         "plugin": {"id": "demo", "version": "1.0.0", "other": 1},
         "more": {"x": 1},
     }
@@ -203,7 +203,9 @@ def test_what_the_host_would_refuse_is_named_by_its_key(old: str, new: str, said
 
 
 def test_tables_and_lists_in_the_wrong_place_are_named() -> None:
-    text = MINIMAL + 'entrypoint = 5\nchannels = { register = 5 }\ncapability_gates = { gate = [5] }'
+    text = (
+        MINIMAL + "entrypoint = 5\nchannels = { register = 5 }\ncapability_gates = { gate = [5] }"
+    )
 
     problems = lint_manifest(text)
 

@@ -127,7 +127,7 @@ async def test_a_chat_streams_its_pieces_before_its_answer() -> None:
 
     @adapter.on(methods.LlmChat)
     async def chat(asked: methods.LlmChat, context: RequestContext) -> Any:
-        for text in ("fo", "ur"):
+        for text in ("fou", "r"):
             await context.send_delta({"type": "text_delta", "text": text})
         return methods.chat_tool_calls(calls)
 
@@ -138,7 +138,7 @@ async def test_a_chat_streams_its_pieces_before_its_answer() -> None:
     assert answer["content"] == {"type": "tool_calls", "tool_calls": calls}
     assert answer["finish_reason"] == {"kind": "tool_use"}
     assert [delta["method"] for delta in deltas] == ["llm.chat.delta"] * 2
-    chunk = {"type": "text_delta", "text": "fo"}
+    chunk = {"type": "text_delta", "text": "fou"}
     assert deltas[0]["params"] == {"request_id": 9, "chunk": chunk}
 
 
@@ -163,8 +163,18 @@ async def test_a_hook_decides_only_what_it_says() -> None:
             "gone",
             {"recipient": "r", "reason": "x"},
         ),
-        (methods.LlmRateLimitedError("slow", retry_after_secs=5), -33103, "slow", {"retry_after_secs": 5}),
-        (methods.VectorDimensionError("no", expected=3, got=2), -33302, "no", {"expected": 3, "got": 2}),
+        (
+            methods.LlmRateLimitedError("slow", retry_after_secs=5),
+            -33103,
+            "slow",
+            {"retry_after_secs": 5},
+        ),
+        (
+            methods.VectorDimensionError("no", expected=3, got=2),
+            -33302,
+            "no",
+            {"expected": 3, "got": 2},
+        ),
         (MethodError(-32000, "not_permitted: x"), -32000, "not_permitted: x", None),
         (KeyError("x"), -32603, "'x'", None),
         (MethodError("odd", "x"), -32603, "x", None),  # type: ignore[arg-type]

@@ -12,7 +12,12 @@ from tests.worker.kit import request
 RAISES: list[tuple[str, int, str, Any]] = [
     ("raise ToolNotFound('x')", -33401, "tool not found: x", None),
     ("raise ToolArgumentInvalid('no')", -33402, "invalid argument: no", None),
-    ("raise ToolArgumentInvalid('no', details=[1])", -33402, "invalid argument: no", {"details": [1]}),
+    (
+        "raise ToolArgumentInvalid('no', details=[1])",
+        -33402,
+        "invalid argument: no",
+        {"details": [1]},
+    ),
     ("raise ToolExecutionFailed('oh')", -33403, "execution failed: oh", None),
     ("raise ToolUnavailable('later')", -33404, "unavailable: later", None),
     (

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-import anyio_bus.plugins.nexo as nexo
+from anyio_bus.plugins import nexo
 from anyio_bus.plugins.nexo import (
     Event,
     LlmCompleteResult,
@@ -36,11 +36,11 @@ ToolArgumentInvalid ToolContext ToolDef ToolDenied ToolExecutionFailed ToolHandl
 ToolHandlerWithContext ToolInvocation ToolInvocationError ToolNotFound ToolUnavailable WireError
 __version__ build_error_response build_notification build_response install_stdout_guard
 is_stdout_guard_installed read_manifest serialize_frame text_result uninstall_stdout_guard
-""".split()
+"""
 
 
 def test_every_name_that_authors_know_is_there() -> None:
-    assert set(KNOWN) <= set(nexo.__all__)
+    assert set(KNOWN.split()) <= set(nexo.__all__)
     assert all(getattr(nexo, name) is not None for name in nexo.__all__)
     assert (nexo.JSONRPC_VERSION, nexo.MAX_FRAME_BYTES, nexo.DEFAULT_RPC_TIMEOUT) == (
         "2.0",

@@ -86,7 +86,7 @@ def test_a_line_in_many_pieces_is_one_frame(shared: Plugin) -> None:
 
 
 def test_text_comes_back_whole(shared: Plugin) -> None:
-    text = "line\nand\u2028\u0000\x7f \"quoted\" \U0001f642"
+    text = 'line\nand\u2028\u0000\x7f "quoted" \U0001f642'
 
     shared.write(event("echo", text))
 
