@@ -169,6 +169,18 @@ class Stdio:
             except BlockingIOError:
                 await anyio.wait_writable(self._out)
 
+    def write_at_once(self, data: bytes) -> int:
+        """Write what can be written without waiting; return how many bytes that was.
+
+        An error writes nothing: :meth:`send` will meet it.
+        """
+        if self._writes_in_thread:
+            return 0
+        try:
+            return os.write(self._out, data)
+        except OSError:
+            return 0
+
     def close(self) -> None:
         """Close what was opened here, and put the blocking mode back."""
         if self._chunks is not None:

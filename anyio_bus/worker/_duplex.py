@@ -71,6 +71,8 @@ class Duplex(ABC):
         Cancellation:
             Cancels the handlers and ends.
         """
+        if isinstance(receive, Stdio):
+            self._output.write_with(receive.write_at_once)
         async with self._tasks:
             self.start_soon(self._write)
             self.start_soon(self._read, receive)
@@ -175,6 +177,7 @@ class Duplex(ABC):
         return False
 
     def _take_data(self, data: bytes) -> bool:
+        self._output.expect()
         for item in self._splitter.feed(data):
             self._take(item)
         return self._may_read()

@@ -32,12 +32,35 @@ class Output:
         self._waiting = 0
         self._room = Bell()
         self._sealed = False
+        self._write_at_once: Callable[[bytes], int] | None = None
+        self._may_write = False
         self.broken = False
+
+    def write_with(self, write_at_once: Callable[[bytes], int]) -> None:
+        """Have a frame written right away, where that is allowed and nothing waits before it.
+
+        Args:
+            write_at_once: Writes what it can without waiting; returns how many bytes that was.
+        """
+        self._write_at_once = write_at_once
+
+    def expect(self) -> None:
+        """Something was read: write the next frame right away, and queue those that follow it.
+
+        So a client that waits for one answer has it a turn of the loop sooner, and many answers
+        still go out together.
+        """
+        self._may_write = self._write_at_once is not None
 
     def put(self, frame: bytes, *, by_reader: bool = False) -> None:
         """Queue a whole frame; never waits. Once the pipe is broken it is dropped."""
         if self.broken or self._sealed:
             return
+        if self._may_write and not self._size:
+            self._may_write = False
+            frame = frame[self._write_at_once(frame) :]  # type: ignore[misc]
+            if not frame:
+                return
         self._frames.append(frame)
         self._size += len(frame)
         if by_reader:
