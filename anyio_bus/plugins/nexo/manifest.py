@@ -7,11 +7,11 @@ import math
 import re
 import tomllib
 from collections.abc import Iterable, Iterator
-from typing import Any, get_type_hints
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from anyio_bus.plugins.nexo import manifest_types as types
 from anyio_bus.plugins.nexo.errors import ManifestError
 
 __all__ = ("lint_manifest", "read_manifest")
@@ -163,7 +163,9 @@ def lint_manifest(manifest: str | dict[str, Any]) -> list[str]:
 
 
 def _problems(document: dict[str, Any]) -> list[str]:
-    problems = list(_shape(document, types.Manifest, ""))
+    from anyio_bus.plugins.nexo.manifest_types import Manifest  # noqa: PLC0415  # not at each start
+
+    problems = list(_shape(document, Manifest, ""))
     plugin = document.get("plugin")
     if isinstance(plugin, dict):
         for rules in (_identity, _entrypoint, _extends, _tools, _provided, _supervisor, _others):
@@ -191,7 +193,7 @@ def _shape(table: dict[str, Any], kind: type[msgspec.Struct], path: str) -> Iter
 
 
 def _typed(value: Any, hint: Any, path: str) -> Iterator[str]:
-    kind, is_list = types.struct_in(hint)
+    kind, is_list = _struct_in(hint)
     if kind is None:
         try:
             msgspec.convert(value, hint)
@@ -207,6 +209,16 @@ def _typed(value: Any, hint: Any, path: str) -> Iterator[str]:
         yield from _shape(value, kind, f"{path}.")
     else:
         yield f"{path} must be a table"
+
+
+def _struct_in(hint: Any) -> tuple[type[msgspec.Struct] | None, bool]:
+    """Return the struct that a field's type holds, and whether it is a list of them."""
+    options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    for option in options:
+        inner = get_args(option)[0] if get_origin(option) is list else option
+        if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
+            return inner, inner is not option
+    return None, False
 
 
 def _at(table: Any, *path: str) -> Any:

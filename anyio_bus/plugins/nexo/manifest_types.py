@@ -5,24 +5,13 @@ Sections that only later daemons know are taken as they are.
 
 from __future__ import annotations
 
-import types
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal
 
 import msgspec
 
-__all__ = ("Manifest", "Plugin", "struct_in")
+__all__ = ("Manifest", "Plugin")
 
 Table = dict[str, Any]
-
-
-def struct_in(hint: Any) -> tuple[type[msgspec.Struct] | None, bool]:
-    """Return the struct that a field's type holds, and whether it is a list of them."""
-    options = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for option in options:
-        inner = get_args(option)[0] if get_origin(option) is list else option
-        if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
-            return inner, inner is not option
-    return None, False
 
 
 class Entrypoint(msgspec.Struct):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import uuid
 from collections.abc import Awaitable, Callable
@@ -28,7 +29,7 @@ from anyio_bus.plugins.nexo import (
 )
 from anyio_bus.testing import cancel_sweep
 from anyio_bus.testing.nexo import HostError, NexoHost, Streamed, open_host
-from tests.conftest import TRIO
+from tests.conftest import ASYNCIO, TRIO
 
 MANIFEST = '[plugin]\nid = "demo"\nversion = "1.0.0"\n'
 ENTRY = {"id": "m", "agent_id": "a", "content": "c"}
@@ -391,6 +392,23 @@ async def test_a_cancelled_call_is_cancelled_and_nothing_else(
         with pytest.raises(TimeoutError):
             with anyio.fail_after(0.01):
                 await call(adapter.broker)
+
+
+@pytest.mark.parametrize("anyio_backend", [ASYNCIO], indirect=True)  # asyncio's own ways
+async def test_asyncio_knows_a_cancelled_call_for_what_it_is() -> None:
+    adapter = make()
+    async with open_host(adapter) as host:
+        host.take_requests(silent)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await recall(adapter.broker)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(complete(adapter.broker), 0.01)
+        task = asyncio.create_task(recall(adapter.broker))
+        await anyio.wait_all_tasks_blocked()
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
 
 
 @pytest.mark.parametrize("anyio_backend", [TRIO], indirect=True)  # only trio can be stepped
