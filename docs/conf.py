@@ -49,7 +49,15 @@ if os.environ.get("READTHEDOCS"):
 
 PUBLIC = {
     f"{thing.__module__}.{thing.__qualname__}": f"{module}.{name}"
-    for module in ("anyio_bus", "anyio_bus.stdiobus", "anyio_bus.testing", "anyio_bus.worker")
+    for module in (
+        "anyio_bus",
+        "anyio_bus.plugins.nexo",
+        "anyio_bus.plugins.nexo.methods",
+        "anyio_bus.stdiobus",
+        "anyio_bus.testing",
+        "anyio_bus.testing.nexo",
+        "anyio_bus.worker",
+    )
     for name in importlib.import_module(module).__all__
     if hasattr(thing := getattr(importlib.import_module(module), name), "__qualname__")
 }
