@@ -102,7 +102,7 @@ def _hide_private_constructor(
     returns: str,
 ) -> tuple[str, str] | None:
     """Leave out how a class is made whose parts are private: users get it from a method."""
-    private = set(re.findall(r"anyio_bus\.(?:\w+\.)?_[\w.]+", signature or "")) - PUBLIC.keys()
+    private = set(re.findall(r"anyio_bus\.(?:\w+\.)*_[\w.]+", signature or "")) - PUBLIC.keys()
     return ("", returns) if what == "class" and private else None
 
 

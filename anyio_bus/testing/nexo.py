@@ -98,9 +98,7 @@ class NexoHost:
         self._waiting: set[int] = set()
         self._handlers: dict[str, Callable[[dict[str, Any]], Any]] = {}
         self._taker: Callable[[Message], Awaitable[None]] = self._answer
-        self._keys = (
-            2  # the host numbers from here; 1 is for `initialize`, 2 for `shutdown` as well
-        )
+        self._keys = 4  # 1 is for `initialize`, 2 for `shutdown`, 3 for `plugin.configure`
         self._changed = anyio.Event()
         self._ended = False
         self._input_closed = False
@@ -479,13 +477,12 @@ async def open_host(
                 assert process.stderr is not None
                 tasks.start_soon(host._read_stderr, process.stderr)
                 await tasks.start(host._run_process, process)
-            try:
-                if initialize:
-                    await host.initialize()
-                yield host
-                await host._finish()
-            except Exception as exc:  # raised bare, after the join  # noqa: BLE001
-                body_error = exc
+            if initialize:
+                await host.initialize()
+            yield host
+            await host._finish()
+        except Exception as exc:  # raised bare, after the join  # noqa: BLE001
+            body_error = exc
         finally:
             if process is not None and process.returncode is None:
                 process.kill()
