@@ -12,7 +12,7 @@ import anyio.from_thread
 import anyio.lowlevel
 import msgspec
 
-from anyio_bus._io.loop import Bell
+from anyio_bus._io.loop import Bell, running_loop_name
 from anyio_bus.plugins.nexo._calls import HostCalls, Pending, result_of
 from anyio_bus.plugins.nexo.errors import (
     PluginError,
@@ -149,9 +149,12 @@ class BrokerSender:
 
         Raises:
             RpcTransportError: The adapter does not run, or its loop has ended.
-            PluginError: As the method itself.
+            PluginError: As the method itself; or this thread runs a loop, which must not block.
         """
         self._open  # noqa: B018  # raises if there is none
+        if running_loop_name() is not None:
+            msg = "this thread runs an event loop, which would block: await the method itself"
+            raise PluginError(msg)
 
         async def call() -> T:  # noqa: ASYNC910
             return await method(*args, **kwargs)
@@ -160,7 +163,11 @@ class BrokerSender:
             return anyio.from_thread.run(call, token=self._token)
         except PluginError:
             raise
-        except RuntimeError as exc:  # of asyncio and of AnyIO; trio's is one
+        except BaseException as exc:  # noqa: ASYNC103
+            # That of a loop that has ended, or ends just now: its cancellation is not this thread's.
+            ended = isinstance(exc, RuntimeError) or type(exc).__name__.startswith("Cancelled")
+            if not ended:
+                raise
             msg = f"the adapter's loop cannot be reached: {exc}"
             raise RpcTransportError(msg) from exc
 

@@ -45,7 +45,7 @@ class StrayOutput:
 
     Attributes:
         fd: The end to write to.
-        dropped: Lines that stderr did not take.
+        dropped: Lines that stderr did not take, and that nobody was told of yet.
     """
 
     def __init__(self) -> None:
@@ -89,10 +89,15 @@ class StrayOutput:
             os.close(self._stop_read)
 
     def _pass_on(self, lines: list[bytes]) -> None:
-        for block in _blocks([_MARK + line + b"\n" for line in lines]):
-            if not writable(2, _STUCK_MS):
-                self.dropped += len(lines)
-                return
+        said = [_MARK + line + b"\n" for line in lines]
+        if self.dropped:
+            said.insert(0, b"%b(%d lines are lost: stderr was full)\n" % (_MARK, self.dropped))
+        for block in _blocks(said):
+            if not writable(2, 0 if self.dropped else _STUCK_MS):
+                self.dropped += block.count(b"\n")
+                continue
+            if b" lines are lost: " in block:
+                self.dropped = 0
             with suppress(OSError):  # there is nobody to tell
                 os.write(2, block)
 

@@ -19,6 +19,7 @@ from anyio_bus.plugins.nexo import (
     MemoryEntry,
     Message,
     PluginAdapter,
+    PluginError,
     RpcDecodeError,
     RpcError,
     RpcServerError,
@@ -560,6 +561,36 @@ async def test_threads_publish_and_call_without_losing_anything() -> None:
     for number in range(4):
         mine = [payload[1] for payload in got[:-1] if payload[0] == number]
         assert mine == list(range(50))
+
+
+async def test_a_thread_that_runs_a_loop_must_await() -> None:
+    adapter = make()
+    async with open_host(adapter):
+        with pytest.raises(PluginError, match="await the method itself"):
+            adapter.broker.publish_threadsafe("t", Event("t"))
+
+
+async def test_a_thread_that_waits_when_the_adapter_ends_is_told() -> None:
+    adapter = make(drain_s=0.1)
+    errors: list[BaseException] = []
+    asked = anyio.Event()
+
+    def work() -> None:
+        try:
+            adapter.broker.call_threadsafe(recall, adapter.broker)
+        except BaseException as exc:
+            errors.append(exc)
+
+    async def take(_message: Any) -> None:
+        asked.set()
+
+    async with anyio.create_task_group() as tasks:
+        async with open_host(adapter) as host:
+            host.take_requests(take)
+            tasks.start_soon(anyio.to_thread.run_sync, work)
+            with anyio.fail_after(5):
+                await asked.wait()
+    assert isinstance(errors[0], RpcTransportError)
 
 
 async def test_a_thread_without_a_host_is_told() -> None:

@@ -127,6 +127,11 @@ def test_a_stderr_that_nobody_reads_holds_up_nothing(loop: str) -> None:
         assert process.run("raise KeyError")["code"] == -33403
         process.write(event("code", "raise KeyError"))
         assert process.alive()
+        process.errors_until("stray 0 ")  # now somebody reads, so there is room again
+        reader = threading.Thread(target=process.errors_until, args=("lines are lost",))
+        reader.start()
+        assert process.run("print('after')") is None
+        reader.join()
         assert process.ask(SHUTDOWN) == result(2, {"ok": True})
         assert process.process.wait(10) == 0
 
