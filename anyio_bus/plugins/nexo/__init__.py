@@ -17,8 +17,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from anyio_bus import __version__
 from anyio_bus.plugins.nexo._definition import RequestContext
 from anyio_bus.plugins.nexo.adapter import EventHandler, PluginAdapter, ShutdownHandler
 from anyio_bus.plugins.nexo.broker import BrokerSender, LlmStream
@@ -117,16 +116,3 @@ __all__ = (
     "text_result",
     "uninstall_stdout_guard",
 )
-
-
-if TYPE_CHECKING:
-    __version__: str
-
-
-def __getattr__(name: str) -> str:
-    if name != "__version__":
-        msg = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(msg)
-    from importlib.metadata import version  # noqa: PLC0415  # it takes milliseconds
-
-    return version("anyio-bus")

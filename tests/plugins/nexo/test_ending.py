@@ -27,7 +27,7 @@ def ended(process: Plugin) -> int:
     return process.process.wait(10)
 
 
-@pytest.mark.parametrize("params", [{"reason": "x"}, {}, None])
+@pytest.mark.parametrize("params", [{"reason": "x"}, None])
 def test_shutdown_is_answered_and_the_process_ends_with_its_input_open(
     fresh: Plugin, params: Any
 ) -> None:
