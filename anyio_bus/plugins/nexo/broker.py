@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, final
 from uuid import uuid4
 
@@ -155,12 +156,8 @@ class BrokerSender:
         if running_loop_name() is not None:
             msg = "this thread runs an event loop, which would block: await the method itself"
             raise PluginError(msg)
-
-        async def call() -> T:  # noqa: ASYNC910
-            return await method(*args, **kwargs)
-
         try:
-            return anyio.from_thread.run(call, token=self._token)
+            return anyio.from_thread.run(partial(method, *args, **kwargs), token=self._token)
         except PluginError:
             raise
         except BaseException as exc:  # noqa: ASYNC103
@@ -169,7 +166,7 @@ class BrokerSender:
             if not ended:
                 raise
             msg = f"the adapter's loop cannot be reached: {exc}"
-            raise RpcTransportError(msg) from exc
+            raise RpcTransportError(msg) from exc  # noqa: ASYNC104
 
     # -- calls ---------------------------------------------------------------------------------
 

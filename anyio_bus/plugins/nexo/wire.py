@@ -89,18 +89,8 @@ class DeltaParams(msgspec.Struct):
     chunk: str
 
 
-class InvokeParams(msgspec.Struct):
-    """The params of ``tool.invoke``; what is odd in them is made up for, but for the name."""
-
-    tool_name: Any = None
-    plugin_id: Any = None
-    args: Any = None
-    agent_id: Any = None
-
-
 decode_event = msgspec.json.Decoder(EventParams).decode
 decode_delta = msgspec.json.Decoder(DeltaParams).decode
-decode_invoke = msgspec.json.Decoder(InvokeParams).decode
 
 
 def read_block(block: bytes) -> list[Message | BadLine]:
