@@ -157,7 +157,7 @@ class BrokerSender:
             msg = "this thread runs an event loop, which would block: await the method itself"
             raise PluginError(msg)
         try:
-            return anyio.from_thread.run(partial(method, *args, **kwargs), token=self._token)
+            return anyio.from_thread.run(partial(method, *args, **kwargs), token=self._token)  # type: ignore[arg-type]
         except PluginError:
             raise
         except BaseException as exc:  # noqa: ASYNC103

@@ -156,7 +156,7 @@ def test_one_socket_can_be_stdin_and_stdout(loop: str) -> None:
 # -- 5.7: other threads, other loops ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("where", ["thread", "no-signals", "own-loop"])
+@pytest.mark.parametrize("where", ["thread", "no-signals", "own-loop", "own-run"])
 def test_the_adapter_runs_where_signals_cannot_be_had(loop: str, where: str) -> None:
     with plugin(loop, "elsewhere", options={"where": where}) as process:
         assert process.ask(request(5, "custom", {"a": 1})) == result(5, {"a": 1})

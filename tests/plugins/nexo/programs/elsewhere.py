@@ -47,6 +47,17 @@ async def own_loop() -> None:
     assert sys.stdout is stdout
 
 
+def with_the_loops_own_run() -> None:
+    if BACKEND == "trio":
+        import trio
+
+        trio.run(own_loop)
+    else:
+        import asyncio
+
+        asyncio.run(own_loop())
+
+
 async def twice() -> None:
     await adapter.run()
     try:
@@ -60,6 +71,8 @@ if __name__ == "__main__":
         in_thread()
     elif WHERE == "no-signals":
         without_signals()
+    elif WHERE == "own-run":
+        with_the_loops_own_run()
     elif WHERE == "twice":
         anyio.run(twice, backend=BACKEND)
     else:
