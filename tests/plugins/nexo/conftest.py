@@ -28,6 +28,7 @@ def loop(request: pytest.FixtureRequest) -> str:
 def shared(loop: str) -> Iterator[Plugin]:
     """One plugin process for tests that leave it as they found it."""
     with plugin(loop) as process:
+        assert process.alive()  # it has come so far that the net under each test knows it
         yield process
         assert process.end() == 0
 

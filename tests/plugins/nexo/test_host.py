@@ -19,9 +19,9 @@ PARROT = """
 import json, sys
 for line in sys.stdin:
     message = json.loads(line)
-    if message["method"] == "initialize":
+    if message.get("method") == "initialize":
         print(sys.argv[1], flush=True)
-    elif message["method"] == "shutdown":
+    elif message.get("method") == "shutdown":
         print(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": {"ok": True}}), flush=True)
         break
 """
