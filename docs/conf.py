@@ -49,7 +49,15 @@ if os.environ.get("READTHEDOCS"):
 
 PUBLIC = {
     f"{thing.__module__}.{thing.__qualname__}": f"{module}.{name}"
-    for module in ("anyio_bus", "anyio_bus.stdiobus", "anyio_bus.testing", "anyio_bus.worker")
+    for module in (
+        "anyio_bus",
+        "anyio_bus.plugins.nexo",
+        "anyio_bus.plugins.nexo.methods",
+        "anyio_bus.stdiobus",
+        "anyio_bus.testing",
+        "anyio_bus.testing.nexo",
+        "anyio_bus.worker",
+    )
     for name in importlib.import_module(module).__all__
     if hasattr(thing := getattr(importlib.import_module(module), name), "__qualname__")
 }
@@ -94,7 +102,7 @@ def _hide_private_constructor(
     returns: str,
 ) -> tuple[str, str] | None:
     """Leave out how a class is made whose parts are private: users get it from a method."""
-    private = set(re.findall(r"anyio_bus\.(?:\w+\.)?_[\w.]+", signature or "")) - PUBLIC.keys()
+    private = set(re.findall(r"anyio_bus\.(?:\w+\.)*_[\w.]+", signature or "")) - PUBLIC.keys()
     return ("", returns) if what == "class" and private else None
 
 

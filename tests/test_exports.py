@@ -15,7 +15,10 @@ import anyio_bus
 PUBLIC_MODULES = [
     "anyio_bus",
     "anyio_bus.worker",
+    "anyio_bus.plugins.nexo",
+    "anyio_bus.plugins.nexo.methods",
     "anyio_bus.testing",
+    "anyio_bus.testing.nexo",
     "anyio_bus.otel",
     "anyio_bus.stdiobus",
     "anyio_bus.sync",

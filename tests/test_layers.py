@@ -46,13 +46,13 @@ ALLOWED: dict[str, set[str]] = {
     "abc": _WIRE | {"public"},
     "framing": _WIRE | {"abc"},
     "worker": _EDGES,
-    "plugins": _PUBLIC | {"worker"},
+    "plugins": _PUBLIC | _EDGES | {"worker"},  # as a worker, with another wire
     "agents": _PUBLIC,
     "integrations": _PUBLIC,
     "otel": _WIRE,  # workers load it as well
     "sync": _PUBLIC,
     "stdiobus": _PUBLIC,
-    "testing": _PUBLIC | {"worker"},
+    "testing": _PUBLIC | {"worker", "plugins"},
     "cli": _PUBLIC | {"_daemon", "worker", "testing", "stdiobus"},
     "__main__": {"cli"},
 }
@@ -70,8 +70,9 @@ TASK_GROUP_OWNERS = {
     "_kernel.kernel",
     "_kernel.slot",
     "stdiobus._keeper",  # stops the buses of a client at once, in the task that holds them
+    "testing.nexo",  # reads what a plugin says while the test goes on
     "sync._runner",  # what threads have open lives in tasks around the bus
-    "worker._serving",
+    "worker._duplex",
 }
 _TASK_GROUPS = {"create_task_group", "open_nursery", "TaskGroup"}
 
@@ -240,7 +241,7 @@ def _python(code: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("module", ["", ".worker", ".testing", ".cli"])
+@pytest.mark.parametrize("module", ["", ".worker", ".plugins.nexo", ".testing", ".cli"])
 def test_importing_loads_no_unix_only_module(module: str) -> None:
     guard = _WITHOUT_UNIX.format(blocked=set(UNIX_ONLY))
     _python(

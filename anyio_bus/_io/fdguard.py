@@ -1,7 +1,7 @@
 """Own the file descriptors 0, 1 and 2 of a worker process: the wire is moved out of their way.
 
-Afterwards 0 reads nothing and 1 writes to stderr, so that a stray ``print``, C code and children
-that inherit them can neither write into the conversation nor take something from it.
+Afterwards 0 reads nothing and 1 writes to stderr (or elsewhere), so that a stray ``print``, C code and
+children that inherit them can neither write into the conversation nor take something from it.
 """
 
 from __future__ import annotations
@@ -12,19 +12,23 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-__all__ = ("FdGuard",)
+__all__ = ("FdGuard", "fill_gaps")
 
 
 class FdGuard:
     """Takes the wire away from fds 0 and 1 when it is made.
+
+    Args:
+        stray: What fd 1 becomes; default stderr.
+        text: What ``sys.stdout`` becomes; default ``sys.stderr``.
 
     Owns:
         ``wire_in`` and ``wire_out``: what was on fd 0 and fd 1, close-on-exec, until
         :meth:`give_back`.
     """
 
-    def __init__(self) -> None:
-        _fill_gaps()
+    def __init__(self, stray: int = 2, text: Any = None) -> None:
+        fill_gaps()
         self._stdout: Any = sys.stdout
         self._stderr: Any = sys.stderr
         self.wire_in = os.dup(0)
@@ -32,16 +36,18 @@ class FdGuard:
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         os.close(null)
-        os.dup2(2, 1)
+        os.dup2(stray, 1)
         if sys.stderr is None:
             sys.stderr = _text_of(2)
         _flush(self._stdout)  # what was printed before: it has not reached the wire, and must not
-        sys.stdout = sys.stderr
+        self._ours: Any = sys.stderr if text is None else text
+        sys.stdout = self._ours
 
     def give_back(self) -> None:
         """Undo it."""
         _flush(self._stdout)
-        if sys.stdout is sys.stderr:  # nobody else has put something there
+        _flush(self._ours)
+        if sys.stdout is self._ours:  # nobody else has put something there
             sys.stdout = self._stdout
         if self._stderr is None:
             sys.stderr = self._stderr
@@ -55,7 +61,7 @@ class FdGuard:
         os.close(self.wire_out)
 
 
-def _fill_gaps() -> None:
+def fill_gaps() -> None:
     """Open the null device in place of a closed standard fd, or the next file would land there."""
     for fd in (0, 1, 2):
         try:

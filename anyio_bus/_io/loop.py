@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import suppress
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -73,11 +73,8 @@ class _AsyncioLoop:
         self.checkpoint_if_cancelled: Callable[[], Awaitable[None]] = (
             anyio.lowlevel.checkpoint_if_cancelled
         )
-        # In a context of the loop's own: in a thread's, AnyIO would not know what runs.
-        self.post: Callable[..., object] = partial(
-            loop.call_soon_threadsafe, context=copy_context()
-        )
-
+        self._context = _named_context()
+        self.post: Callable[..., object] = partial(loop.call_soon_threadsafe, context=self._context)
         self._loop = loop
         self._served: set[int] = set()
 
@@ -100,7 +97,7 @@ class _AsyncioLoop:
                 if not done.done():
                     done.set_exception(exc)
 
-        self._loop.add_reader(fd, look)
+        self._context.copy().run(self._loop.add_reader, fd, look)
         self._served.add(fd)
         try:
             await done
@@ -112,6 +109,19 @@ class _AsyncioLoop:
             self._served.discard(fd)
             with suppress(RuntimeError):  # the loop is closed
                 self._loop.remove_reader(fd)
+
+
+def _named_context() -> Context:
+    """Return a context in which AnyIO knows that asyncio runs, in a callback as well.
+
+    Without a task it looks for the name that ``anyio.run`` has left there; ``asyncio.run`` has not,
+    and neither has a thread's own context.
+    """
+    context = copy_context()
+    sniffio = sys.modules.get("sniffio")
+    if sniffio is not None:
+        context.run(sniffio.current_async_library_cvar.set, "asyncio")
+    return context
 
 
 class _TrioWaiter(msgspec.Struct, eq=False):

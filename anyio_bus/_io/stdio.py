@@ -11,9 +11,9 @@ import select
 import stat
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
 import anyio.from_thread
@@ -21,6 +21,7 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from anyio_bus._io.fdguard import FdGuard
+from anyio_bus._io.loop import current_loop
 
 if TYPE_CHECKING:
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -42,15 +43,16 @@ class Stdio:
         reads cannot be polled.
 
     Args:
-        guard: What holds the wire.
+        wire_in: The fd to read.
+        wire_out: The fd to write.
         threads: Read and write in threads even where the fds can be polled.
     """
 
-    def __init__(self, guard: FdGuard, *, threads: bool = _WINDOWS) -> None:
+    def __init__(self, wire_in: int, wire_out: int, *, threads: bool = _WINDOWS) -> None:
         self._reads_in_thread = threads
         self._writes_in_thread = threads
-        self._in = guard.wire_in
-        self._out = guard.wire_out
+        self._in = wire_in
+        self._out = wire_out
         self._opened: list[int] = []
         self._made_non_blocking: int | None = None
         self._chunks: _Chunks | None = None
@@ -101,6 +103,45 @@ class Stdio:
         except anyio.EndOfStream:
             return b""
 
+    async def feed(self, take: Callable[[bytes], bool]) -> bool:
+        """Hand over what is read, as it comes, until ``take`` wants no more or the input ends.
+
+        As often :meth:`receive`, but the loop keeps watching the fd between two reads.
+
+        Returns:
+            Whether there may be more to read.
+
+        Raises:
+            OSError: It cannot be read.
+
+        Cancellation:
+            Nothing is lost.
+        """
+        more = polled = False
+
+        def look() -> bool:
+            nonlocal more, polled
+            polled = True
+            try:
+                data = os.read(self._in, READ_BYTES)
+            except BlockingIOError:
+                return True
+            more = bool(data)
+            return more and take(data)
+
+        if not self._reads_in_thread:
+            try:
+                await current_loop().serve_readable(self._in, look)
+            except _NO_POLLING:
+                if polled:
+                    raise
+            else:
+                return more
+        while data := await self.receive():
+            if not take(data):
+                return True
+        return False
+
     def _start_thread(self) -> _Chunks:
         chunks = anyio.create_memory_object_stream[bytes](1)
         arguments = (self._in, chunks[0], anyio.lowlevel.current_token())
@@ -127,6 +168,18 @@ class Stdio:
                 view = view[os.write(self._out, view) :]
             except BlockingIOError:
                 await anyio.wait_writable(self._out)
+
+    def write_at_once(self, data: bytes) -> int:
+        """Write what can be written without waiting; return how many bytes that was.
+
+        An error writes nothing: :meth:`send` will meet it.
+        """
+        if self._writes_in_thread:
+            return 0
+        try:
+            return os.write(self._out, data)
+        except OSError:
+            return 0
 
     def close(self) -> None:
         """Close what was opened here, and put the blocking mode back."""
@@ -179,16 +232,24 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 @contextmanager
-def open_stdio(*, give_back: bool = True, threads: bool = _WINDOWS) -> Iterator[Stdio]:
+def open_stdio(
+    *,
+    give_back: bool = True,
+    threads: bool = _WINDOWS,
+    stray: int = 2,
+    text: Any = None,
+) -> Iterator[Stdio]:
     """Take stdin and stdout away from everything else in this process, to converse on them.
 
     Args:
-        give_back: Put them back at the end; otherwise stray output stays on stderr until this
+        give_back: Put them back at the end; otherwise stray output stays where it is until this
             process exits.
         threads: As for :class:`Stdio`.
+        stray: As for :class:`FdGuard`.
+        text: As for :class:`FdGuard`.
     """
-    guard = FdGuard()
-    stdio = Stdio(guard, threads=threads)
+    guard = FdGuard(stray, text)
+    stdio = Stdio(guard.wire_in, guard.wire_out, threads=threads)
     try:
         yield stdio
     finally:

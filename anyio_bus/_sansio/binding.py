@@ -29,7 +29,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from anyio_bus._errors import InvalidArgumentError
 
-__all__ = ("Binding", "InvalidParamsError")
+__all__ = ("Binding", "InvalidParamsError", "is_async")
 
 Arguments = tuple[list[Any], dict[str, Any]]
 
@@ -54,12 +54,14 @@ class Binding:
 
     Attributes:
         is_async: Whether the handler is an async function.
+        fields: The parameters that the params fill.
+        takes_whole: Whether the one field gets the params as a whole.
 
     Raises:
         InvalidArgumentError: It is no function that can be served; the message says why.
     """
 
-    __slots__ = ("_context", "_parameters", "_takes", "is_async")
+    __slots__ = ("_context", "_parameters", "_takes", "fields", "is_async", "takes_whole")
 
     def __init__(
         self,
@@ -74,13 +76,17 @@ class Binding:
         if _is(inspect.isasyncgenfunction, function) or _is(inspect.isgeneratorfunction, function):
             msg = f"{what}: a handler returns its result and must not yield"
             raise InvalidArgumentError(msg, field=what)
-        self.is_async = _is(inspect.iscoroutinefunction, function)
+        self.is_async = is_async(function)
         self._context = context
         self._parameters = _parameters(function, what, names)
         fields = [p for p in self._parameters if p.annotation is not context]
         for field in fields:
             _check(field, what)
-        if len(fields) == 1 and fields[0].name == "params" and not _is_rest(fields[0]):
+        self.fields = fields
+        self.takes_whole = (
+            len(fields) == 1 and fields[0].name == "params" and not _is_rest(fields[0])
+        )
+        if self.takes_whole:
             self._takes: _Whole | _Members = _Whole(fields[0])
         else:
             self._takes = _Members(fields)
@@ -136,6 +142,11 @@ def _is(test: Callable[[Any], bool], function: Any) -> bool:
     while isinstance(function, functools.partial):
         function = function.func
     return test(function) or test(type(function).__call__)
+
+
+def is_async(function: Any) -> bool:
+    """Whether calling it gives something to await."""
+    return _is(inspect.iscoroutinefunction, function)
 
 
 def _starts(raw: Raw, byte: bytes) -> bool:

@@ -14,7 +14,7 @@ from anyio_bus._errors import InvalidArgumentError
 from anyio_bus._sansio.binding import Binding
 from anyio_bus.worker._context import Context
 
-__all__ = ("Handler",)
+__all__ = ("Handler", "call_in_thread")
 
 
 class Handler:
@@ -63,10 +63,28 @@ class Handler:
             return await self.call(context)
         args, kwargs = self._binding.arguments(context, context._request.params)
         call = functools.partial(self._function, *args, **kwargs)
-        result, error = await anyio.to_thread.run_sync(_outcome, call, limiter=limiter)
-        if error is not None:
-            raise error
-        return await result if inspect.isawaitable(result) else result
+        return await call_in_thread(call, limiter)
+
+
+async def call_in_thread(
+    call: Callable[[], Any], limiter: anyio.CapacityLimiter, *, abandon: bool = False
+) -> Any:
+    """Call a plain function in a thread; return what it returns, awaited if it can be.
+
+    Args:
+        call: The function.
+        limiter: How many may run.
+        abandon: Leave the thread behind when the wait is cancelled.
+
+    Raises:
+        BaseException: Whatever it raises.
+    """
+    result, error = await anyio.to_thread.run_sync(
+        _outcome, call, limiter=limiter, abandon_on_cancel=abandon
+    )
+    if error is not None:
+        raise error
+    return await result if inspect.isawaitable(result) else result
 
 
 def _outcome(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:

@@ -30,28 +30,77 @@ class Output:
         self._writer = loop.waiter()
         self._bell = Bell()
         self._waiting = 0
+        self._room = Bell()
+        self._sealed = False
+        self._write_at_once: Callable[[bytes], int] | None = None
+        self._may_write = False
         self.broken = False
+
+    def write_with(self, write_at_once: Callable[[bytes], int]) -> None:
+        """Have a frame written right away, where that is allowed and nothing waits before it.
+
+        Args:
+            write_at_once: Writes what it can without waiting; returns how many bytes that was.
+        """
+        self._write_at_once = write_at_once
+
+    def expect(self) -> None:
+        """Something was read: write the next frame right away, and queue those that follow it.
+
+        So a client that waits for one answer has it a turn of the loop sooner, and many answers
+        still go out together.
+        """
+        self._may_write = self._write_at_once is not None
 
     def put(self, frame: bytes, *, by_reader: bool = False) -> None:
         """Queue a whole frame; never waits. Once the pipe is broken it is dropped."""
-        if self.broken:
+        if self.broken or self._sealed:
             return
+        if self._may_write and not self._size:
+            self._may_write = False
+            frame = frame[self._write_at_once(frame) :]  # type: ignore[misc]
+            if not frame:
+                return
         self._frames.append(frame)
         self._size += len(frame)
         if by_reader:
             self._reader_size += len(frame)
         self._loop.wake(self._writer, None)
 
-    async def room(self) -> None:
-        """Wait until a handler may queue another frame. No checkpoint if it may at once."""
-        await self._until(lambda: self._size <= HIGH_WATER_BYTES)
+    def seal(self) -> None:
+        """Take no more: what is queued was the last."""
+        self._sealed = True
+        self._ring()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a handler may queue another frame at once."""
+        return self._size <= HIGH_WATER_BYTES or self.broken or self._sealed
+
+    async def room(self) -> None:  # noqa: ASYNC910
+        """Wait until a handler may queue another frame. No checkpoint if it may at once.
+
+        When there is room, all that wait may queue one frame, whatever others have put there by
+        then: else one that queues without end would starve them.
+        """
+        if not self.has_room:
+            self._waiting += 1
+            try:
+                await self._room.wait()
+            finally:
+                self._waiting -= 1
+
+    @property
+    def has_room_for_reader(self) -> bool:
+        """Whether the reader may go on to answer by itself at once."""
+        return self.broken or self._reader_size <= RESERVE_BYTES
 
     async def room_for_reader(self) -> None:
         """Wait until the reader may go on to answer by itself; see :meth:`room`.
 
         What handlers have queued does not hold it up, for they may depend on what it reads.
         """
-        await self._until(lambda: self._reader_size <= RESERVE_BYTES)
+        await self._until(lambda: self.has_room_for_reader)
 
     async def flushed(self) -> None:
         """Wait until everything was written."""
@@ -81,13 +130,18 @@ class Output:
         finally:
             self.broken = True
             self._frames.clear()
-            self._bell.ring()
+            self._ring()
 
     def _wrote(self, size: int, by_reader: int) -> None:
         self._size -= size
         self._reader_size -= by_reader
         if self._waiting:
-            self._bell.ring()
+            self._ring()
+
+    def _ring(self) -> None:
+        self._bell.ring()
+        if self.has_room:
+            self._room.ring()
 
 
 def _blocks(frames: list[bytes]) -> Iterator[bytes]:

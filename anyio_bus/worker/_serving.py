@@ -1,12 +1,9 @@
-"""Own one conversation of a worker with its client: what is read, what is written, how it ends.
-
-The reader never waits for a handler, so answers, cancels and credit always get through.
-"""
+"""Own one conversation of a worker with its client: what each line means, and how it ends."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -14,15 +11,14 @@ import msgspec
 from msgspec import UNSET
 
 from anyio_bus._errors import FrameTooLargeError, KernelCode
-from anyio_bus._io.loop import Bell, current_loop
 from anyio_bus._sansio.codec import decode_block
-from anyio_bus._sansio.lines import LineSplitter, Oversize
+from anyio_bus._sansio.lines import Oversize
 from anyio_bus._sansio.messages import PREFIX_BYTES, BadLine, Message, RequestId
 from anyio_bus._sansio.profiles import CANCEL_METHODS, SILENT_METHODS
 from anyio_bus.worker._answers import oversize_id, refusal_of_line
+from anyio_bus.worker._duplex import Duplex, Receive, Send
 from anyio_bus.worker._link import Link
 from anyio_bus.worker._notices import Notices
-from anyio_bus.worker._output import Output
 from anyio_bus.worker._requests import Requests
 
 if TYPE_CHECKING:
@@ -37,10 +33,6 @@ CREDIT_METHOD = "bus/credit"
 CONTROL_METHODS = frozenset({CREDIT_METHOD, *CANCEL_METHODS})
 CANCEL_GRACE_S = 1.0  # for what handlers do when they are cancelled, and for the last answers
 
-Receive = Callable[[], Awaitable[bytes]]
-Send = Callable[[bytes], Awaitable[None]]
-_GONE = (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream)
-
 
 class _Credit(msgspec.Struct):
     id: RequestId
@@ -52,12 +44,10 @@ _cancel = msgspec.json.Decoder(dict[str, Any])
 _BAD = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-class Conversation:
+class Conversation(Duplex):
     """What one client and this worker say to each other.
 
-    Owns:
-        A task group: the reader, the writer, a task for each request that runs, and one for all
-        notifications.
+    A task runs for each request, and one for all notifications.
 
     Args:
         methods: The handlers of requests.
@@ -73,56 +63,18 @@ class Conversation:
         settings: Settings,
         send: Send,
     ) -> None:
+        super().__init__(send, settings.max_frame_bytes)
         self._methods = methods
         self._notifications = notifications
         self._settings = settings
-        self._loop = current_loop()
-        self._output = Output(send, self._loop)
         self._link = Link(self._output, self._loop, settings.max_frame_bytes, settings.cancel)
         self._link.telemetry = settings.telemetry
         self._requests = Requests(self._link, settings, self)
         self._notices = Notices(self._link, settings, self)
-        self._tasks = anyio.create_task_group()
-        self._stop_asked = anyio.Event()
-        self._hurry = False
-        self._bell = Bell()
-        self._fault: BaseException | None = None
 
-    # -- the course of it ----------------------------------------------------------------------
-
-    async def run(
-        self,
-        receive: Receive,
-        signals: AsyncIterator[object] | None = None,
-        on_stuck: Callable[[], object] | None = None,
-    ) -> None:
-        """Serve until the input ends or a signal comes; then finish what is in progress.
-
-        Args:
-            receive: Returns bytes, none at the end.
-            signals: Yields when the worker is to stop; what is in progress may finish at the first,
-                and is cancelled at the next.
-            on_stuck: Called when handlers have not ended although they were cancelled.
-
-        Raises:
-            KeyboardInterrupt: A handler raised it; everything was answered.
-            Exception: ``receive`` or ``send`` raised something that is not the pipe's end.
-
-        Cancellation:
-            Cancels the handlers and ends.
-        """
-        async with self._tasks:
-            self.start_soon(self._write)
-            self.start_soon(self._read, receive)
-            if self._notifications:
-                self.start_soon(self._notices.run)
-            if signals is not None:
-                self.start_soon(self._heed, signals)
-            await self._stop_asked.wait()
-            await self._wind_up(on_stuck)
-            self._tasks.cancel_scope.cancel("the worker is done")
-        if self._fault is not None:
-            raise self._fault
+    def _start(self) -> None:
+        if self._notifications:
+            self.start_soon(self._notices.run)
 
     async def _wind_up(self, on_stuck: Callable[[], object] | None) -> None:
         """Let what is in progress finish, then cancel it, then write what is queued."""
@@ -142,68 +94,15 @@ class Conversation:
         if not ended and on_stuck is not None:
             on_stuck()
 
-    def start_soon(self, function: Callable[..., Any], *args: object) -> None:
-        """Start a task."""
-        self._tasks.start_soon(function, *args)  # type: ignore[unused-awaitable,unused-ignore]
-
     @property
     def _idle(self) -> bool:
         return self._requests.idle and self._notices.idle
 
-    @property
-    def stopping(self) -> bool:
-        """Whether new work is refused."""
-        return self._stop_asked.is_set()
-
-    def _stop(self, *, hurry: bool = False) -> None:
-        """Take no new work; with ``hurry`` do not wait for what is in progress either."""
-        self._hurry = self._hurry or hurry
-        self._stop_asked.set()
-        self._bell.ring()
-
-    def changed(self) -> None:
-        """Something ended."""
-        if self.stopping:
-            self._bell.ring()
-
-    def interrupted(self) -> None:
-        """A handler raised KeyboardInterrupt: stop when everything is answered."""
-        self._fault = self._fault or KeyboardInterrupt()
-        self._stop()
-
-    async def _heed(self, signals: AsyncIterator[object]) -> None:
-        async for _ in signals:
-            self._stop(hurry=self.stopping)
-
-    # -- the wire ------------------------------------------------------------------------------
-
-    async def _write(self) -> None:  # noqa: ASYNC910
-        try:
-            await self._output.run()
-        except _GONE as exc:
-            logger.debug("the client is gone: %r", exc, extra={"event": "client_gone"})
-        except Exception as exc:  # `send` is not ours; raised again by run()  # noqa: BLE001
-            self._fault = self._fault or exc
-        self._stop(hurry=True)
-
-    async def _read(self, receive: Receive) -> None:  # noqa: ASYNC910
-        splitter = LineSplitter(self._settings.max_frame_bytes)
-        try:
-            while data := await receive():
-                for item in splitter.feed(data):
-                    self._take(item)
-                await self._output.room_for_reader()
-        except _GONE as exc:
-            logger.debug("the client is gone: %r", exc, extra={"event": "client_gone"})
-        except Exception as exc:  # `receive` is not ours; raised again by run()  # noqa: BLE001
-            self._fault = self._fault or exc
-        rest = splitter.close()
-        if rest:
-            text = "the last line has no newline, it is discarded: %r"
-            logger.warning(text, rest[:PREFIX_BYTES], extra={"event": "bad_line"})
+    def _hung_up(self) -> None:
         self._link.hang_up()
         self._requests.no_more_credit()
-        self._stop()
+
+    # -- the wire ------------------------------------------------------------------------------
 
     def _take(self, item: bytes | Oversize) -> None:
         if isinstance(item, Oversize):

@@ -201,7 +201,7 @@ class Worker:
             conversation = Conversation(
                 self._methods, self._notifications, self._settings, stdio.send
             )
-            await conversation.run(stdio.receive, received, on_stuck)
+            await conversation.run(stdio, received, on_stuck)
 
 
 def _give_up(stdio: Stdio) -> None:

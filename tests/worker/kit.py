@@ -149,12 +149,9 @@ class Child:
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stderr is not None
-        self.stdin = process.stdin
-        self.stdout = process.stdout
-        self.stderr = process.stderr
+        self.stdin: Any = process.stdin  # None where it is not a pipe
+        self.stdout: Any = process.stdout
+        self.stderr: Any = process.stderr
 
     def write(self, *messages: Any) -> None:
         """Send messages, or lines as they are."""

@@ -32,6 +32,15 @@ def until_refused(process: Child) -> None:
         pass
 
 
+def test_a_worker_serves_in_a_loop_that_anyio_has_not_started() -> None:
+    with child("own_run") as process:
+        process.write(notification("note", {"n": 1}), *[request(n, "echo", {}) for n in range(3)])
+        said, errors = process.finish()
+
+    assert {message.get("id") for message in said} == {None, 0, 1, 2}
+    assert errors == ""
+
+
 # -- nothing strays onto the wire ------------------------------------------------------------------
 
 

@@ -1,0 +1,1 @@
+"""SDKs for the plugin processes of existing hosts; each is a package of its own."""

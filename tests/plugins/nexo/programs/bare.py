@@ -1,0 +1,17 @@
+"""A plugin with nothing but what its options say.
+
+Arguments: the loop, and the options of the adapter as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from anyio_bus.plugins.nexo import PluginAdapter
+
+options = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
+adapter = PluginAdapter(manifest_toml='[plugin]\nid = "bare"\nversion = "1"\n', **options)
+
+if __name__ == "__main__":
+    adapter.run_forever(sys.argv[1])
