@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -33,12 +35,19 @@ class Gathering:
         return size
 
 
-async def test_requests_of_many_tasks_are_handed_over_at_once() -> None:
+@asynccontextmanager
+async def gathering_bus(**options: Any) -> AsyncIterator[tuple[Bus, Gathering]]:
+    """Open a bus that expects many requests at once."""
     need_native()
-    async with open_bus(scripted(), backend="native", grace_s=2) as bus:
+    async with open_bus(scripted(), backend="native", grace_s=2, **options) as bus:
         await bus.request("echo")
         gathering = Gathering(bus)
         gathering.expect()
+        yield bus, gathering
+
+
+async def test_requests_of_many_tasks_are_handed_over_at_once() -> None:
+    async with gathering_bus() as (bus, gathering):
         async with anyio.create_task_group() as tasks:
             calls = [begin(tasks, lambda n=n: bus.request("echo", {"n": n})) for n in range(20)]
         assert [call.value for call in calls] == [{"n": n} for n in range(20)]
@@ -46,11 +55,7 @@ async def test_requests_of_many_tasks_are_handed_over_at_once() -> None:
 
 
 async def test_what_cannot_be_sent_costs_its_own_request() -> None:
-    need_native()
-    async with open_bus(scripted(), backend="native", grace_s=2) as bus:
-        await bus.request("echo")
-        gathering = Gathering(bus)
-        gathering.expect()
+    async with gathering_bus() as (bus, gathering):
         params: list[Any] = [{"n": 0}, {"n": object()}, {"n": 2}, "text", {"n": None}]
         async with anyio.create_task_group() as tasks:
             calls = [begin(tasks, lambda p=p: bus.request("echo", p)) for p in params]
@@ -76,10 +81,7 @@ async def test_requests_of_several_kinds_are_handed_over_in_their_order() -> Non
 
 
 async def test_a_request_that_is_cancelled_before_it_is_handed_over_never_runs() -> None:
-    need_native()
-    async with open_bus(scripted(), backend="native", grace_s=2) as bus:
-        await bus.request("echo")
-        gathering = Gathering(bus)
+    async with gathering_bus() as (bus, _gathering):
 
         async def cancelled() -> None:
             with anyio.CancelScope() as scope:
@@ -88,7 +90,6 @@ async def test_a_request_that_is_cancelled_before_it_is_handed_over_never_runs()
                     await anyio.lowlevel.cancel_shielded_checkpoint()
                     scope.cancel()
 
-        gathering.expect()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(cancelled)
             calls = [begin(tasks, lambda n=n: bus.request("echo", {"n": n})) for n in range(9)]
@@ -97,11 +98,7 @@ async def test_a_request_that_is_cancelled_before_it_is_handed_over_never_runs()
 
 
 async def test_a_stop_that_drains_takes_what_was_just_asked_for() -> None:
-    need_native()
-    async with open_bus(scripted(), backend="native", grace_s=2) as bus:
-        await bus.request("echo")
-        gathering = Gathering(bus)
-        gathering.expect()
+    async with gathering_bus() as (bus, _gathering):
         async with anyio.create_task_group() as tasks:
             calls = [begin(tasks, lambda n=n: bus.request("echo", {"n": n})) for n in range(5)]
             await anyio.lowlevel.checkpoint()
@@ -112,12 +109,7 @@ async def test_a_stop_that_drains_takes_what_was_just_asked_for() -> None:
 
 
 async def test_no_more_than_may_be_pending_are_handed_over() -> None:
-    need_native()
-    limits = Limits(max_pending=4)
-    async with open_bus(scripted(), backend="native", limits=limits, grace_s=2) as bus:
-        await bus.request("echo")
-        gathering = Gathering(bus)
-        gathering.expect()
+    async with gathering_bus(limits=Limits(max_pending=4)) as (bus, gathering):
         async with anyio.create_task_group() as tasks:
             calls = [begin(tasks, lambda n=n: bus.request("echo", {"n": n})) for n in range(30)]
         assert [call.value for call in calls] == [{"n": n} for n in range(30)]
