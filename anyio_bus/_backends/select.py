@@ -6,7 +6,7 @@ Each is loaded when it is chosen, so that a bus costs the memory of the one that
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -68,8 +68,9 @@ def open_backend(option: BackendOption | Reached, config: BusConfig, deliver: De
         InvalidArgumentError: There is none of that name.
         NotSupportedError: It is not there, or cannot do what a pool asks for.
     """
-    if not isinstance(option, str) and hasattr(option, "open_with"):
-        return option.open_with(config, deliver)
+    open_with: Callable[[BusConfig, Deliver], Backend] | None = getattr(option, "open_with", None)
+    if open_with is not None:
+        return open_with(config, deliver)
     name = str(option)
     if option == "auto":
         name = os.environ.get("ANYIO_BUS_BACKEND") or "auto"
