@@ -14,8 +14,8 @@ ON_FEWER_LOOPS: tuple[str, ...] = ("python-portable", "python-no-pidfd")
 ON_ONE_LOOP: tuple[str, ...] = ("connect-tcp", "native-listening", "connect-native", "docker")
 # A run that has twenty minutes, on two cores, leaves the further loops to the kernels in this process.
 if "CI" in os.environ:
-    ON_FEWER_LOOPS += ("subprocess", "connect")
-    ON_ONE_LOOP += ON_FEWER_LOOPS[:2]
+    ON_FEWER_LOOPS += ("connect",)
+    ON_ONE_LOOP += ("python-portable", "python-no-pidfd", "subprocess")
 # What runs over TCP, too: the rest is as on a socket file.
 TCP = ("test_requests.py", "test_streams.py")
 FURTHER_LOOPS = ("asyncio+uvloop", "asyncio+eager")
