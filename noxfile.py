@@ -288,23 +288,27 @@ STDIO_BUS = {
 }
 
 
-@nox.session(python=OLDEST)
-def parity(session: nox.Session) -> None:
-    """Play the transcripts of the wire with the stdiobus client and the daemon of its sdist."""
-    pinned = _group("parity")
-    session.install("pip", "-e", ".[test]", *pinned)
-    place = _elsewhere(session)
+def _their_daemon(session: nox.Session, place: Path) -> dict[str, str]:
+    """Return the variable that names the stdiobus daemon: the one that is set, or of their sdist."""
+    if named := os.environ.get("STDIO_BUS"):
+        return {"STDIO_BUS": named}
     fetch = "python", "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "stdiobus"
-    session.run(*fetch, "--dest", str(place), *pinned)
+    session.run(*fetch, "--dest", str(place), *_group("parity"))
     (sdist,) = place.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         archive.extractall(place, filter="data")
     system = STDIO_BUS.get(f"{sys.platform}-{os.uname().machine}", "none")
-    env = {}
     for daemon in place.glob(f"stdiobus-*/kernel/dist/{system}/stdio_bus"):
-        env["STDIO_BUS"] = str(daemon)
-    if not env:
-        session.warn("NOT TESTED with their daemon: there is none for this system")
+        return {"STDIO_BUS": str(daemon)}
+    session.warn("LEFT OUT: their daemon, there is none for this system")
+    return {}
+
+
+@nox.session(python=OLDEST)
+def parity(session: nox.Session) -> None:
+    """Play the transcripts of the wire with the stdiobus client and the daemon of its sdist."""
+    session.install("pip", "-e", ".[test]", *_group("parity"))
+    env = _their_daemon(session, _elsewhere(session))
     session.run("pytest", *(session.posargs or ["-q", "tests/parity"]), env=env)
 
 
@@ -473,18 +477,12 @@ def asan(session: nox.Session) -> None:
 
 @nox.session(python=OLDEST)
 def bench(session: nox.Session) -> None:
-    """Run the quick benchmarks against the hand-written loop; `-- 9` takes nine pairs, not two."""
-    session.install("-e", ".[trio,uvloop]")
-    session.run("make", "-C", "benchmarks/floor", external=True)
-    pairs = session.posargs[0] if session.posargs else "2"
-    worker = "-- benchmarks/floor/build/echo_worker"
-    for loop in ("asyncio", "uvloop", "trio"):
-        for in_flight in (1, 64):
-            options = f"--loop {loop} --in-flight {in_flight} --seconds 1 {worker}"
-            session.log(f"{loop}, {in_flight} in flight: b is the bus, a the loop without it")
-            session.run(
-                *("python", "benchmarks/paired.py", "--pairs", pairs),
-                *("--a", f"python benchmarks/floor/loop_event.py {options}"),
-                *("--b", f"python benchmarks/request.py {options}"),
-            )
-    session.run("python", "benchmarks/memory.py", "--runs", pairs, *worker.split())
+    """Run the quick benchmarks, five minutes; `-- --full`, `-- --list`, `-- --only NAME`."""
+    session.install("pip", "-e", ".[native,trio,uvloop]", *_group("bench"))
+    suite = "python", "benchmarks/suite.py", *session.posargs
+    if {"--list", "--help", "-h"} & {*session.posargs}:
+        session.run(*suite)
+        return
+    for folder in ("benchmarks/floor", "kernel"):
+        session.run("make", "-s", "-C", folder, external=True)
+    session.run(*suite, env=_their_daemon(session, _elsewhere(session)))

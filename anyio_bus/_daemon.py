@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -26,6 +25,8 @@ def find_daemon() -> str:
     Raises:
         FileNotFoundError: There is none; the text says why, and how to get one.
     """
+    import shutil  # loads much that an idle bus does not need  # noqa: PLC0415
+
     named = os.environ.get("ANYIO_BUSD")
     if named:
         if found := shutil.which(named):

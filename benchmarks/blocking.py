@@ -9,7 +9,7 @@ import threading
 import anyio
 import anyio.to_thread
 import msgspec
-from floor._common import WARM_UP_COUNT, Figures, Meter, Options, check_echo, parse_options
+from floor._common import Figures, Meter, Options, check_echo, parse_options
 
 from anyio_bus import Pool
 from anyio_bus.sync import SyncBus, open_bus_sync
@@ -26,7 +26,7 @@ def run_clients(options: Options, bus: SyncBus, meter: Meter) -> None:
             if not burst:
                 return
             for _ in range(burst):
-                bus.request("echo", options.params)
+                bus.request(options.method, options.params)
 
     threads = [threading.Thread(target=client) for _ in range(options.in_flight)]
     for thread in threads:
@@ -44,7 +44,7 @@ def main(options: Options) -> Figures:
             return await anyio.to_thread.run_sync(bus.request, method, params)
 
         anyio.run(check_echo, request)
-        run_clients(options, bus, Meter(count=WARM_UP_COUNT))
+        run_clients(options, bus, Meter(count=options.warm_up))
         meter = Meter(seconds=options.seconds, count=options.count)
         run_clients(options, bus, meter)
         return meter.figures()

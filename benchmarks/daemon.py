@@ -375,6 +375,8 @@ def main() -> None:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     pairs = options.pairs or (3 if options.quick else 7)
     folder = options.json or (None if options.quick else RESULTS)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
     existing = os.environ.get("STDIO_BUS", "")
     answers: list[Answer] = []
     with tempfile.TemporaryDirectory(prefix="anyio-busd-") as name:

@@ -5,8 +5,8 @@ What ``floor/loop_pipelined.py`` does, with the library in its place: one task, 
 
 from collections.abc import Iterator
 
+from _echo import open_echo
 from floor._common import (
-    WARM_UP_COUNT,
     Figures,
     Meter,
     Options,
@@ -15,7 +15,7 @@ from floor._common import (
     run_in_loop,
 )
 
-from anyio_bus import Bus, Pool, open_bus
+from anyio_bus import Bus
 
 
 def endless(params: object, meter: Meter) -> Iterator[object]:
@@ -28,7 +28,9 @@ def endless(params: object, meter: Meter) -> Iterator[object]:
 async def run(bus: Bus, options: Options, meter: Meter) -> None:
     """Map the echo over the params, and count that each has its result."""
     params, count = options.params, 0
-    async with bus.map("echo", endless(params, meter), in_flight=options.in_flight) as results:
+    async with bus.map(
+        options.method, endless(params, meter), in_flight=options.in_flight
+    ) as results:
         async for _result in results:
             count += 1
     if count != meter.figures().count:
@@ -37,9 +39,9 @@ async def run(bus: Bus, options: Options, meter: Meter) -> None:
 
 async def main(options: Options) -> Figures:
     """Measure a map through one bus with one worker."""
-    async with open_bus(Pool("echo", options.argv), backend=options.backend) as bus:
+    async with open_echo(options) as bus:
         await check_echo(bus.request)
-        await run(bus, options, Meter(count=WARM_UP_COUNT))
+        await run(bus, options, Meter(count=options.warm_up))
         meter = Meter(seconds=options.seconds, count=options.count)
         await run(bus, options, meter)
         return meter.figures()

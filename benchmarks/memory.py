@@ -7,6 +7,7 @@ their own, from ``/proc/self/smaps_rollup``: ``rss`` is resident memory, ``priva
 it that no other process shares. Medians over the runs; the worker's own memory is not counted.
 
 ``idle_bus`` is in bytes: an idle bus with one worker against the same program without it.
+``idle_worker`` is in bytes a worker: the same bus with 17 workers against that with one.
 ``pending_request`` is in bytes a request: 10,000 unanswered requests, each in its task, against
 10,000 tasks that wait on an ``anyio.Event`` each, both on top of 2,000 that wait already.
 ``pending_map_request`` is the same of one ``bus.map``, which has no task a request, against nothing.
@@ -20,7 +21,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from memory_probes._probe import PENDING
+from memory_probes._probe import MORE_WORKERS, PENDING
 
 PROBES = Path(__file__).parent / "memory_probes"
 TIMEOUT_S = 90
@@ -37,17 +38,20 @@ def run_probe(name: str, arguments: list[str]) -> Reading:
     return {field: int(value) for field, value in map(str.split, output.splitlines())}
 
 
-def compare(base: str, probe: str, arguments: list[str], runs: int) -> tuple[Reading, Reading]:
-    """Run two probes in turn and return the medians of each."""
+def compare(base: str, probe: str, arguments: list[str], runs: int) -> dict[str, list[Reading]]:
+    """Run two probes in turn and return the readings of each."""
     readings: dict[str, list[Reading]] = {base: [], probe: []}
     for _ in range(runs):
         for name, taken in readings.items():
             taken.append(run_probe(name, arguments))
-    base_median, probe_median = (
-        {field: int(statistics.median(reading[field] for reading in taken)) for field in taken[0]}
-        for taken in readings.values()
-    )
-    return base_median, probe_median
+    return readings
+
+
+def medians_of(taken: list[Reading]) -> Reading:
+    """Return the median of each field."""
+    return {
+        field: int(statistics.median(reading[field] for reading in taken)) for field in taken[0]
+    }
 
 
 def main() -> None:
@@ -59,14 +63,20 @@ def main() -> None:
     parser.add_argument("argv", nargs="+", metavar="WORKER", help="after --")
     options = parser.parse_args()
     for loop in options.loop or ("asyncio", "trio"):
+        run_probe("idle_bus", [loop, options.backend, *options.argv])  # compiles what it imports
         for figure, base, probe, divisor in (
             ("idle_bus", "idle_loop", "idle_bus", 1),
+            ("idle_worker", "idle_bus", "idle_workers", MORE_WORKERS),
             ("pending_request", "pending_events", "pending_requests", PENDING),
             ("pending_map_request", "nothing", "pending_map", PENDING),
         ):
             arguments = [loop, options.backend, *options.argv]
-            without, with_bus = compare(base, probe, arguments, options.runs)
+            readings = compare(base, probe, arguments, options.runs)
+            without, with_bus = (medians_of(readings[name]) for name in (base, probe))
+            pairs = zip(readings[base], readings[probe], strict=True)
+            each = [(more["rss"] - less["rss"]) // divisor for less, more in pairs]
             line = {"program": "memory", "figure": figure, "loop": loop}
+            line |= {"text": f"{loop}: {figure.replace('_', ' ')}", "values": each}
             line |= {"backend": options.backend, "runs": options.runs}
             line |= {field: (with_bus[field] - without[field]) // divisor for field in without}
             line |= {"without": without, "with": with_bus}

@@ -9,6 +9,7 @@ pair warms caches up and is not counted. Each program has ``--timeout`` seconds.
 """
 
 import argparse
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -17,35 +18,54 @@ import platform
 import shlex
 import statistics
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("anyio", "trio", "uvloop", "msgspec", "anyio-bus")
+PACKAGES = (
+    *("anyio", "trio", "uvloop", "msgspec", "cffi", "anyio-bus"),
+    *("stdiobus", "mcp", "agent-client-protocol", "pyperf"),
+)
+ROOT = Path(__file__).parent.parent
 FIELDS = ("rate", "p50_us", "p99_us", "cpu_us")
 COMPARED = ("rate", "cpu_us")
 STOP_LIMIT_S = 5
+LOG_BYTES = 4000  # of the end of what a program that failed has logged
 
 Result = dict[str, Any]
 
 
+def run_lines(command: str, timeout_s: float) -> list[Result]:
+    """Run one program and return its JSON lines; it is ended by its pid when time is up.
+
+    What else it prints is not read, and what it logs is shown when it fails: rivals log a lot.
+    """
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            shlex.split(command), stdout=subprocess.PIPE, stderr=log, text=True
+        )
+        try:
+            output, _ = process.communicate(timeout=timeout_s)
+        except BaseException as exc:  # noqa: ASYNC103
+            process.kill()  # its worker sees the end of its stdin
+            process.wait(STOP_LIMIT_S)
+            if isinstance(exc, subprocess.TimeoutExpired):
+                raise SystemExit(  # noqa: ASYNC104  # there is no event loop here
+                    f"no result after {timeout_s} s: {command}"
+                ) from None
+            raise
+        lines = [line for line in output.splitlines() if line.startswith("{")]
+        if process.returncode != 0 or not lines:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_BYTES))
+            print(log.read().decode(errors="replace"), file=sys.stderr)
+            raise SystemExit(f"exit code {process.returncode}, {len(lines)} lines: {command}")
+    return [json.loads(line) for line in lines]
+
+
 def run_once(command: str, timeout_s: float) -> Result:
-    """Run one program and return its JSON line; it is ended by its pid when time is up."""
-    process = subprocess.Popen(shlex.split(command), stdout=subprocess.PIPE, text=True)
-    try:
-        output, _ = process.communicate(timeout=timeout_s)
-    except BaseException as exc:  # noqa: ASYNC103
-        process.kill()  # its worker sees the end of its stdin
-        process.wait(STOP_LIMIT_S)
-        if isinstance(exc, subprocess.TimeoutExpired):
-            raise SystemExit(  # noqa: ASYNC104  # there is no event loop here
-                f"no result after {timeout_s} s: {command}"
-            ) from None
-        raise
-    lines = output.splitlines()
-    if process.returncode != 0 or not lines:
-        raise SystemExit(f"exit code {process.returncode}, {len(lines)} lines: {command}")
-    result: Result = json.loads(lines[-1])
-    return result
+    """Run one program and return its JSON line."""
+    return run_lines(command, timeout_s)[-1]
 
 
 def run_rounds(commands: list[str], pairs: int, timeout_s: float) -> list[list[Result]]:
@@ -113,6 +133,25 @@ def print_summary(rows: list[Result]) -> None:
                 print(f"{field} {row['name']}/a: median {ratio['median']:.3f}, {spread}")
 
 
+def describe_commit() -> str | None:
+    """Return the commit that is measured, None outside of a checkout."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+    return None
+
+
+def describe_cpu() -> str | None:
+    """Return the model of the processor."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return None
+
+
 def describe_machine() -> Result:
     """Return what a figure is worth little without; no names, no paths."""
     versions: dict[str, str | None] = {}
@@ -125,6 +164,8 @@ def describe_machine() -> Result:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "versions": versions,
+        "commit": describe_commit(),
+        "cpu": describe_cpu(),
         "cpus": os.cpu_count(),
         "cpus_allowed": len(os.sched_getaffinity(0)),
         "kernel": platform.release(),

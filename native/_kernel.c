@@ -585,16 +585,16 @@ static void (*_cffi_call_python_org)(struct _cffi_externpy_s *, char *);
 
 static void *_cffi_types[] = {
 /*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 29), // _Bool()(abk_bus const *)
-/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 135), // abk_bus const *
+/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 133), // abk_bus const *
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 10), // abk_bus *()(char const *, size_t, abk_options const *, abk_error *)
-/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 144), // char const *
+/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 143), // char const *
 /*  5 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
-/*  6 */ _CFFI_OP(_CFFI_OP_POINTER, 140), // abk_options const *
-/*  7 */ _CFFI_OP(_CFFI_OP_POINTER, 136), // abk_error *
+/*  6 */ _CFFI_OP(_CFFI_OP_POINTER, 138), // abk_options const *
+/*  7 */ _CFFI_OP(_CFFI_OP_POINTER, 134), // abk_error *
 /*  8 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  9 */ _CFFI_OP(_CFFI_OP_FUNCTION, 4), // char const *()(abk_bus *, char const *, size_t, size_t *)
-/* 10 */ _CFFI_OP(_CFFI_OP_POINTER, 135), // abk_bus *
+/* 10 */ _CFFI_OP(_CFFI_OP_POINTER, 133), // abk_bus *
 /* 11 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 12 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 13 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // size_t *
@@ -621,12 +621,12 @@ static void *_cffi_types[] = {
 /* 34 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 35 */ _CFFI_OP(_CFFI_OP_FUNCTION, 20), // int()(abk_bus *, abk_event *)
 /* 36 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
-/* 37 */ _CFFI_OP(_CFFI_OP_POINTER, 137), // abk_event *
+/* 37 */ _CFFI_OP(_CFFI_OP_POINTER, 135), // abk_event *
 /* 38 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 39 */ _CFFI_OP(_CFFI_OP_FUNCTION, 20), // int()(abk_bus *, abk_listener const *, char *, size_t, abk_error *)
 /* 40 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
-/* 41 */ _CFFI_OP(_CFFI_OP_POINTER, 139), // abk_listener const *
-/* 42 */ _CFFI_OP(_CFFI_OP_POINTER, 144), // char *
+/* 41 */ _CFFI_OP(_CFFI_OP_POINTER, 137), // abk_listener const *
+/* 42 */ _CFFI_OP(_CFFI_OP_POINTER, 143), // char *
 /* 43 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 44 */ _CFFI_OP(_CFFI_OP_NOOP, 7),
 /* 45 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
@@ -687,50 +687,50 @@ static void *_cffi_types[] = {
 /* 100 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 101 */ _CFFI_OP(_CFFI_OP_FUNCTION, 20), // int()(abk_bus const *, abk_stats *)
 /* 102 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 103 */ _CFFI_OP(_CFFI_OP_POINTER, 142), // abk_stats *
+/* 103 */ _CFFI_OP(_CFFI_OP_POINTER, 141), // abk_stats *
 /* 104 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 105 */ _CFFI_OP(_CFFI_OP_FUNCTION, 72), // int32_t()(abk_bus *, char const *, abk_extra const *)
 /* 106 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
 /* 107 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 108 */ _CFFI_OP(_CFFI_OP_POINTER, 138), // abk_extra const *
+/* 108 */ _CFFI_OP(_CFFI_OP_POINTER, 136), // abk_extra const *
 /* 109 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 110 */ _CFFI_OP(_CFFI_OP_FUNCTION, 94), // int64_t()(abk_bus *, abk_route const *, char const *, size_t)
+/* 110 */ _CFFI_OP(_CFFI_OP_FUNCTION, 94), // int64_t()(abk_bus *, abk_route const *, abk_row const *)
 /* 111 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
-/* 112 */ _CFFI_OP(_CFFI_OP_POINTER, 141), // abk_route const *
-/* 113 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 114 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 115 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 116 */ _CFFI_OP(_CFFI_OP_FUNCTION, 94), // int64_t()(abk_bus *, abk_route const *, char const *, size_t, uint32_t)
-/* 117 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
-/* 118 */ _CFFI_OP(_CFFI_OP_NOOP, 112),
-/* 119 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 120 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 121 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 122 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 123 */ _CFFI_OP(_CFFI_OP_FUNCTION, 94), // int64_t()(abk_bus *, char const *, size_t)
-/* 124 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
-/* 125 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 126 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 127 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 128 */ _CFFI_OP(_CFFI_OP_FUNCTION, 150), // void()(abk_bus *)
-/* 129 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
-/* 130 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 131 */ _CFFI_OP(_CFFI_OP_FUNCTION, 150), // void()(abk_bus *, double)
-/* 132 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
-/* 133 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 14),
-/* 134 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 135 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // abk_bus
-/* 136 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // abk_error
-/* 137 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // abk_event
-/* 138 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // abk_extra
-/* 139 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 4), // abk_listener
-/* 140 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 5), // abk_options
-/* 141 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 6), // abk_route
-/* 142 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 7), // abk_stats
-/* 143 */ _CFFI_OP(_CFFI_OP_POINTER, 4), // char const * const *
-/* 144 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 145 */ _CFFI_OP(_CFFI_OP_ARRAY, 144), // char[512]
-/* 146 */ (_cffi_opcode_t)(512),
+/* 112 */ _CFFI_OP(_CFFI_OP_POINTER, 139), // abk_route const *
+/* 113 */ _CFFI_OP(_CFFI_OP_POINTER, 140), // abk_row const *
+/* 114 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 115 */ _CFFI_OP(_CFFI_OP_FUNCTION, 94), // int64_t()(abk_bus *, abk_route const *, char const *, size_t)
+/* 116 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
+/* 117 */ _CFFI_OP(_CFFI_OP_NOOP, 112),
+/* 118 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 119 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 120 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 121 */ _CFFI_OP(_CFFI_OP_FUNCTION, 94), // int64_t()(abk_bus *, char const *, size_t)
+/* 122 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
+/* 123 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 124 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 125 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 126 */ _CFFI_OP(_CFFI_OP_FUNCTION, 150), // void()(abk_bus *)
+/* 127 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
+/* 128 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 129 */ _CFFI_OP(_CFFI_OP_FUNCTION, 150), // void()(abk_bus *, double)
+/* 130 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
+/* 131 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 14),
+/* 132 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 133 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // abk_bus
+/* 134 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // abk_error
+/* 135 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // abk_event
+/* 136 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // abk_extra
+/* 137 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 4), // abk_listener
+/* 138 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 5), // abk_options
+/* 139 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 6), // abk_route
+/* 140 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 7), // abk_row
+/* 141 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 8), // abk_stats
+/* 142 */ _CFFI_OP(_CFFI_OP_POINTER, 4), // char const * const *
+/* 143 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 144 */ _CFFI_OP(_CFFI_OP_ARRAY, 143), // char[512]
+/* 145 */ (_cffi_opcode_t)(512),
+/* 146 */ _CFFI_OP(_CFFI_OP_POINTER, 94), // int64_t const *
 /* 147 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 20), // uint16_t
 /* 148 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
 /* 149 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 8), // unsigned int
@@ -2357,19 +2357,17 @@ _cffi_f_abk_submit(PyObject *self, PyObject *args)
 #  define _cffi_f_abk_submit _cffi_d_abk_submit
 #endif
 
-static int64_t _cffi_d_abk_submit_many(abk_bus * x0, abk_route const * x1, char const * x2, size_t x3, uint32_t x4)
+static int64_t _cffi_d_abk_submit_row(abk_bus * x0, abk_route const * x1, abk_row const * x2)
 {
-  return abk_submit_many(x0, x1, x2, x3, x4);
+  return abk_submit_row(x0, x1, x2);
 }
 #ifndef PYPY_VERSION
 static PyObject *
-_cffi_f_abk_submit_many(PyObject *self, PyObject *args)
+_cffi_f_abk_submit_row(PyObject *self, PyObject *args)
 {
   abk_bus * x0;
   abk_route const * x1;
-  char const * x2;
-  size_t x3;
-  uint32_t x4;
+  abk_row const * x2;
   Py_ssize_t datasize;
   struct _cffi_freeme_s *large_args_free = NULL;
   int64_t result;
@@ -2377,10 +2375,8 @@ _cffi_f_abk_submit_many(PyObject *self, PyObject *args)
   PyObject *arg0;
   PyObject *arg1;
   PyObject *arg2;
-  PyObject *arg3;
-  PyObject *arg4;
 
-  if (!PyArg_UnpackTuple(args, "abk_submit_many", 5, 5, &arg0, &arg1, &arg2, &arg3, &arg4))
+  if (!PyArg_UnpackTuple(args, "abk_submit_row", 3, 3, &arg0, &arg1, &arg2))
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
@@ -2402,25 +2398,17 @@ _cffi_f_abk_submit_many(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(4), arg2, (char **)&x2);
+      _cffi_type(113), arg2, (char **)&x2);
   if (datasize != 0) {
-    x2 = ((size_t)datasize) <= 640 ? (char const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(4), arg2, (char **)&x2,
+    x2 = ((size_t)datasize) <= 640 ? (abk_row const *)alloca((size_t)datasize) : NULL;
+    if (_cffi_convert_array_argument(_cffi_type(113), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
-  x3 = _cffi_to_c_int(arg3, size_t);
-  if (x3 == (size_t)-1 && PyErr_Occurred())
-    return NULL;
-
-  x4 = _cffi_to_c_int(arg4, uint32_t);
-  if (x4 == (uint32_t)-1 && PyErr_Occurred())
-    return NULL;
-
   Py_BEGIN_ALLOW_THREADS
   _cffi_restore_errno();
-  { result = abk_submit_many(x0, x1, x2, x3, x4); }
+  { result = abk_submit_row(x0, x1, x2); }
   _cffi_save_errno();
   Py_END_ALLOW_THREADS
 
@@ -2430,7 +2418,7 @@ _cffi_f_abk_submit_many(PyObject *self, PyObject *args)
   return pyresult;
 }
 #else
-#  define _cffi_f_abk_submit_many _cffi_d_abk_submit_many
+#  define _cffi_f_abk_submit_row _cffi_d_abk_submit_row
 #endif
 
 static int _cffi_d_abk_tap(abk_bus * x0, _Bool x1)
@@ -2693,6 +2681,13 @@ static int _cffi_const_ABK_EV_LOG(unsigned long long *o)
   return n;
 }
 
+static int _cffi_const_ABK_EV_RESULTS(unsigned long long *o)
+{
+  int n = (ABK_EV_RESULTS) <= 0;
+  *o = (unsigned long long)((ABK_EV_RESULTS) | 0);  /* check that ABK_EV_RESULTS is an integer */
+  return n;
+}
+
 static int _cffi_const_ABK_EV_STDERR(unsigned long long *o)
 {
   int n = (ABK_EV_STDERR) <= 0;
@@ -2756,13 +2751,6 @@ static int _cffi_const_ABK_ONLY_CHUNKS(unsigned long long *o)
   return n;
 }
 
-static int _cffi_const_ABK_ONLY_RESULTS(unsigned long long *o)
-{
-  int n = (ABK_ONLY_RESULTS) <= 0;
-  *o = (unsigned long long)((ABK_ONLY_RESULTS) | 0);  /* check that ABK_ONLY_RESULTS is an integer */
-  return n;
-}
-
 static int _cffi_const_ABK_REMOVED(unsigned long long *o)
 {
   int n = (ABK_REMOVED) <= 0;
@@ -2813,6 +2801,7 @@ static void _cffi_checkfld__abk_event(abk_event *p)
   (void)((p->count) | 0);  /* check that 'abk_event.count' is an integer */
   { char const * *tmp = &p->pool; (void)tmp; }
   (void)((p->key) | 0);  /* check that 'abk_event.key' is an integer */
+  { int64_t const * *tmp = &p->keys; (void)tmp; }
   { char const * *tmp = &p->data; (void)tmp; }
   (void)((p->len) | 0);  /* check that 'abk_event.len' is an integer */
   { char const * *tmp = &p->text; (void)tmp; }
@@ -2879,6 +2868,21 @@ static void _cffi_checkfld__abk_route(abk_route *p)
 struct _cffi_align__abk_route { char x; abk_route y; };
 
 _CFFI_UNUSED_FN
+static void _cffi_checkfld__abk_row(abk_row *p)
+{
+  /* only to generate compile-time warnings or errors */
+  (void)p;
+  (void)((p->size) | 0);  /* check that 'abk_row.size' is an integer */
+  { char const * *tmp = &p->method; (void)tmp; }
+  (void)((p->method_len) | 0);  /* check that 'abk_row.method_len' is an integer */
+  { char const * *tmp = &p->params; (void)tmp; }
+  (void)((p->params_len) | 0);  /* check that 'abk_row.params_len' is an integer */
+  (void)((p->first) | 0);  /* check that 'abk_row.first' is an integer */
+  (void)((p->count) | 0);  /* check that 'abk_row.count' is an integer */
+}
+struct _cffi_align__abk_row { char x; abk_row y; };
+
+_CFFI_UNUSED_FN
 static void _cffi_checkfld__abk_stats(abk_stats *p)
 {
   /* only to generate compile-time warnings or errors */
@@ -2920,6 +2924,7 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "ABK_EV_LINES", (void *)_cffi_const_ABK_EV_LINES, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "ABK_EV_LINE_BAD", (void *)_cffi_const_ABK_EV_LINE_BAD, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "ABK_EV_LOG", (void *)_cffi_const_ABK_EV_LOG, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
+  { "ABK_EV_RESULTS", (void *)_cffi_const_ABK_EV_RESULTS, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "ABK_EV_STDERR", (void *)_cffi_const_ABK_EV_STDERR, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "ABK_EV_WORKER", (void *)_cffi_const_ABK_EV_WORKER, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "ABK_LOG_DEBUG", (void *)_cffi_const_ABK_LOG_DEBUG, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
@@ -2929,24 +2934,23 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "ABK_ONLY_ANSWERS", (void *)_cffi_const_ABK_ONLY_ANSWERS, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "ABK_ONLY_CALLS", (void *)_cffi_const_ABK_ONLY_CALLS, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "ABK_ONLY_CHUNKS", (void *)_cffi_const_ABK_ONLY_CHUNKS, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
-  { "ABK_ONLY_RESULTS", (void *)_cffi_const_ABK_ONLY_RESULTS, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "ABK_REMOVED", (void *)_cffi_const_ABK_REMOVED, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "ABK_ROUTE_ORPHAN", (void *)_cffi_const_ABK_ROUTE_ORPHAN, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "ABK_ROUTE_PROBE", (void *)_cffi_const_ABK_ROUTE_PROBE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "ABK_ROUTE_REBIND", (void *)_cffi_const_ABK_ROUTE_REBIND, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
-  { "abk_abandon", (void *)_cffi_f_abk_abandon, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 128), (void *)_cffi_d_abk_abandon },
+  { "abk_abandon", (void *)_cffi_f_abk_abandon, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 126), (void *)_cffi_d_abk_abandon },
   { "abk_check_pool", (void *)_cffi_f_abk_check_pool, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 46), (void *)_cffi_d_abk_check_pool },
   { "abk_create", (void *)_cffi_f_abk_create, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 3), (void *)_cffi_d_abk_create },
-  { "abk_destroy", (void *)_cffi_f_abk_destroy, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 128), (void *)_cffi_d_abk_destroy },
+  { "abk_destroy", (void *)_cffi_f_abk_destroy, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 126), (void *)_cffi_d_abk_destroy },
   { "abk_drain", (void *)_cffi_f_abk_drain, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 86), (void *)_cffi_d_abk_drain },
   { "abk_end_session", (void *)_cffi_f_abk_end_session, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 50), (void *)_cffi_d_abk_end_session },
   { "abk_fd", (void *)_cffi_f_abk_fd, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 98), (void *)_cffi_d_abk_fd },
-  { "abk_find", (void *)_cffi_f_abk_find, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 123), (void *)_cffi_d_abk_find },
+  { "abk_find", (void *)_cffi_f_abk_find, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 121), (void *)_cffi_d_abk_find },
   { "abk_find_session", (void *)_cffi_f_abk_find_session, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 9), (void *)_cffi_d_abk_find_session },
   { "abk_flush", (void *)_cffi_f_abk_flush, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 24), (void *)_cffi_d_abk_flush },
   { "abk_hold", (void *)_cffi_f_abk_hold, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 70), (void *)_cffi_d_abk_hold },
   { "abk_kill", (void *)_cffi_f_abk_kill, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 74), (void *)_cffi_d_abk_kill },
-  { "abk_kill_now", (void *)_cffi_f_abk_kill_now, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 131), (void *)_cffi_d_abk_kill_now },
+  { "abk_kill_now", (void *)_cffi_f_abk_kill_now, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 129), (void *)_cffi_d_abk_kill_now },
   { "abk_lease", (void *)_cffi_f_abk_lease, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 79), (void *)_cffi_d_abk_lease },
   { "abk_listen", (void *)_cffi_f_abk_listen, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 39), (void *)_cffi_d_abk_listen },
   { "abk_next_event", (void *)_cffi_f_abk_next_event, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 35), (void *)_cffi_d_abk_next_event },
@@ -2963,8 +2967,8 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "abk_step", (void *)_cffi_f_abk_step, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 66), (void *)_cffi_d_abk_step },
   { "abk_stop", (void *)_cffi_f_abk_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 61), (void *)_cffi_d_abk_stop },
   { "abk_stopped", (void *)_cffi_f_abk_stopped, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_abk_stopped },
-  { "abk_submit", (void *)_cffi_f_abk_submit, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 110), (void *)_cffi_d_abk_submit },
-  { "abk_submit_many", (void *)_cffi_f_abk_submit_many, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 116), (void *)_cffi_d_abk_submit_many },
+  { "abk_submit", (void *)_cffi_f_abk_submit, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 115), (void *)_cffi_d_abk_submit },
+  { "abk_submit_row", (void *)_cffi_f_abk_submit_row, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 110), (void *)_cffi_d_abk_submit_row },
   { "abk_tap", (void *)_cffi_f_abk_tap, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 27), (void *)_cffi_d_abk_tap },
   { "abk_version", (void *)_cffi_f_abk_version, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 22), (void *)_cffi_d_abk_version },
   { "abk_withdraw", (void *)_cffi_f_abk_withdraw, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 92), (void *)_cffi_d_abk_withdraw },
@@ -2980,7 +2984,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
               _CFFI_OP(_CFFI_OP_NOOP, 20) },
   { "text", offsetof(abk_error, text),
             sizeof(((abk_error *)0)->text),
-            _CFFI_OP(_CFFI_OP_NOOP, 145) },
+            _CFFI_OP(_CFFI_OP_NOOP, 144) },
   { "type", offsetof(abk_event, type),
             sizeof(((abk_event *)0)->type),
             _CFFI_OP(_CFFI_OP_NOOP, 20) },
@@ -2999,6 +3003,9 @@ static const struct _cffi_field_s _cffi_fields[] = {
   { "key", offsetof(abk_event, key),
            sizeof(((abk_event *)0)->key),
            _CFFI_OP(_CFFI_OP_NOOP, 94) },
+  { "keys", offsetof(abk_event, keys),
+            sizeof(((abk_event *)0)->keys),
+            _CFFI_OP(_CFFI_OP_NOOP, 146) },
   { "data", offsetof(abk_event, data),
             sizeof(((abk_event *)0)->data),
             _CFFI_OP(_CFFI_OP_NOOP, 4) },
@@ -3031,7 +3038,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
               _CFFI_OP(_CFFI_OP_NOOP, 29) },
   { "env", offsetof(abk_extra, env),
            sizeof(((abk_extra *)0)->env),
-           _CFFI_OP(_CFFI_OP_NOOP, 143) },
+           _CFFI_OP(_CFFI_OP_NOOP, 142) },
   { "cwd", offsetof(abk_extra, cwd),
            sizeof(((abk_extra *)0)->cwd),
            _CFFI_OP(_CFFI_OP_NOOP, 4) },
@@ -3089,6 +3096,27 @@ static const struct _cffi_field_s _cffi_fields[] = {
   { "flags", offsetof(abk_route, flags),
              sizeof(((abk_route *)0)->flags),
              _CFFI_OP(_CFFI_OP_NOOP, 149) },
+  { "size", offsetof(abk_row, size),
+            sizeof(((abk_row *)0)->size),
+            _CFFI_OP(_CFFI_OP_NOOP, 5) },
+  { "method", offsetof(abk_row, method),
+              sizeof(((abk_row *)0)->method),
+              _CFFI_OP(_CFFI_OP_NOOP, 4) },
+  { "method_len", offsetof(abk_row, method_len),
+                  sizeof(((abk_row *)0)->method_len),
+                  _CFFI_OP(_CFFI_OP_NOOP, 5) },
+  { "params", offsetof(abk_row, params),
+              sizeof(((abk_row *)0)->params),
+              _CFFI_OP(_CFFI_OP_NOOP, 4) },
+  { "params_len", offsetof(abk_row, params_len),
+                  sizeof(((abk_row *)0)->params_len),
+                  _CFFI_OP(_CFFI_OP_NOOP, 5) },
+  { "first", offsetof(abk_row, first),
+             sizeof(((abk_row *)0)->first),
+             _CFFI_OP(_CFFI_OP_NOOP, 94) },
+  { "count", offsetof(abk_row, count),
+             sizeof(((abk_row *)0)->count),
+             _CFFI_OP(_CFFI_OP_NOOP, 58) },
   { "messages_in", offsetof(abk_stats, messages_in),
                    sizeof(((abk_stats *)0)->messages_in),
                    _CFFI_OP(_CFFI_OP_NOOP, 148) },
@@ -3152,33 +3180,36 @@ static const struct _cffi_field_s _cffi_fields[] = {
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "abk_bus", 135, _CFFI_F_OPAQUE,
+  { "abk_bus", 133, _CFFI_F_OPAQUE,
     (size_t)-1, -1, -1, 0 /* opaque */ },
-  { "abk_error", 136, _CFFI_F_CHECK_FIELDS,
+  { "abk_error", 134, _CFFI_F_CHECK_FIELDS,
     sizeof(abk_error), offsetof(struct _cffi_align__abk_error, y), 0, 3 },
-  { "abk_event", 137, 0,
-    sizeof(abk_event), offsetof(struct _cffi_align__abk_event, y), 3, 12 },
-  { "abk_extra", 138, 0,
-    sizeof(abk_extra), offsetof(struct _cffi_align__abk_extra, y), 15, 6 },
-  { "abk_listener", 139, 0,
-    sizeof(abk_listener), offsetof(struct _cffi_align__abk_listener, y), 21, 8 },
-  { "abk_options", 140, 0,
-    sizeof(abk_options), offsetof(struct _cffi_align__abk_options, y), 29, 4 },
-  { "abk_route", 141, 0,
-    sizeof(abk_route), offsetof(struct _cffi_align__abk_route, y), 33, 6 },
-  { "abk_stats", 142, 0,
-    sizeof(abk_stats), offsetof(struct _cffi_align__abk_stats, y), 39, 20 },
+  { "abk_event", 135, 0,
+    sizeof(abk_event), offsetof(struct _cffi_align__abk_event, y), 3, 13 },
+  { "abk_extra", 136, 0,
+    sizeof(abk_extra), offsetof(struct _cffi_align__abk_extra, y), 16, 6 },
+  { "abk_listener", 137, 0,
+    sizeof(abk_listener), offsetof(struct _cffi_align__abk_listener, y), 22, 8 },
+  { "abk_options", 138, 0,
+    sizeof(abk_options), offsetof(struct _cffi_align__abk_options, y), 30, 4 },
+  { "abk_route", 139, 0,
+    sizeof(abk_route), offsetof(struct _cffi_align__abk_route, y), 34, 6 },
+  { "abk_row", 140, 0,
+    sizeof(abk_row), offsetof(struct _cffi_align__abk_row, y), 40, 7 },
+  { "abk_stats", 141, 0,
+    sizeof(abk_stats), offsetof(struct _cffi_align__abk_stats, y), 47, 20 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "abk_bus", 135 },
-  { "abk_error", 136 },
-  { "abk_event", 137 },
-  { "abk_extra", 138 },
-  { "abk_listener", 139 },
-  { "abk_options", 140 },
-  { "abk_route", 141 },
-  { "abk_stats", 142 },
+  { "abk_bus", 133 },
+  { "abk_error", 134 },
+  { "abk_event", 135 },
+  { "abk_extra", 136 },
+  { "abk_listener", 137 },
+  { "abk_options", 138 },
+  { "abk_route", 139 },
+  { "abk_row", 140 },
+  { "abk_stats", 141 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -3189,9 +3220,9 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   NULL,  /* no enums */
   _cffi_typenames,
   62,  /* num_globals */
-  8,  /* num_struct_unions */
+  9,  /* num_struct_unions */
   0,  /* num_enums */
-  8,  /* num_typenames */
+  9,  /* num_typenames */
   NULL,  /* no includes */
   151,  /* num_types */
   0,  /* flags */

@@ -7,7 +7,7 @@ a message costs no hop between tasks.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
@@ -52,17 +52,29 @@ class Backend(Protocol):
     def submit(self, frame: bytes, route: Route, key: RequestId) -> None:
         """Take a whole frame; ``key`` is the id in it if it is a request, else None."""
 
-    def submit_many(self, frames: bytes, route: Route, keys: list[RequestId]) -> bool:
-        """Take several requests, each with an id never used before, in one call.
-
-        Args:
-            frames: Their frames, one after the other.
-            route: Where they go.
-            keys: Their ids.
+    def put_off(self, hand_over: Callable[[], None], /) -> bool:
+        """Have a function called soon, where it pays to submit together what comes until then.
 
         Returns:
-            Whether all were taken. If not, none was: each is to be submitted, for its own outcome.
-            So it is where they are not a line each.
+            Whether it will be called; if not, everything is to be submitted at once.
+        """
+        ...
+
+    def submit_many(
+        self, method: str, items: Sequence[object], route: Route, keys: list[RequestId], room: int
+    ) -> int:
+        """Take several requests of one method in one call, each with an id never used before.
+
+        Args:
+            method: Their method.
+            items: The params of each.
+            route: Where they go.
+            keys: Their ids.
+            room: So many bytes their frames may have together.
+
+        Returns:
+            The bytes of their frames, about; 0 if they were not taken. Then none was: each is to be
+            submitted, for its own outcome.
         """
         ...
 

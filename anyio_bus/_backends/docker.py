@@ -10,14 +10,12 @@ from __future__ import annotations
 import logging
 import os
 import re
-import secrets
-import shutil
 import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import anyio
 import msgspec
@@ -65,6 +63,8 @@ class Docker(msgspec.Struct, frozen=True):
         timeout_s: Seconds until it serves; fetching the image is part of them.
     """
 
+    remote: ClassVar[bool] = True
+    has_pools: ClassVar[bool] = True
     image: str
     engine: str | os.PathLike[str] | None = None
     pull: Literal["missing", "always", "never"] = "missing"
@@ -286,6 +286,8 @@ def _failed(what: str, why: str) -> ConnectionLostError:
 
 
 def _find_engine(wanted: str | os.PathLike[str] | None) -> str:
+    import shutil  # loads much that an idle bus does not need  # noqa: PLC0415
+
     names = ENGINES if wanted is None else (os.fspath(wanted),)
     for name in names:
         if found := shutil.which(name):
@@ -297,7 +299,7 @@ def _find_engine(wanted: str | os.PathLike[str] | None) -> str:
 
 def _run(options: Docker, own: bool) -> Container:
     engine = _find_engine(options.engine)
-    name = f"{options.name_prefix}-{os.getpid()}-{secrets.token_hex(6)}"
+    name = f"{options.name_prefix}-{os.getpid()}-{os.urandom(6).hex()}"
     command = [engine, "run", "--interactive", "--rm", "--name", name, f"--pull={options.pull}"]
     command += ["--publish", f"127.0.0.1::{PORT}", "--log-driver", "none"]
     command += ["--stop-timeout", f"{END_S:.0f}"]  # podman's rm gives a hanging daemon that long
@@ -333,7 +335,7 @@ async def open_container(
         What was begun is removed, within seconds.
     """
     container = _run(options, config is not None)
-    container.token = secrets.token_hex(32)
+    container.token = os.urandom(32).hex()
     lines = [container.token.encode(), b""]
     if config is not None:
         lines.insert(0, config_json(config))

@@ -22,7 +22,7 @@ class Flusher:
         write: Writes what was submitted.
     """
 
-    __slots__ = ("_loop", "_waiter", "_write", "batch", "delivering", "owes")
+    __slots__ = ("_before", "_loop", "_waiter", "_write", "batch", "delivering", "owes")
 
     def __init__(self, loop: Loop, write: Callable[[], None]) -> None:
         self._loop = loop
@@ -31,6 +31,7 @@ class Flusher:
         self.batch = 0  # lines that came last
         self.delivering = False
         self.owes = False  # something was submitted by what was delivered
+        self._before: Callable[[], None] | None = None  # is to be called before the next write
 
     def ask(self, count: int = 1) -> None:
         """Have what was submitted written: at once if as many as have come last, else together."""
@@ -38,7 +39,19 @@ class Flusher:
             self.owes = True
         elif self.batch <= count:
             self._write()
-        elif self._waiter is not None:
+        else:
+            self._wake()
+
+    def put_off(self, before: Callable[[], None]) -> bool:
+        """Call a function before the next write, if more may be submitted together; else False."""
+        if self.batch <= 1 or self.delivering:
+            return False
+        self._before = before
+        self._wake()
+        return True
+
+    def _wake(self) -> None:
+        if self._waiter is not None:
             waiter, self._waiter = self._waiter, None
             self._loop.wake(waiter, None)
 
@@ -47,4 +60,7 @@ class Flusher:
         while True:
             self._waiter = self._loop.waiter()
             await self._waiter
+            if self._before is not None:
+                before, self._before = self._before, None
+                before()
             self._write()

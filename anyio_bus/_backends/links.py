@@ -13,11 +13,9 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
-from typing import IO, TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 import anyio
 import msgspec
@@ -28,6 +26,8 @@ from anyio_bus._errors import ConnectionLostError, InvalidArgumentError, NotSupp
 from anyio_bus._io.process import StderrRing
 
 if TYPE_CHECKING:
+    from urllib.parse import SplitResult
+
     from anyio_bus._config import BusConfig
 
 __all__ = ("POLL_S", "Connect", "Link", "Subprocess", "connect_tcp", "dial", "spawn_daemon")
@@ -50,9 +50,16 @@ class Subprocess(msgspec.Struct, frozen=True, kw_only=True):
         log_level: ``"debug"``, ``"info"``, ``"warning"`` or ``"error"``: what it logs.
     """
 
+    remote: ClassVar[bool] = True
     binary_path: str | os.PathLike[str] | None = None
     args: Sequence[str] = ()
     log_level: str = "info"
+
+
+def _split(url: str) -> SplitResult:
+    from urllib.parse import urlsplit  # loads much that an idle bus does not need  # noqa: PLC0415
+
+    return urlsplit(url)
 
 
 class Connect(msgspec.Struct, frozen=True):
@@ -69,6 +76,8 @@ class Connect(msgspec.Struct, frozen=True):
             been done.
     """
 
+    remote: ClassVar[bool] = True
+    has_pools: ClassVar[bool] = True
     url: str
     token: str | None = None
     timeout_s: float = 10.0
@@ -77,7 +86,7 @@ class Connect(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Validate."""
-        where = urlsplit(self.url)
+        where = _split(self.url)
         try:
             whole = (where.scheme == "unix" and where.path and not where.netloc) or (
                 where.scheme == "tcp" and where.hostname and where.port is not None
@@ -258,6 +267,8 @@ def spawn_daemon(options: Subprocess, config: BusConfig) -> Link:
         NotSupportedError: There is no daemon.
         ConnectionLostError: It cannot be started.
     """
+    import tempfile  # loads much that an idle bus does not need  # noqa: PLC0415
+
     path = options.binary_path
     try:
         program = find_daemon() if path is None else os.fspath(path)
@@ -294,7 +305,7 @@ async def dial(options: Connect) -> Link:
     Cancellation:
         What was opened is closed.
     """
-    where = urlsplit(options.url)
+    where = _split(options.url)
     try:
         with anyio.fail_after(options.timeout_s):
             if where.scheme == "unix" and sys.platform != "win32":

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from anyio_bus._errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from anyio_bus._backends.base import Backend
+    from anyio_bus._config import BusConfig
+    from anyio_bus._sansio.events import Deliver
 
 __all__ = ("Door", "Native")
 
@@ -38,6 +41,8 @@ class Door(NamedTuple):
     @property
     def loopback(self) -> bool:
         """Whether nobody on another machine can reach it."""
+        import ipaddress  # as below  # noqa: PLC0415
+
         return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
 
 
@@ -81,6 +86,12 @@ class Native(msgspec.Struct, frozen=True, kw_only=True):
         if isinstance(mode, bool) or not isinstance(mode, int) or not 0 < mode <= MOST_MODE:
             raise _wrong("unix_mode", "expected a mode in 0o001..0o777", mode)
 
+    def open_with(self, config: BusConfig, deliver: Deliver) -> Backend:
+        """Make the backend."""
+        from anyio_bus._backends.native import open_native  # which knows this one  # noqa: PLC0415
+
+        return open_native(config, deliver, self)
+
     def doors(self) -> list[Door]:
         """Return all addresses, those of ``listen`` first."""
         return [
@@ -96,6 +107,9 @@ def _each(urls: object) -> list[Any]:
 
 def _door(field: str, url: str) -> Door:
     """Read one address."""
+    import ipaddress  # these load much that an idle bus does not need  # noqa: PLC0415
+    from urllib.parse import urlsplit  # noqa: PLC0415
+
     if not isinstance(url, str) or "\0" in url:
         raise _wrong(field, "expected unix:///path or tcp://host:port", url)
     admin = field == "admin_listen"

@@ -59,6 +59,10 @@ class Memory(msgspec.Struct, frozen=True):
                 msg = f"Memory.workers[{pool!r}]: {worker!r} is neither a Worker nor an async function"
                 raise InvalidArgumentError(msg, field="workers")
 
+    def open_with(self, config: BusConfig, deliver: Deliver) -> Backend:
+        """Make the backend."""
+        return open_memory(config, deliver, self)
+
 
 class _Pipe:
     """A bounded pipe of bytes inside one task group."""

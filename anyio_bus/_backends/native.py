@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -38,7 +38,7 @@ from anyio_bus._io.launch import check_launch
 from anyio_bus._io.loop import Bell, current_loop
 from anyio_bus._io.process import StderrRing, resident_bytes
 from anyio_bus._io.stderr_log import StderrLog
-from anyio_bus._sansio.codec import read_scalar
+from anyio_bus._sansio.codec import encode_items, encode_value, read_scalar
 from anyio_bus._sansio.events import (
     ChunkLines,
     ClientChanged,
@@ -47,6 +47,7 @@ from anyio_bus._sansio.events import (
     KernelEvent,
     KernelStatistics,
     LineBad,
+    Results,
     SessionInfo,
     WorkerChanged,
     WorkerInfo,
@@ -80,9 +81,10 @@ logger = logging.getLogger("anyio_bus.kernel")
 
 STDERR_OPEN_BYTES = 8192
 BOUND_BYTES = 128  # an address with its port
+ROW_BYTES = len('{"jsonrpc":"2.0","id":,"method":,"params":}')  # of a frame, besides what fills it
 _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
 _EVENTS = {logging.WARNING: "worker_died", logging.ERROR: "worker_parked"}
-_ONLY: dict[int, Any] = {1: "answers", 2: "calls", 9: "results"}
+_ONLY: dict[int, Any] = {1: "answers", 2: "calls"}
 _STATES = tuple(State)  # in the order of the kernel's own
 _GONE = Failure(
     code=KernelCode.SHUTTING_DOWN, message="bus is stopped", reason="shutting down", sent=False
@@ -150,6 +152,8 @@ class NativeKernel:
         self._event = ffi.new("abk_event *")
         self._route = ffi.new("abk_route *")
         self._route.size = ffi.sizeof("abk_route")
+        self._row = ffi.new("abk_row *")
+        self._row.size = ffi.sizeof("abk_row")
         self._size = ffi.new("size_t *")
         self._last_route: Route | None = None
         self._kept: tuple[Any, ...] = ()  # what the route's pointers point to
@@ -158,6 +162,7 @@ class NativeKernel:
         self._loop = current_loop()
         self._flusher = Flusher(self._loop, self._write)
         self._flush = self._flusher.ask
+        self.put_off = self._flusher.put_off
         self._tap: Tap | None = None
         self._stderr: dict[int, tuple[StderrRing, StderrLog]] = {}
         self._guard = Guard()
@@ -166,6 +171,7 @@ class NativeKernel:
         self._last_workers: list[WorkerInfo] = []
         self._takers: dict[int, Callable[[Any, list[KernelEvent]], None]] = {
             lib.ABK_EV_LINES: self._take_lines,
+            lib.ABK_EV_RESULTS: self._take_results,
             lib.ABK_EV_FAILED: self._take_failed,
             lib.ABK_EV_WORKER: self._take_worker,
             lib.ABK_EV_LINE_BAD: self._take_bad_line,
@@ -326,6 +332,12 @@ class NativeKernel:
         else:
             events += lines_of(pool, worker, block, sole, _ONLY.get(event.a))
 
+    def _take_results(self, event: Any, events: list[KernelEvent]) -> None:
+        block = bytes(ffi.buffer(event.data, event.len))
+        keys = ffi.unpack(event.keys, event.count)
+        self._flusher.batch = event.count
+        events.append(Results(self._where(event), event.worker, keys, block))
+
     def _take_failed(self, event: Any, events: list[KernelEvent]) -> None:
         key = read_scalar(_copy(event.data, event.len))
         events.append(Failed(key, decode_failure(_copy(event.text, event.text_len))))
@@ -440,19 +452,30 @@ class NativeKernel:
             raise self._refused(result)
         self._flush()
 
-    def submit_many(self, frames: bytes, route: Route, keys: list[RequestId]) -> bool:
-        """Take several requests at once; False if none was, and each is to be submitted."""
+    def submit_many(
+        self, method: str, items: Sequence[object], route: Route, keys: list[RequestId], room: int
+    ) -> int:
+        """Take several requests at once; 0 if none was, and each is to be submitted."""
+        first = keys[0]
         if self._bus is None or route.session is not None or route.worker is not None:
-            return False
-        taken = lib.abk_submit_many(self._bus, self._aim(route), frames, len(frames), len(keys))
-        if taken <= 0:
-            return False
-        if taken < len(keys):  # nothing of them was written yet
-            for key in keys[:taken]:
-                self._take_back(key, b"")
-            return False
-        self._flush(taken)
-        return True
+            return 0
+        if route.envelope or type(first) is not int or type(method) is not str:
+            return 0
+        name, params, row = encode_value(method, "method"), encode_items(items), self._row
+        size = len(params) + len(keys) * (len(name) + len(str(keys[-1])) + ROW_BYTES)
+        if size > room:
+            return 0
+        kept = ffi.from_buffer(name), ffi.from_buffer(params)
+        row.method, row.params = kept
+        row.method_len, row.params_len = len(name), len(params)
+        row.first, row.count = first, len(keys)
+        taken = lib.abk_submit_row(self._bus, self._aim(route), row)
+        if taken == len(keys):
+            self._flush(taken)
+            return size
+        for key in keys[: max(taken, 0)]:  # nothing of them was written yet
+            self._take_back(key, b"")
+        return 0
 
     def withdraw(self, key: RequestId, reason: str = "") -> Withdrawal:
         """Give up a request: it never runs, or its worker is told."""

@@ -1,73 +1,31 @@
-"""Own the choice of a backend from what ``open_bus(backend=...)`` was given."""
+"""Own the choice of a backend from what ``open_bus(backend=...)`` was given.
+
+Each is loaded when it is chosen, so that a bus costs the memory of the one that it has.
+"""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import msgspec
-
-from anyio_bus._backends.docker import Docker, open_container
-from anyio_bus._backends.greeting import GREETING_S, check_remote, greet
-from anyio_bus._backends.links import Connect, Link, Subprocess, dial, spawn_daemon
-from anyio_bus._backends.listening import Native
-from anyio_bus._backends.memory import Memory, open_memory
-from anyio_bus._backends.native import open_native, why_not_native
-from anyio_bus._backends.python import open_python
-from anyio_bus._backends.reports import Status
-from anyio_bus._backends.wire import Wire
-from anyio_bus._config import BusConfig, Limits, Pool
-from anyio_bus._errors import InvalidArgumentError, NotSupportedError, UnknownPoolError
-from anyio_bus._io.launch import check_launch
+from anyio_bus._errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from anyio_bus._backends.base import Backend
+    from anyio_bus._backends.docker import Docker
+    from anyio_bus._backends.links import Connect, Subprocess
+    from anyio_bus._backends.listening import Native
+    from anyio_bus._backends.memory import Memory
+    from anyio_bus._backends.remote import Reached
+    from anyio_bus._config import BusConfig
     from anyio_bus._sansio.events import Deliver
 
-__all__ = ("BackendOption", "Reached", "closed_on_error", "open_backend", "reach")
+__all__ = ("BackendOption", "closed_on_error", "open_backend", "reach")
 
-BackendOption: TypeAlias = (
-    Literal["auto", "native", "python", "subprocess"]
-    | Memory
-    | Subprocess
-    | Connect
-    | Docker
-    | Native
-)
-REAP_S = 1.0
-
-
-class Reached(msgspec.Struct):
-    """A kernel elsewhere that has answered, until a bus takes it over."""
-
-    link: Link
-    greeting: tuple[Status, bytes]
-    again: Connect | None = None  # how to reach it once more, where that is wanted
-
-    async def reach(self) -> tuple[Link, tuple[Status, bytes]]:
-        """Make another link to it."""
-        assert self.again is not None
-        found = await reach(self.again, None)
-        assert found is not None
-        return found.link, found.greeting
-
-    def config(self, config: BusConfig | None, limits: Limits | None) -> BusConfig:
-        """Return the pools as this end is to see them: as it was told, else as they are there.
-
-        Raises:
-            UnknownPoolError: There is no such pool there.
-        """
-        there = [pool.id for pool in self.greeting[0].pools]
-        if config is None:
-            return BusConfig(tuple(Pool(name, ["-"]) for name in there), limits or Limits())
-        for pool in config.pools:
-            if pool.id not in there:
-                msg = f"{self.link.name} has no pool {pool.id!r}; there are: {', '.join(there)}"
-                raise UnknownPoolError(msg, pool=pool.id)
-        return config
+_Name: TypeAlias = Literal["auto", "native", "python", "subprocess"]
+BackendOption: TypeAlias = "_Name | Memory | Subprocess | Connect | Docker | Native"
 
 
 @contextmanager
@@ -76,8 +34,9 @@ def closed_on_error(option: BackendOption | Reached) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if isinstance(option, Reached):
-            option.link.kill(REAP_S)
+        close = getattr(option, "close", None)  # only what was reached has one
+        if close is not None:
+            close()
         raise
 
 
@@ -92,34 +51,12 @@ async def reach(option: BackendOption, config: BusConfig | None) -> Reached | No
         What was begun is ended.
     """
     name = os.environ.get("ANYIO_BUS_BACKEND") if option == "auto" else option
-    if name == "subprocess":
-        option = Subprocess()
-    if sys.platform == "win32" and isinstance(option, Subprocess | Connect | Docker):
-        msg = "a kernel in another process needs a Unix"
-        raise NotSupportedError(msg)
-    if isinstance(option, Subprocess):
-        assert config is not None  # only a daemon that is there already has pools of its own
-        check_remote(config, "subprocess")
-        for pool in config.pools:
-            check_launch(pool, "posix")
-        link = spawn_daemon(option, config)
-    elif isinstance(option, Connect):
-        if config is not None:
-            check_remote(config, "connect")
-        link = await dial(option)
-    elif isinstance(option, Docker):
-        if config is not None:
-            check_remote(config, "docker")
-        return Reached(*await open_container(option, config))
-    else:
+    if name != "subprocess" and not getattr(option, "remote", False):
         return None
-    try:
-        wanted = option if isinstance(option, Connect) and option.reconnect else None
-        limit_s = option.timeout_s if isinstance(option, Connect) else GREETING_S
-        return Reached(link, await greet(link, limit_s), wanted)
-    except BaseException:
-        link.kill(REAP_S)
-        raise
+    from anyio_bus._backends import links, remote  # noqa: PLC0415
+
+    wanted: Any = links.Subprocess() if name == "subprocess" else option
+    return await remote.reach(wanted, config)
 
 
 def open_backend(option: BackendOption | Reached, config: BusConfig, deliver: Deliver) -> Backend:
@@ -131,21 +68,19 @@ def open_backend(option: BackendOption | Reached, config: BusConfig, deliver: De
         InvalidArgumentError: There is none of that name.
         NotSupportedError: It is not there, or cannot do what a pool asks for.
     """
-    if isinstance(option, Reached):
-        again = None if option.again is None else option.reach
-        return Wire(option.link, option.greeting, config, deliver, again)
-    if isinstance(option, Memory):
-        return open_memory(config, deliver, option)
-    if isinstance(option, Native):
-        return open_native(config, deliver, option)
+    if not isinstance(option, str) and hasattr(option, "open_with"):
+        return option.open_with(config, deliver)
     name = str(option)
     if option == "auto":
         name = os.environ.get("ANYIO_BUS_BACKEND") or "auto"
-        if name == "auto":
-            name = "native" if why_not_native(config) is None else "python"
-    if name == "native":
-        return open_native(config, deliver)
-    if name == "python":
+    if name in {"auto", "native"}:
+        from anyio_bus._backends import native  # noqa: PLC0415
+
+        if name == "native" or native.why_not_native(config) is None:
+            return native.open_native(config, deliver)
+    if name in {"auto", "python"}:
+        from anyio_bus._backends.python import open_python  # noqa: PLC0415
+
         return open_python(config, deliver)
     what = f"ANYIO_BUS_BACKEND={name!r}" if option == "auto" else f"backend={option!r}"
     raise _no_such(what, name)

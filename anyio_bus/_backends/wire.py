@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,13 @@ from anyio_bus._backends.outflow import Outflow
 from anyio_bus._backends.reports import Status, decode_status
 from anyio_bus._errors import ConnectionLostError, Failure, KernelCode, NotSupportedError
 from anyio_bus._io.loop import Bell, current_loop
-from anyio_bus._sansio.codec import decode_block, decode_lines, encode_notification, encode_request
+from anyio_bus._sansio.codec import (
+    decode_block,
+    decode_lines,
+    encode_notification,
+    encode_request,
+    encode_requests,
+)
 from anyio_bus._sansio.events import (
     Deliver,
     Failed,
@@ -113,6 +119,7 @@ class Wire:
         self._outflow = Outflow(link)
         self._flusher = Flusher(self._loop, self._outflow.write)
         self._send, self._flush = self._outflow.add, self._flusher.ask
+        self.put_off = self._flusher.put_off
         self._scope = anyio.CancelScope()
         self._over = Bell()
         self._stopping = self._done = self._closed = False
@@ -369,21 +376,26 @@ class Wire:
         self._send(frame if route.worker is not None else self._prefix(route) + frame[1:])
         self._flush()
 
-    def submit_many(self, frames: bytes, route: Route, keys: list[RequestId]) -> bool:
-        """Take several requests at once; False if none was, and each is to be submitted."""
+    def submit_many(
+        self, method: str, items: Sequence[object], route: Route, keys: list[RequestId], room: int
+    ) -> int:
+        """Take several requests at once; 0 if none was, and each is to be submitted."""
         if self._lost is not None or self._closed or self._stopping or route.rebind:
-            return False
+            return 0
         if self._outflow.size > self._max_bytes or route.worker is not None:
-            return False
-        if route.session is not None or frames.count(b"\n") != len(keys):
-            return False
+            return 0
+        if route.session is not None:
+            return 0
+        frames = encode_requests(keys, method, items, route.envelope)
+        if len(frames) > room or frames.count(b"\n") != len(keys):
+            return 0
         prefix = self._prefix(route)
         if prefix != b"{":
             frames = prefix + frames[1:].replace(b"\n{", b"\n" + prefix)
         self._live.update(dict.fromkeys(keys, route.pool))
         self._send(frames)
         self._flush()
-        return True
+        return len(frames)
 
     def withdraw(self, key: RequestId, reason: str = "") -> Withdrawal:
         """Give up a request: the kernel is told."""

@@ -18,7 +18,7 @@ import anyio.lowlevel
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from anyio_bus._backends.select import BackendOption, Reached, open_backend
+from anyio_bus._backends.select import open_backend
 from anyio_bus._bus.bad_lines import BadLines
 from anyio_bus._bus.calls import (
     Batch,
@@ -79,6 +79,8 @@ from anyio_bus._sansio.routing import Refused, Route
 
 if TYPE_CHECKING:
     from anyio_bus._backends.base import Backend
+    from anyio_bus._backends.remote import Reached
+    from anyio_bus._backends.select import BackendOption
     from anyio_bus._bus.observing import Telemetry
     from anyio_bus._config import BusConfig, Retry
     from anyio_bus._sansio.events import Deliver
@@ -90,6 +92,7 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 _FIXED = frozenset({"jsonrpc", "id", "method", "params", "sessionId", "pool"})  # the bus's own
+_ANSWERS = frozenset({Message, Result})
 FEW_CALLS = 8  # whose frames are written at once: a cancelled caller must be found before that
 _ENVELOPE = frozenset({"sessionId", "pool"})  # members that say where a frame goes
 
@@ -324,15 +327,17 @@ class Bus:
         if len(calls.peer.calls) < FEW_CALLS:  # else frames are not written before it waits
             await calls.checkpoint_if_cancelled()
         call = calls.begin(method, params, route, timeout, scope)
+        call.plain = reply is Any
         try:
-            message = await call.waiter
+            answer = await call.waiter
         except BaseException:
             calls.abandon(call)
             raise
-        if isinstance(message, Exception):
-            raise message
-        raw = message.result if type(message) is Result else result_of(message)
-        return decode_value(raw, reply)
+        if type(answer) in _ANSWERS:  # else its result was decoded on the way
+            return decode_value(result_of(answer), reply)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     async def _request_with(
         self, method: str, params: object, route: Route, options: StreamOptions, retry: Retry | None

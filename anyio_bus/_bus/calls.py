@@ -7,8 +7,9 @@ import math
 import os
 import sys
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
 
 import anyio
@@ -25,7 +26,13 @@ from anyio_bus._errors import (
     error_from_failure,
 )
 from anyio_bus._io.loop import Alarm, Loop
-from anyio_bus._sansio.codec import decode_error, encode_request, encode_requests, encode_value
+from anyio_bus._sansio.codec import (
+    BAD_JSON,
+    decode_error,
+    decode_plain,
+    encode_request,
+    encode_value,
+)
 from anyio_bus._sansio.deadlines import Deadlines
 from anyio_bus._sansio.events import (
     ChunkLines,
@@ -34,6 +41,7 @@ from anyio_bus._sansio.events import (
     KernelEvent,
     LineBad,
     Lines,
+    Results,
     WorkerChanged,
 )
 from anyio_bus._sansio.lifecycle import State
@@ -50,7 +58,13 @@ if TYPE_CHECKING:
 __all__ = ("Batch", "Call", "Calls", "Ids", "Scope", "Sink")
 
 Ids: TypeAlias = Literal["number", "text"]
+_Order: TypeAlias = tuple[object, Route, dict[str, Raw] | None]  # params, route, members
+_KIND_OF = attrgetter("method", "scope", "sink")
+_WANTS_PLAIN = attrgetter("plain")
 _ENDED = frozenset({State.BACKOFF, State.PARKED, State.STOPPED, State.VACANT})
+
+
+MOST_TOGETHER = 256  # calls that are handed to the kernel in one step
 
 
 class Sink(Protocol):
@@ -66,7 +80,8 @@ class Sink(Protocol):
 class Call(msgspec.Struct, eq=False):
     """One request that waits for its answer: a task at ``waiter``, or ``sink``.
 
-    Of several that were begun at once, ``batch`` has the deadline.
+    Of several that were begun at once, ``batch`` has the deadline. A task that asks for ``plain``
+    values may get one in place of its answer.
     """
 
     key: RequestId
@@ -77,6 +92,7 @@ class Call(msgspec.Struct, eq=False):
     sink: Any = None
     size: int = 0  # of its frame, once there is one
     batch: Batch | None = None
+    plain: bool = False
 
 
 class Batch(msgspec.Struct, eq=False):
@@ -96,6 +112,7 @@ class Batch(msgspec.Struct, eq=False):
     first: int = 0  # place of the first of them
     key: RequestId = None  # each has its own
     timeout_s: float | None = None  # none has its own
+    plain: bool = False
 
     def begin_at(self, place: int) -> None:
         """Let the first of them have this place, and so on."""
@@ -242,8 +259,9 @@ class Calls:
         self._loop = loop
         self._scope_deadlines: Deadlines[Scope] = Deadlines()
         self._batches: Deadlines[Batch] = Deadlines()
-        # Calls that wait for room, in order, and what hands each to the kernel once there is some.
-        self._queue: OrderedDict[Call, Callable[[], None]] = OrderedDict()
+        # Calls that the kernel does not have yet, in order: they wait for room, or for those that may
+        # follow soon.
+        self._queue: OrderedDict[Call, _Order] = OrderedDict()
         self._resting: dict[_Rest, None] = {}
         self.alarm: Alarm = Alarm(loop, self._next_deadline, self._expire)
         self.now: Callable[[], float] = loop.now
@@ -309,8 +327,8 @@ class Calls:
             self._queue
             or len(self.peer.calls) >= self._max_pending
             or self.pending_bytes > self._max_bytes
-        ):
-            self._queue[call] = partial(self._submit, call, params, route, members)
+        ) or (sink is None and self.backend.put_off(self._let_in)):
+            self._queue[call] = (params, route, members)
         else:
             try:
                 self._submit(call, params, route, members)
@@ -366,16 +384,15 @@ class Calls:
         if len(peer.calls) + len(items) > self._max_pending:
             return None
         keys = peer.new_keys(len(items))
+        room = self._max_bytes - self.pending_bytes
         try:
-            frames = encode_requests(keys, method, items, route.envelope)
+            size = self.backend.submit_many(method, items, route, keys, room)
         except InvalidArgumentError:
             return None
-        if self.pending_bytes + len(frames) > self._max_bytes:
-            return None
-        if not self.backend.submit_many(frames, route, keys):
+        if size == 0:
             return None
         count = len(keys)
-        batch = Batch(method, keys, -(-len(frames) // count), count, self.root, sink, timeout_s)
+        batch = Batch(method, keys, -(-size // count), count, self.root, sink, timeout_s)
         self.pending_bytes += batch.size * count
         if timeout_s is not None:
             self.alarm.nudge(self._batches.add(batch, timeout_s, self.now()))
@@ -498,16 +515,58 @@ class Calls:
 
     def _let_in(self) -> None:
         """Hand to the kernel what waits, in order, as far as there is room."""
+        alone = 0  # so many of the next are submitted one by one
         while self._queue and not self._full:
-            call, submit = self._queue.popitem(last=False)
+            if not alone:
+                alone = self._let_in_together()
+                continue
+            alone -= 1
+            call, order = self._queue.popitem(last=False)
             try:
                 if call.scope.cancelled:
                     raise self._scope_error(call.method, call.scope)
-                submit()
+                self._submit(call, *order)
             except Exception as exc:  # its caller's, not that of whoever made room  # noqa: BLE001
                 self.peer.close(call.key)
                 call.scope._calls.pop(call, None)
                 self._tell(call, exc)
+
+    def _let_in_together(self) -> int:
+        """Hand over the first of those that wait at once, if they are all of one kind.
+
+        Returns:
+            How many of the first are to be submitted one by one; 0 if they were taken.
+        """
+        most = min(MOST_TOGETHER, self._max_pending - self.pending)
+        calls = list(islice(self._queue, most))
+        count = len(calls)
+        items, routes, members = zip(*islice(self._queue.values(), count), strict=True)
+        first, key, route = calls[0], calls[0].key, routes[0]
+        if (
+            count < 2
+            or routes.count(route) < count
+            or members.count(None) < count
+            or self.root.cancelled
+        ):
+            return count
+        if set(map(_KIND_OF, calls)) != {(first.method, self.root, None)}:
+            return count
+        keys = [call.key for call in calls]
+        if type(key) is not int or keys != [*range(key, key + count)]:
+            return count
+        try:
+            room = self._max_bytes - self.pending_bytes
+            size = self.backend.submit_many(first.method, items, route, keys, room)
+        except InvalidArgumentError:
+            return count
+        if size == 0:
+            return count
+        each = size // count
+        self.pending_bytes += each * count
+        for call in calls:
+            call.size = each
+            del self._queue[call]
+        return 0
 
     async def rest(self, method: str, delay_s: float, scope: Scope | None, *, sent: bool) -> None:
         """Wait before a request is tried again; its scope and a stop of the bus end it.
@@ -532,6 +591,7 @@ class Calls:
 
     def fail_waiting(self, reason: str) -> None:
         """End every call that waits for room, or to be tried again: there is to be no new work."""
+        self._let_in()  # what waits for company alone
         for rest in self._resting:
             rest.stop(reason)
         while self._queue:
@@ -551,7 +611,7 @@ class Calls:
         """Cancel a scope at this time of the loop's clock."""
         now = self._loop.now()
         scope.timeout_s = deadline - now
-        self.alarm.nudge(self._scope_deadlines.add(scope, scope.timeout_s, now))
+        self.alarm.nudge(self._scope_deadlines.renew(scope, scope.timeout_s, now))
 
     def clear_deadline(self, scope: Scope) -> None:
         """Forget a scope's deadline."""
@@ -600,6 +660,8 @@ class Calls:
         for event in events:
             if type(event) is Lines:
                 self._take_lines(event)
+            elif type(event) is Results:
+                self._take_answers(event.keys, event)
             elif type(event) is ChunkLines:
                 if not self.on_chunks(event):
                     self.deliver(event.as_lines())  # type: ignore[arg-type]  # list is invariant
@@ -623,24 +685,24 @@ class Calls:
 
     def _take_lines(self, event: Lines) -> None:
         if event.only == "answers":
-            self._take_answers(event.messages)
+            self._take_answers([answer.id for answer in event.messages], event.messages)  # type: ignore[misc]  # it has one
         elif event.only == "calls" and _all_notes(event.messages):
             self.on_notifications(event, event.messages)
         else:
             self._take_each(event)
 
-    def _take_answers(self, answers: list[Message]) -> None:
-        keys: list[RequestId] = [answer.id for answer in answers]  # type: ignore[misc]  # it has one
+    def _take_answers(self, keys: Sequence[RequestId], answers: list[Message] | Results) -> None:
         calls = self.peer.receive_many(keys)
         if self._take_batches(calls, keys, answers):
             return
+        each: list[Any] = _values_of(calls, answers) if isinstance(answers, Results) else answers
         root = self.root
         wake = self._loop.wake
         freed = 0
-        for entry, answer in zip(calls, answers, strict=True):
+        for key, entry, answer in zip(keys, calls, each, strict=True):
             if entry is None:
                 continue
-            call = _call_of(answer.id, entry)
+            call = entry if type(entry) is Call else _call_of(key, entry)
             if call.scope is not root or self._queue or self.on_idle is not None:
                 self._leave(call)
             else:
@@ -652,7 +714,10 @@ class Calls:
         self.pending_bytes -= freed
 
     def _take_batches(
-        self, calls: list[Call | Batch | None], keys: list[RequestId], answers: list[Message]
+        self,
+        calls: list[Call | Batch | None],
+        keys: Sequence[RequestId],
+        answers: list[Message] | Results,
     ) -> bool:
         """Settle a run of answers to one sink's calls that were begun at once; False if it is not."""
         if not calls or type(calls[0]) is not Batch or self._queue or self.on_idle is not None:
@@ -711,6 +776,17 @@ def _new_key(ids: Ids) -> Callable[[], RequestId]:
 def _call_of(key: RequestId | UnsetType, entry: Call | Batch) -> Call:
     """Return what is open under an id as one call."""
     return entry.call_of(key) if type(entry) is Batch else entry  # type: ignore[arg-type, return-value]
+
+
+def _values_of(calls: list[Call | Batch | None], results: Results) -> list[Any]:
+    """Decode the results of calls that all want plain values at once; else make them answers."""
+    try:
+        if set(map(_WANTS_PLAIN, calls)) == {True}:
+            found = decode_plain(results.block)
+            return found if len(calls) > 1 else [found]
+    except (AttributeError, *BAD_JSON):  # one is late, or no JSON to the decoder
+        pass
+    return results.answers()
 
 
 def _no_check() -> None:

@@ -18,6 +18,7 @@ from anyio_bus._bus.calls import Batch, result_of
 from anyio_bus._errors import BusError, InvalidArgumentError
 from anyio_bus._io.loop import Bell
 from anyio_bus._sansio.codec import decode_value, decoder_of
+from anyio_bus._sansio.events import Results
 from anyio_bus._sansio.messages import Message, Result
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ FREE_TURNS = 64  # results that are taken without a checkpoint
 COMPANY_S = 1e-4  # for which room waits for more, while results can be read: together costs less
 
 
-def _in_a_row(keys: list[Any], first: int) -> bool:
+def _in_a_row(keys: Sequence[Any], first: int) -> bool:
     """Tell whether these ids, each there once, are the numbers from ``first`` on."""
     if keys[0] != first or keys[-1] != first + len(keys) - 1:
         return False
@@ -61,9 +62,6 @@ class MapResults(Generic[T_co]):
 
     Owns:
         The requests in flight and the results that were not read.
-
-    Attributes:
-        index: The place, from 0, of the params that the last result belongs to; -1 before it.
     """
 
     def __init__(self) -> None:
@@ -71,26 +69,26 @@ class MapResults(Generic[T_co]):
         msg = "use `async with bus.map(...) as results:`"
         raise TypeError(msg)
 
-    index: int
     _calls: Calls
     _begin: Begin
     _reply: Any
     _ordered: bool
     _return_errors: bool
     _begin_many: BeginMany
-    _decode: Callable[[Raw], Any]
+    _decode: Callable[[Raw | bytes], Any]
+    _decode_all: Callable[[bytes], list[Any]]
     _room: int
     _refill: int  # room for so many is worth making requests
     _next: int  # place of the next params
     _head: int  # place of the next outcome in order
     _open: int  # calls without an outcome
-    _early: dict[int, Outcome]  # place -> what came before its turn
-    _ready: list[Outcome]  # what can be had
+    _early: dict[int, Any]  # place -> what came before its turn
+    _ready: list[Any]  # what can be had: values, or what is _Undecoded
     _places: deque[int]  # of each of these, unless they come in order
-    _values: list[
-        Any
-    ]  # what may be had without a look at anything else, decoded, the next one last
+    _values: list[Any]  # what may be had without a look at anything else, the next one last
     _counted: int  # so many of these there were; there is no room for them yet
+    _granted: int  # so many there were up to now
+    _place: int  # see index, unless they come in order
     _params: Iterator[object] | None  # those of a plain iterable
     _fed_by_task: bool
     _exhausted: bool
@@ -111,14 +109,15 @@ class MapResults(Generic[T_co]):
         return_errors: bool,
     ) -> MapResults[Any]:
         self: MapResults[Any] = object.__new__(cls)
-        self.index = -1
+        self._place = -1
         self._calls = calls
         self._begin, self._begin_many = begin
         self._reply = reply
         self._decode = decoder_of(reply).decode
+        self._decode_all = decoder_of(list[reply]).decode
         self._ordered = ordered
         self._return_errors = return_errors
-        self._room = self._next = self._head = self._open = self._counted = 0
+        self._room = self._next = self._head = self._open = self._counted = self._granted = 0
         self._values = []
         self._refill = 1
         self._early = {}
@@ -173,7 +172,7 @@ class MapResults(Generic[T_co]):
                 self._begin(params, self).waiter = place  # nobody awaits it
                 self._open += 1
             except Exception as exc:  # it costs this request  # noqa: BLE001
-                self._line_up(place, exc)
+                self._line_up(place, _Undecoded(exc))
 
     def params(self, _key: RequestId, params: object) -> object:
         """Return the params as they are."""
@@ -188,45 +187,53 @@ class MapResults(Generic[T_co]):
         else:
             place = batch.place_of(call.key)
             self._calls.leave_batch(batch)
-        self._line_up(place, outcome if isinstance(outcome, Exception) else _of_answer(outcome))
+        found = outcome if isinstance(outcome, Exception) else _of_answer(outcome)
+        self._line_up(place, _Undecoded(found))
 
     def finish_many(
         self,
         batches: list[Batch],
         calls: list[Batch],
-        keys: list[RequestId],
-        answers: Sequence[Message | Result],
+        keys: Sequence[RequestId],
+        answers: Sequence[Message | Result] | Results,
     ) -> None:
         """Take a run of answers to ``keys``; ``calls`` says of which of the ``batches`` each is."""
-        count = len(answers)
+        count = len(keys)
         self._open -= count
         offsets = {batch.offset for batch in batches}
         offset = offsets.pop()
-        outcomes: list[Outcome]
-        if type(answers[0]) is Result:  # so all of a run are
-            outcomes = [answer.result for answer in answers]  # type: ignore[misc]
-        else:
-            outcomes = [_of_answer(answer) for answer in answers]
+        values = self._values_of(answers)
         if offsets or offset is None:
             places = list(map(Batch.place_of, calls, keys))
         elif self._ordered and not self._early and _in_a_row(keys, self._head - offset):
             self._head += count
-            self._ready.extend(outcomes)
+            self._ready.extend(values)
             self._wake()
             return
         else:
             places = [offset + int(key) for key in keys]  # type: ignore[arg-type]  # 7.0 answers 7
-        for place, outcome in zip(places, outcomes, strict=True):
-            self._line_up(place, outcome)
+        for place, value in zip(places, values, strict=True):
+            self._line_up(place, value)
 
-    def _line_up(self, place: int, outcome: Outcome) -> None:
-        """Take one outcome, which can be had when it is its turn."""
+    def _values_of(self, answers: Sequence[Message | Result] | Results) -> list[Any]:
+        """Decode results, all at once unless there is something about one of them."""
+        try:
+            if isinstance(answers, Results):
+                several = len(answers.keys) > 1
+                return self._decode_all(answers.block) if several else [self._decode(answers.block)]
+            return [self._decode(_of_answer(answer)) for answer in answers]  # type: ignore[arg-type]
+        except Exception:  # raised where that one is read  # noqa: BLE001
+            each = answers.answers() if isinstance(answers, Results) else answers
+            return [_Undecoded(_of_answer(answer)) for answer in each]
+
+    def _line_up(self, place: int, value: object) -> None:
+        """Take what there is of one request, which can be had when it is its turn."""
         if self._ordered and place != self._head:
-            self._early[place] = outcome
+            self._early[place] = value
             return
         if not self._ordered:
             self._places.append(place)
-        self._ready.append(outcome)
+        self._ready.append(value)
         self._head += 1
         while self._early and self._head in self._early:
             self._ready.append(self._early.pop(self._head))
@@ -239,6 +246,11 @@ class MapResults(Generic[T_co]):
             self._calls.wake(waiter)
 
     # -- what comes out -----------------------------------------------------------------------
+
+    @property
+    def index(self) -> int:
+        """The place, from 0, of the params that the last result belongs to; -1 before it."""
+        return self._granted - len(self._values) - 1 if self._ordered else self._place
 
     def __aiter__(self) -> MapResults[T_co]:
         """Iterate over the results."""
@@ -255,7 +267,8 @@ class MapResults(Generic[T_co]):
             if not values:  # else another task has just read the last of them
                 self._grant()
         value: Any = values.pop()
-        self.index = self.index + 1 if self._ordered else self._places.popleft()
+        if not self._ordered:
+            self._place = self._places.popleft()
         if not values:
             self._settle()
         if type(value) is _Undecoded:
@@ -263,18 +276,15 @@ class MapResults(Generic[T_co]):
         return value  # type: ignore[no-any-return]  # noqa: ASYNC910  # see FREE_TURNS
 
     def _grant(self) -> None:
-        """Decode the results that may be read before there is anything else to do."""
+        """Take the results that may be read before there is anything else to do."""
         most = self._refill - self._room
         if most <= 0:  # more room is not made use of yet
             most = self._refill
         self._counted = min(len(self._ready), self._turns, most)
-        outcomes = self._ready[: self._counted]
+        self._values += self._ready[: self._counted]
+        self._values.reverse()
         del self._ready[: self._counted]
-        outcomes.reverse()
-        try:
-            self._values += map(self._decode, outcomes)  # type: ignore[arg-type]  # mostly a Raw each
-        except Exception:  # said of the one that it is about, when it is read  # noqa: BLE001
-            self._values[:] = map(_Undecoded, outcomes)
+        self._granted += self._counted
 
     def _settle(self) -> None:
         """What was granted was read: make room for as many requests, and grant more."""
@@ -338,6 +348,7 @@ class MapResults(Generic[T_co]):
         self._params = None
         self._exhausted = True
         self._room = self._counted = 0
+        self._granted -= len(self._values)
         self._values.clear()
         calls = self._calls.open_calls() if self._open else []
         for call in reversed([call for call in calls if call.sink is self]):

@@ -9,7 +9,7 @@ from msgspec import UNSET
 
 from anyio_bus._errors import InvalidArgumentError
 from anyio_bus._sansio.codec import decode_error
-from anyio_bus._sansio.events import Lines, WorkerChanged
+from anyio_bus._sansio.events import Lines, Results, WorkerChanged
 from anyio_bus._sansio.lifecycle import State
 from anyio_bus._sansio.messages import is_error
 
@@ -74,6 +74,9 @@ def observed(calls: Calls, observer: Observer) -> Deliver:
         for event in events:
             if isinstance(event, Lines):
                 _tell_answers(calls, observer, event)
+            elif isinstance(event, Results):
+                for key in filter(calls.peer.calls.__contains__, event.keys):
+                    observer.ended(key, None, event.worker)
             elif isinstance(event, WorkerChanged) and _is_restart(event):
                 observer.worker_restarted(event.pool, event.worker)
         calls.deliver(events)

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.lowlevel
 
-from anyio_bus._backends.docker import Docker
-from anyio_bus._backends.links import Connect
 from anyio_bus._backends.select import closed_on_error, reach
 from anyio_bus._bus.bus import Bus
 from anyio_bus._bus.calls import check_seconds, check_timeout
@@ -21,7 +19,8 @@ from anyio_bus._config import BusConfig, Limits, Pool, find_config, load_config
 from anyio_bus._errors import BusInternalError, InvalidArgumentError
 
 if TYPE_CHECKING:
-    from anyio_bus._backends.select import BackendOption, Reached
+    from anyio_bus._backends.remote import Reached
+    from anyio_bus._backends.select import BackendOption
     from anyio_bus._bus.calls import Ids
     from anyio_bus._bus.observing import Telemetry
 
@@ -65,7 +64,7 @@ async def _reach(
     backend: BackendOption,
 ) -> tuple[BusConfig, BackendOption | Reached]:
     """Find the configuration and, where it is elsewhere, the kernel: a daemon may have the pools."""
-    own = isinstance(backend, Connect | Docker) and not pools and config is None
+    own = getattr(backend, "has_pools", False) and not pools and config is None
     wanted = None if own else _config(pools, config, limits)
     reached = await reach(backend, wanted)
     if reached is not None:

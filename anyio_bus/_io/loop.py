@@ -144,6 +144,10 @@ class _TrioWaiter(msgspec.Struct, eq=False):
         self.task = None
         return self.lowlevel.Abort.SUCCEEDED
 
+    def unwrap(self) -> object:
+        """Return the value, as the ``outcome.Outcome`` that trio asks for when its task goes on."""
+        return self.value
+
 
 class _TrioLoop:
     """On trio a waiter is the task itself, put to sleep and rescheduled."""
@@ -157,7 +161,6 @@ class _TrioLoop:
         self.checkpoint_if_cancelled: Callable[[], Awaitable[None]] = (
             lowlevel.checkpoint_if_cancelled
         )
-        self._value = sys.modules["outcome"].Value  # what trio itself hands to a task
 
     async def serve_readable(self, fd: int, function: Callable[[], bool]) -> None:
         with suppress(anyio.ClosedResourceError):  # it was forgotten
@@ -174,10 +177,9 @@ class _TrioLoop:
         if waiter.is_set:
             return
         waiter.is_set = True
-        if waiter.task is None:
-            waiter.value = value
-        else:
-            self._reschedule(waiter.task, self._value(value))
+        waiter.value = value
+        if waiter.task is not None:
+            self._reschedule(waiter.task, waiter)
             waiter.task = None
 
 

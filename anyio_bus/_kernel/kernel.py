@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
@@ -14,6 +14,7 @@ from anyio_bus._errors import Failure, KernelCode
 from anyio_bus._io.loop import Alarm, Bell, current_loop
 from anyio_bus._kernel.ladder import Ladder
 from anyio_bus._kernel.slot import Lease, Slot
+from anyio_bus._sansio.codec import encode_requests
 from anyio_bus._sansio.deadlines import Deadlines
 from anyio_bus._sansio.events import (
     Deliver,
@@ -196,19 +197,26 @@ class Kernel:
         if lane is None or (len(lane.entries) > 1 and route.session is None):
             slots[0].spawn()
 
-    def submit_many(self, frames: bytes, route: Route, keys: list[RequestId]) -> bool:
-        """Take several requests at once; False if none was, and each is to be submitted."""
-        if self._unavailable:
-            return False
+    def put_off(self, _hand_over: Callable[[], None], /) -> bool:
+        """Say that everything is to be submitted at once: writes are put together elsewhere."""
+        return False
+
+    def submit_many(
+        self, method: str, items: Sequence[object], route: Route, keys: list[RequestId], room: int
+    ) -> int:
+        """Take several requests at once; 0 if none was, and each is to be submitted."""
+        frames = encode_requests(keys, method, items, route.envelope)
+        if self._unavailable or len(frames) > room:
+            return 0
         each = [line + b"\n" for line in frames[:-1].split(b"\n")]
         lane = self.router.submit_many(each, route, keys) if len(each) == len(keys) else None
         if lane is None:
-            return False
+            return 0
         self.counts.messages_out += len(keys)
         if self._vacant:
             self._rouse(route, lane)
         self._wake_writer(lane)
-        return True
+        return len(frames)
 
     def withdraw(self, key: RequestId, reason: str = "") -> Withdrawal:
         """Give up a request: it never runs, or its worker is told."""

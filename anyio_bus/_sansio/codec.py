@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import repeat
 from types import NoneType
@@ -20,7 +20,6 @@ from anyio_bus._sansio.messages import (
     ErrorObject,
     Message,
     RequestId,
-    Result,
     is_answer,
 )
 
@@ -29,17 +28,18 @@ if TYPE_CHECKING:
 
 __all__ = (
     "BAD_JSON",
+    "decode_array",
     "decode_block",
     "decode_envelope",
     "decode_error",
     "decode_items",
     "decode_lines",
     "decode_plain",
-    "decode_results",
     "decode_value",
     "decoder_of",
     "encode_envelope",
     "encode_error",
+    "encode_items",
     "encode_notification",
     "encode_request",
     "encode_requests",
@@ -53,13 +53,13 @@ __all__ = (
 T = TypeVar("T")
 
 _messages = msgspec.json.Decoder(Message)
-_results = msgspec.json.Decoder(Result)
 _errors = msgspec.json.Decoder(ErrorObject)
 _members = msgspec.json.Decoder(dict[str, Raw])
 _anything = msgspec.json.Decoder(Raw)
 _plain = msgspec.json.Decoder()
 _encoder = msgspec.json.Encoder()
 _encode = _encoder.encode
+_encode_lines = _encoder.encode_lines
 
 _PLAIN = frozenset({str, int, bool, NoneType})  # their JSON has neither newline nor a lost NaN
 _LONG_BYTES = 4096
@@ -261,16 +261,16 @@ def encode_request(
     """
     if session is None and not envelope and type(params) is dict and type(method) is str:
         try:  # nearly every request, in one step
-            frame = _encode(_Request(key, method, params))
+            frame = _encode_lines([_Request(key, method, params)])
         except Exception:  # noqa: BLE001  # said below, with the part that it is about
             pass
         else:
             # Else it needs a closer look. Of bytes, find() takes a fraction of what `in` does; in a
             # long frame it takes more than a look at the types of what is at the top.
             if len(frame) > _LONG_BYTES and _PLAIN.issuperset(map(type, params.values())):
-                return frame + b"\n"
-            if frame.find(b"null") < 0 and frame.find(b"\n") < 0:
-                return frame + b"\n"
+                return frame
+            if frame.find(b"null") < 0 and frame.find(b"\n") == len(frame) - 1:
+                return frame
     call = _call(method, params, session, envelope)
     if type(key) is int:
         return b'{"jsonrpc":"2.0","id":%d,%b' % (key, call)
@@ -293,7 +293,7 @@ def encode_requests(
     if not envelope and type(method) is str and set(map(type, items)) == {dict}:
         try:
             requests = list(map(_Request, keys, repeat(method), items))  # type: ignore[arg-type]
-            block = _encoder.encode_lines(requests)
+            block = _encode_lines(requests)
         except Exception:  # noqa: BLE001  # said below, with the part that it is about
             pass
         else:
@@ -305,6 +305,24 @@ def encode_requests(
             for key, params in zip(keys, items, strict=True)
         ]
     )
+
+
+def encode_items(items: Sequence[object]) -> bytes:
+    """Encode the params of several requests, a line each.
+
+    Who takes them makes sure that each is an object or an array, with a newline only at its end.
+
+    Raises:
+        InvalidArgumentError: One of them cannot be encoded.
+    """
+    try:
+        block = _encode_lines(items)
+    except Exception:  # noqa: BLE001  # said below, of the one that it is about
+        pass
+    else:
+        if block.find(b"null") < 0 and Raw not in set(map(type, items)):
+            return block
+    return b"".join([_encode_params(params).strip() + b"\n" for params in items])
 
 
 def encode_notification(
@@ -370,8 +388,8 @@ def decoder_of(kind: Any) -> msgspec.json.Decoder[Any]:
 decode_lines = _messages.decode_lines
 """Decode a block of whole lines that are known to be messages."""
 
-decode_results: Any = _results.decode_lines
-"""Decode a block of whole lines that are known to be answers without an error or a session."""
+decode_array: Callable[[bytes], list[Raw]] = msgspec.json.Decoder(list[Raw]).decode
+"""Decode an array, not what is in it."""
 
 decode_plain = _plain.decode
 """Decode a raw value into plain objects."""

@@ -8,8 +8,9 @@ dict is kept for the next call with its timeout, until there are too many of the
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterable
+from itertools import repeat
 from typing import Generic, TypeVar
 
 __all__ = ("Deadlines",)
@@ -34,17 +35,17 @@ class Deadlines(Generic[K]):
         return sum(map(len, self._lanes.values()))
 
     def add(self, key: K, timeout_s: float, now: float) -> float:
-        """Let a key expire ``timeout_s`` from ``now``; return that time.
-
-        Adding a key again with the same timeout renews it; with another one it is another deadline.
-        """
+        """Let a key that is not there expire ``timeout_s`` from ``now``; return that time."""
         lane = self._lanes.get(timeout_s)
         if lane is None:
             lane = self._new_lane(timeout_s, now)
-        if key in lane:
-            lane.move_to_end(key)
         at = lane[key] = now + timeout_s
         return at
+
+    def renew(self, key: K, timeout_s: float, now: float) -> float:
+        """Let a key expire ``timeout_s`` from ``now``, if need be later than it would have."""
+        self.discard(key, timeout_s)
+        return self.add(key, timeout_s, now)
 
     def _new_lane(self, timeout_s: float, now: float) -> OrderedDict[K, float]:
         if len(self._lanes) >= self._tidy_at:
@@ -63,8 +64,7 @@ class Deadlines(Generic[K]):
         """Forget several keys that were added with this timeout, those that are still there."""
         lane = self._lanes.get(timeout_s)
         if lane is not None:
-            for key in keys:
-                lane.pop(key, None)
+            deque(map(lane.pop, keys, repeat(None)), maxlen=0)
 
     def _tidy(self) -> None:
         """Drop the empty dicts."""

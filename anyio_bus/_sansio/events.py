@@ -6,11 +6,17 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import msgspec
+from msgspec import Raw
 
 from anyio_bus._errors import Failure
-from anyio_bus._sansio.codec import BAD_JSON, decode_block, decode_lines, decode_results
+from anyio_bus._sansio.codec import (
+    BAD_JSON,
+    decode_array,
+    decode_block,
+    decode_lines,
+)
 from anyio_bus._sansio.lifecycle import State
-from anyio_bus._sansio.messages import BadLine, Message, RequestId
+from anyio_bus._sansio.messages import BadLine, Message, RequestId, Result
 
 __all__ = (
     "BadLineInfo",
@@ -22,6 +28,7 @@ __all__ = (
     "KernelStatistics",
     "LineBad",
     "Lines",
+    "Results",
     "SessionInfo",
     "WorkerChanged",
     "WorkerInfo",
@@ -72,6 +79,32 @@ class ChunkLines(msgspec.Struct, gc=False):
         return lines_of(self.pool, self.worker, block, self.sole, "calls")
 
 
+class Results(msgspec.Struct, gc=False):
+    """A run of answers of one worker that are nothing but an id, which is a number, and a result.
+
+    ``block`` is an array of the results, not yet decoded, but a single one as it is.
+    """
+
+    pool: str
+    worker: int
+    keys: list[int]
+    block: bytes
+
+    def answers(self) -> list[Result]:
+        """Return the same as answers.
+
+        Where the decoder here does not take the block, since there is not enough left of the stack for
+        what is nested in it, each result is one that cannot be decoded.
+        """
+        if len(self.keys) == 1:
+            return [Result(self.keys[0], Raw(self.block))]
+        try:
+            results = decode_array(self.block)
+        except BAD_JSON:
+            results = [Raw(b"")] * len(self.keys)
+        return list(map(Result, self.keys, results))
+
+
 class LineBad(msgspec.Struct, frozen=True):
     """A line of a worker that is no message."""
 
@@ -119,16 +152,13 @@ def lines_of(
     worker: int,
     block: bytes,
     sole: RequestId = None,
-    only: Literal["results", "answers", "calls"] | None = None,
+    only: Literal["answers", "calls"] | None = None,
 ) -> list[Lines | LineBad]:
     """Decode a run of lines that a kernel has found to be messages.
 
-    Those that the decoder here does not take are bad lines. Of ``results`` it knows besides that
-    they are answers of nothing but an id and a result.
+    Those that the decoder here does not take are bad lines.
     """
     try:
-        if only == "results":
-            return [Lines(pool, worker, decode_results(block), sole, "answers")]
         return [Lines(pool, worker, decode_lines(block), sole, only)]
     except BAD_JSON:
         return [
@@ -139,7 +169,9 @@ def lines_of(
         ]
 
 
-KernelEvent: TypeAlias = Lines | ChunkLines | LineBad | Failed | WorkerChanged | ClientChanged
+KernelEvent: TypeAlias = (
+    Lines | ChunkLines | Results | LineBad | Failed | WorkerChanged | ClientChanged
+)
 Deliver: TypeAlias = Callable[[list[KernelEvent]], None]
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from anyio_bus._sansio.deadlines import Deadlines
@@ -30,6 +31,7 @@ class Call(Protocol):
 
 
 C = TypeVar("C", bound=Call)
+_TIMEOUT_OF = attrgetter("timeout_s")
 
 
 class Peer(Generic[C]):
@@ -69,7 +71,7 @@ class Peer(Generic[C]):
     def renew(self, call: C, now: float) -> None:
         """Start the call's timeout anew: there was progress."""
         if call.timeout_s is not None and call.key in self.calls:
-            self._deadlines.add(call.key, call.timeout_s, now)
+            self._deadlines.renew(call.key, call.timeout_s, now)
 
     def receive(self, answer: Message) -> C | None:
         """Take an answer; return the call that it ends, None (and count it) if it is late."""
@@ -80,15 +82,15 @@ class Peer(Generic[C]):
             self._deadlines.discard(answer.id, call.timeout_s)  # type: ignore[arg-type]
         return call
 
-    def receive_many(self, keys: list[RequestId]) -> list[C | None]:
+    def receive_many(self, keys: Sequence[RequestId]) -> list[C | None]:
         """Take the answers to several ids; return in their places the calls that they end."""
         calls: list[C | None] = list(map(self.calls.pop, keys, itertools.repeat(None)))
         kinds = set(calls)
         if None in kinds:
             self.late_answers += calls.count(None)
-        for timeout_s in {call.timeout_s for call in kinds if call is not None} - {None}:
-            ended = [c.key for c in calls if c is not None and c.timeout_s == timeout_s]
-            self._deadlines.discard_many(ended, timeout_s)  # type: ignore[arg-type]
+            kinds.discard(None)
+        for timeout_s in set(map(_TIMEOUT_OF, kinds)) - {None}:
+            self._deadlines.discard_many(keys, timeout_s)
         return calls
 
     def close(self, key: RequestId) -> C | None:

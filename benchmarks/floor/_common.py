@@ -9,6 +9,8 @@ import os
 import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 import anyio
 import msgspec
@@ -16,10 +18,32 @@ import msgspec
 READ_BYTES = 65536  # the capacity of a Linux pipe as it is made
 BURST = 8  # a client task times one request of so many, and asks for more after so many
 WARM_UP_COUNT = 2000
-TIME_LIMIT_S = 120  # beyond the time asked for; a lost answer must not hang a benchmark
+WARM_UP_BYTES = 64_000_000  # long lines are warmed up by fewer, longer ones by the check alone
+TIME_LIMIT_S = 300  # beyond the time asked for; a lost answer must not hang a benchmark
 STOP_LIMIT_S = 5
+LOOPS = ("asyncio", "uvloop", "trio")
 
 Requester = Callable[[str, object], Awaitable[object]]
+Starter = Callable[[], AbstractAsyncContextManager[Requester]]
+
+# Options that only some programs read: the others refuse them.
+EXTRAS: dict[str, dict[str, Any]] = {
+    "workers": {"type": int, "default": 1, "help": "in the pool"},
+    "held": {
+        "type": int,
+        "default": 0,
+        "help": "further requests, of a map, that are never answered",
+    },
+    "sessions": {"type": int, "default": 0, "help": "sessions to cycle through; 0: without any"},
+    "streams": {"type": int, "default": 1, "help": "at once"},
+    "one-by-one": {"action": "store_true", "help": "take chunks one by one, not in batches"},
+    "chunks": {"choices": ("anyio-bus", "acp"), "default": "anyio-bus", "help": "in these words"},
+    "subscribers": {"type": int, "default": 1, "help": "of every notification"},
+    "beside": {"default": "", "help": "a misbehaving worker of anyio_bus.testing.workers"},
+    "by-hand": {"action": "store_true", "help": "without the library"},
+    "stream": {"action": "store_true", "help": "measure chunks"},
+    "start": {"action": "store_true", "help": "measure starts"},
+}
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -31,13 +55,36 @@ class Options(msgspec.Struct, frozen=True):
     count: int | None
     payload: int
     argv: list[str]
+    reply: int = 0
+    burst: int = BURST
     backend: str = "auto"
     workers: int = 1
+    held: int = 0
+    sessions: int = 0
+    streams: int = 1
+    one_by_one: bool = False
+    chunks: str = "anyio-bus"
+    subscribers: int = 1
+    beside: str = ""
+    by_hand: bool = False
+    stream: bool = False
+    start: bool = False
 
     @property
-    def params(self) -> dict[str, str]:
+    def method(self) -> str:
+        """The method of every request that is timed."""
+        return "text" if self.reply else "echo"
+
+    @property
+    def params(self) -> dict[str, Any]:
         """The params of every request that is timed."""
-        return {"text": "x" * self.payload}
+        return {"bytes": self.reply} if self.reply else {"text": "x" * self.payload}
+
+    @property
+    def warm_up(self) -> int:
+        """How many requests are sent before the clock runs."""
+        longest = max(self.payload, self.reply, 1)
+        return min(WARM_UP_COUNT, self.count or WARM_UP_COUNT, WARM_UP_BYTES // longest)
 
 
 class Request(msgspec.Struct, gc=False):
@@ -66,6 +113,12 @@ class Figures(msgspec.Struct, frozen=True):
     cpu_us: float
 
 
+class StartFigures(Figures, frozen=True):
+    """Of starts: latencies are from the beginning to the first answer, ``stop_us`` is the median."""
+
+    stop_us: float
+
+
 class Pipes(msgspec.Struct, frozen=True):
     """Our ends of a worker's pipes, both nonblocking."""
 
@@ -83,11 +136,16 @@ class Meter:
 
     def __init__(self, *, seconds: float | None = None, count: int | None = None) -> None:
         self.samples_ns: list[int] = []
+        self._seconds = seconds or 0
         self._left = count
         self._taken = 0
+        self.begin()
+
+    def begin(self) -> None:
+        """Start the clock anew: what was prepared until now is not part of the run."""
         self._began_cpu_ns = time.process_time_ns()
         self._began_ns = time.perf_counter_ns()
-        self._ends_ns = self._began_ns + int((seconds or 0) * 1e9)
+        self._ends_ns = self._began_ns + int(self._seconds * 1e9)
 
     def take(self, most: int = BURST) -> int:
         """Return how many requests the caller shall send now, 0 when the run is over."""
@@ -103,15 +161,15 @@ class Meter:
         """Close the run, every request taken having been answered by now."""
         took_s = (time.perf_counter_ns() - self._began_ns) / 1e9
         cpu_us = (time.process_time_ns() - self._began_cpu_ns) / 1000 / max(self._taken, 1)
-        samples = sorted(self.samples_ns)
-        p50, p99 = (_nearest_rank_us(samples, percent) for percent in (50, 99))
+        p50, p99 = (nearest_rank_us(self.samples_ns, percent) for percent in (50, 99))
         return Figures(round(self._taken / took_s, 1), p50, p99, self._taken, round(cpu_us, 3))
 
 
-def _nearest_rank_us(samples_ns: Sequence[int], percent: int) -> float | None:
+def nearest_rank_us(samples_ns: Sequence[int], percent: int) -> float | None:
+    """Return a percentile of samples in microseconds, None without any."""
     if not samples_ns:
         return None
-    return round(samples_ns[-(-len(samples_ns) * percent // 100) - 1] / 1000, 2)
+    return round(sorted(samples_ns)[-(-len(samples_ns) * percent // 100) - 1] / 1000, 2)
 
 
 class LineReader:
@@ -172,67 +230,135 @@ def open_worker(argv: Sequence[str]) -> Iterator[Pipes]:
             process.wait()
 
 
-async def check_echo(request: Requester) -> None:
-    """Prove that answers are right before any of them is timed."""
+async def check_echo(
+    request: Requester, *, only_objects: bool = False, longest: int = 300_000
+) -> None:
+    """Prove that answers are right before any of them is timed.
+
+    Args:
+        request: Sends one request.
+        only_objects: It takes no other params.
+        longest: Bytes of the longest text, which a pipe does not hold; a rival may not do that.
+    """
     samples: list[object] = [
         {"text": 'quotes " and \\, newline \n, é, \U0001f600', "id": 7, "result": None},
         [1, -2.5, True, None, {"deep": [[], {}]}],
-        {"text": "x" * 300_000},
+        {"text": "x" * longest},
     ]
     for params in samples:
+        if only_objects and not isinstance(params, dict):
+            params = {"list": params}  # noqa: PLW2901
         answer = await request("echo", params)
         if answer != params:
             raise AssertionError(f"the echo of {params!r:.80} is {answer!r:.80}")
+    await _check_text(request, 9)
 
 
-async def measure(options: Options, request: Requester) -> Figures:
-    """Time ``request`` from as many tasks as requests shall be in flight."""
-    await check_echo(request)
-    await _run_clients(options, request, Meter(count=WARM_UP_COUNT))
+async def _check_text(request: Requester, length: int) -> None:
+    answer = await request("text", {"bytes": length})
+    if answer != {"text": "x" * length}:
+        raise AssertionError(f"a text of {length} bytes was asked for, not {answer!r:.80}")
+
+
+async def measure(options: Options, request: Requester, **check: Any) -> Figures:
+    """Time ``request`` from as many tasks as requests shall be in flight.
+
+    Args:
+        options: The command line.
+        request: Sends one request.
+        **check: What ``check_echo`` is told.
+    """
+    await check_echo(request, **check)
+    if options.reply:
+        await _check_text(request, options.reply)
+    few = min(options.in_flight, options.warm_up)
+    await _run_clients(few, options, request, Meter(count=options.warm_up))
     meter = Meter(seconds=options.seconds, count=options.count)
-    await _run_clients(options, request, meter)
+    await _run_clients(options.in_flight, options, request, meter)
     return meter.figures()
 
 
-async def _run_clients(options: Options, request: Requester, meter: Meter) -> None:
+async def _run_clients(clients: int, options: Options, request: Requester, meter: Meter) -> None:
+    method, params, ready = options.method, options.params, anyio.Event()
+
+    async def client() -> None:
+        await ready.wait()
+        await _client(request, method, params, meter, options.burst)
+
     async with anyio.create_task_group() as tg:
-        for _ in range(options.in_flight):
-            tg.start_soon(_client, request, options.params, meter)
+        for _ in range(clients):
+            tg.start_soon(client)
+        await anyio.wait_all_tasks_blocked()
+        meter.begin()
+        ready.set()
 
 
-async def _client(request: Requester, params: object, meter: Meter) -> None:
-    while burst := meter.take():
+async def _client(request: Requester, method: str, params: object, meter: Meter, most: int) -> None:
+    while burst := meter.take(most):
         began_ns = time.perf_counter_ns()
-        await request("echo", params)
+        await request(method, params)
         meter.samples_ns.append(time.perf_counter_ns() - began_ns)
         for _ in range(burst - 1):
-            await request("echo", params)
+            await request(method, params)
 
 
-def parse_options(*, one_stream: bool = False) -> Options:
+async def measure_starts(options: Options, start: Starter, **check: Any) -> StartFigures:
+    """Time ``start`` until its first answer, and its end, one after the other.
+
+    Args:
+        options: The command line.
+        start: Opens what is measured; the first time, which is not counted, its answers are checked.
+        **check: What ``check_echo`` is told.
+    """
+    async with start() as request:
+        await check_echo(request, **check)
+    meter = Meter(seconds=options.seconds, count=options.count)
+    stops_ns: list[int] = []
+    while meter.take(1):
+        began_ns = time.perf_counter_ns()
+        async with start() as request:
+            await request("echo", options.params)
+            answered_ns = time.perf_counter_ns()
+        stops_ns.append(time.perf_counter_ns() - answered_ns)
+        meter.samples_ns.append(answered_ns - began_ns)
+    figures = msgspec.structs.asdict(meter.figures())
+    return StartFigures(**figures, stop_us=nearest_rank_us(stops_ns, 50) or 0)
+
+
+def parse_options(*extras: str, loops: Sequence[str] = LOOPS) -> Options:
     """Read the command line that all the Python programs share.
 
     Args:
-        one_stream: Refuse what makes no sense for a program that reads one stream.
+        *extras: Names in ``EXTRAS`` that this program reads too.
+        loops: Those it runs in.
     """
     parser = argparse.ArgumentParser()
-    parser.add_argument("--loop", choices=("asyncio", "uvloop", "trio"), default="asyncio")
+    parser.add_argument("--loop", choices=loops, default="asyncio")
     parser.add_argument("--in-flight", type=int, default=1)
     until = parser.add_mutually_exclusive_group()
     until.add_argument("--seconds", type=float, help="default: 2")
     until.add_argument("--count", type=int)
     parser.add_argument("--payload", type=int, default=0, help="bytes of text in the params")
+    parser.add_argument("--reply", type=int, default=0, help="bytes of text to ask for; no echo")
+    parser.add_argument("--burst", type=int, default=BURST, help="time one request of so many")
     parser.add_argument("--backend", default="auto", help="of the library's programs")
-    parser.add_argument("--workers", type=int, default=1, help="read by request.py alone")
+    for name in extras:
+        parser.add_argument(f"--{name}", **EXTRAS[name])
     parser.add_argument("argv", nargs="+", metavar="WORKER", help="after --")
     options = msgspec.convert(vars(parser.parse_args()), Options)
     if options.seconds is None and options.count is None:
         options = msgspec.structs.replace(options, seconds=2.0)
-    if options.in_flight < 1 or options.payload < 0:
-        parser.error("--in-flight must be positive, --payload not negative")
-    if one_stream and (options.in_flight > 1 or options.payload):
-        parser.error("one stream is read: --in-flight and --payload have to be left out")
+    if min(options.in_flight, options.burst, options.streams, options.workers) < 1:
+        parser.error("--in-flight, --burst, --streams and --workers must be positive")
+    if min(options.payload, options.reply, options.held, options.sessions) < 0:
+        parser.error("no number may be negative")
     return options
+
+
+def refuse_requests(options: Options) -> None:
+    """Refuse what makes no sense for a program that reads streams."""
+    if options.in_flight > 1 or options.payload or options.reply:
+        raise SystemExit("streams are read: --in-flight, --payload and --reply have to be left out")
 
 
 def run_in_loop(
@@ -252,6 +378,7 @@ def run_in_loop(
         "loop": options.loop,
         "in_flight": options.in_flight,
         "payload": options.payload,
+        "reply": options.reply,
     }
     print(msgspec.json.encode(settings | msgspec.structs.asdict(figures)).decode())
 
@@ -260,9 +387,11 @@ def run_with_worker(
     program: str,
     body: Callable[[Options, Pipes], Awaitable[Figures]],
     *,
-    one_stream: bool = False,
+    streams: bool = False,
 ) -> None:
     """Read the command line, spawn the worker, measure, print: what a loop's main does."""
-    options = parse_options(one_stream=one_stream)
+    options = parse_options()
+    if streams:
+        refuse_requests(options)
     with open_worker(options.argv) as pipes:
         run_in_loop(program, options, body, pipes)

@@ -3,10 +3,12 @@
  *   echo_worker [--flush batch|each] [--witness DIR]
  *
  * stream {"count": N}  N chunk notifications, then the answer
+ * prompt {"count": N}  the same, the chunks in the words of ACP: session/update
+ * text {"bytes": N}    answered with {"text": "xxx..."} of N bytes
  * hold                 never answered
  * anything else        answered with its own params, or null
  *
- * Ids and params go back as they are spelled. Notifications and responses are ignored. All answers
+ * Ids, params and the sessionId of a prompt go back as they are spelled. Notifications and responses are ignored. All answers
  * to one read leave in one write (--flush each: one write an answer). At the end of stdin the
  * program exits 0; a last line without its newline is not a line. With --witness all bytes are
  * appended to the file DIR/PID before any is answered: it says what came here, however this ends.
@@ -23,6 +25,7 @@ typedef struct {
     floor_span id;
     floor_span method;
     floor_span params;
+    floor_span session;
 } request;
 
 typedef struct {
@@ -39,7 +42,7 @@ static void flush(worker *self)
 
 static bool parse(floor_span line, request *found)
 {
-    *found = (request){{NULL, 0}, {NULL, 0}, {NULL, 0}};
+    *found = (request){{NULL, 0}, {NULL, 0}, {NULL, 0}, {NULL, 0}};
     floor_walk walk;
     if (!floor_open(&walk, line))
         return false;
@@ -53,25 +56,38 @@ static bool parse(floor_span line, request *found)
             found->method = value;
         else if (floor_is(key, "params"))
             found->params = value;
+        else if (floor_is(key, "sessionId"))
+            found->session = value;
     }
     return more == 0;
 }
 
-static void answer(worker *self, const request *asked)
+static void begin_answer(worker *self, const request *asked)
 {
     floor_append_text(&self->out, "{\"jsonrpc\":\"2.0\",\"id\":");
     floor_append(&self->out, asked->id.at, asked->id.len);
     floor_append_text(&self->out, ",\"result\":");
-    if (asked->params.at != NULL)
-        floor_append(&self->out, asked->params.at, asked->params.len);
-    else
-        floor_append_text(&self->out, "null");
+}
+
+static void end_answer(worker *self)
+{
     floor_append_text(&self->out, "}\n");
     if (self->flush_each)
         flush(self);
 }
 
-static uint64_t asked_chunks(const request *asked)
+static void answer(worker *self, const request *asked)
+{
+    begin_answer(self, asked);
+    if (asked->params.at != NULL)
+        floor_append(&self->out, asked->params.at, asked->params.len);
+    else
+        floor_append_text(&self->out, "null");
+    end_answer(self);
+}
+
+/* The number under this name in the params, 0 without one. */
+static uint64_t asked_number(const request *asked, const char *name)
 {
     floor_walk walk;
     if (asked->params.at == NULL || !floor_open(&walk, asked->params))
@@ -80,23 +96,57 @@ static uint64_t asked_chunks(const request *asked)
     floor_span key;
     floor_span value;
     while (floor_next(&walk, &key, &value) > 0) {
-        if (floor_is(key, "count") && !floor_decimal(value, &count))
+        if (floor_is(key, name) && !floor_decimal(value, &count))
             count = 0;
     }
     return count;
 }
 
-static void stream(worker *self, const request *asked)
+static void append_chunk(worker *self, const request *asked)
 {
-    for (uint64_t left = asked_chunks(asked); left != 0; left--) {
-        floor_append_text(&self->out, "{\"jsonrpc\":\"2.0\",\"method\":\"chunk\",\"params\":"
-                                      "{\"_meta\":{\"requestId\":");
-        floor_append(&self->out, asked->id.at, asked->id.len);
-        floor_append_text(&self->out, "},\"text\":\"x\"}}\n");
+    floor_append_text(&self->out, "{\"jsonrpc\":\"2.0\",\"method\":\"chunk\",\"params\":"
+                                  "{\"_meta\":{\"requestId\":");
+    floor_append(&self->out, asked->id.at, asked->id.len);
+    floor_append_text(&self->out, "},\"text\":\"x\"}}\n");
+}
+
+/* With the sessionId on top where the request had one: some clients find their chunks by it. */
+static void append_update(worker *self, const request *asked)
+{
+    floor_append_text(&self->out, "{\"jsonrpc\":\"2.0\",\"method\":\"session/update\",");
+    if (asked->session.at != NULL) {
+        floor_append_text(&self->out, "\"sessionId\":");
+        floor_append(&self->out, asked->session.at, asked->session.len);
+        floor_append_text(&self->out, ",");
+    }
+    floor_append_text(&self->out, "\"params\":{\"_meta\":{\"requestId\":");
+    floor_append(&self->out, asked->id.at, asked->id.len);
+    floor_append_text(&self->out,
+                      "},\"update\":{\"sessionUpdate\":\"agent_message_chunk\","
+                      "\"content\":{\"type\":\"text\",\"text\":\"x\"}}}}\n");
+}
+
+static void stream(worker *self, const request *asked,
+                   void (*append)(worker *self, const request *asked))
+{
+    for (uint64_t left = asked_number(asked, "count"); left != 0; left--) {
+        append(self, asked);
         if (self->flush_each || self->out.len >= FLOOR_READ_BYTES)
             flush(self);
     }
     answer(self, asked);
+}
+
+static void answer_text(worker *self, const request *asked)
+{
+    begin_answer(self, asked);
+    floor_append_text(&self->out, "{\"text\":\"");
+    const size_t len = (size_t)asked_number(asked, "bytes");
+    floor_reserve(&self->out, len);
+    memset(self->out.data + self->out.len, 'x', len);
+    self->out.len += len;
+    floor_append_text(&self->out, "\"}");
+    end_answer(self);
 }
 
 static void serve_line(worker *self, floor_span line)
@@ -109,7 +159,11 @@ static void serve_line(worker *self, floor_span line)
     if (asked.id.at == NULL || asked.method.at == NULL || floor_is(asked.method, "\"hold\""))
         return;
     if (floor_is(asked.method, "\"stream\""))
-        stream(self, &asked);
+        stream(self, &asked, append_chunk);
+    else if (floor_is(asked.method, "\"prompt\""))
+        stream(self, &asked, append_update);
+    else if (floor_is(asked.method, "\"text\""))
+        answer_text(self, &asked);
     else
         answer(self, &asked);
 }

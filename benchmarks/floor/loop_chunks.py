@@ -81,4 +81,4 @@ async def main(options: Options, pipes: Pipes) -> Figures:
 
 
 if __name__ == "__main__":
-    run_with_worker("loop_chunks", main, one_stream=True)
+    run_with_worker("loop_chunks", main, streams=True)

@@ -10,7 +10,6 @@ import time
 import anyio
 import msgspec
 from _common import (
-    WARM_UP_COUNT,
     Answer,
     Figures,
     LineReader,
@@ -42,14 +41,15 @@ class Pipeline:
         self._send(1, method, params)
         return (await self._receive())[-1]
 
-    async def run(self, meter: Meter, in_flight: int, params: object) -> None:
-        """Keep ``in_flight`` requests on their way until the meter says stop.
+    async def run(self, meter: Meter, options: Options) -> None:
+        """Keep as many requests as asked for on their way until the meter says stop.
 
         One request at a time is followed for its latency: the last of a refill. The worker
         answers in order, so its answer has come once as many are pending as were sent after it.
         """
+        method, params = options.method, options.params
         followed, began_ns = 0, 0
-        self._send(meter.take(in_flight), "echo", params)
+        self._send(meter.take(options.in_flight), method, params)
         while self._pending:
             if not followed:
                 followed, began_ns = self._last_id, time.perf_counter_ns()
@@ -57,7 +57,7 @@ class Pipeline:
             if followed not in self._pending:
                 meter.samples_ns.append(time.perf_counter_ns() - began_ns)
                 followed = 0
-            self._send(meter.take(answered), "echo", params)
+            self._send(meter.take(answered), method, params)
 
     def _send(self, count: int, method: str, params: object) -> None:
         encode_into, out, pending = self._encoder.encode_into, self._out, self._pending
@@ -100,9 +100,9 @@ async def main(options: Options, pipes: Pipes) -> Figures:
     async with anyio.create_task_group() as tg:
         tg.start_soon(pipeline.write_rest)
         await check_echo(pipeline.request)
-        await pipeline.run(Meter(count=WARM_UP_COUNT), options.in_flight, options.params)
+        await pipeline.run(Meter(count=options.warm_up), options)
         meter = Meter(seconds=options.seconds, count=options.count)
-        await pipeline.run(meter, options.in_flight, options.params)
+        await pipeline.run(meter, options)
         tg.cancel_scope.cancel()
     return meter.figures()
 

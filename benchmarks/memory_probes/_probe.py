@@ -8,6 +8,7 @@ import anyio
 
 FILL = 2_000  # wait before the first reading, and take what start-up has freed
 PENDING = 10_000
+MORE_WORKERS = 16
 SETTLE_S = 0.3
 TIME_LIMIT_S = 60
 

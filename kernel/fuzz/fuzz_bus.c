@@ -4,16 +4,12 @@
 
 /* --- what the bus tells ----------------------------------------------------------------------- */
 
-static void host_line(const char *line, size_t len)
+static void host_answer(const abk_value *value)
 {
-    abk_message m;
-    MUST(abk_scan(line, len, &m) == ABK_OK && abk_role_of(&m) != ABK_NOTHING);
-    if (abk_role_of(&m) != ABK_RESPONSE)
-        return;
-    const abk_text id = abk_value_raw(&m.id);
+    const abk_text id = abk_value_raw(value);
     bool known = false;
     abk_id_key got;
-    MUST(abk_id_make(&got, &m.id) == ABK_OK);
+    MUST(abk_id_make(&got, value) == ABK_OK);
     for (uint32_t i = 0; i < request_count && !known; i++) {
         request *at = &requests[i];
         abk_id_key want;
@@ -27,6 +23,31 @@ static void host_line(const char *line, size_t len)
     if (!known)
         fprintf(stderr, "answer to nothing: %.*s\n", (int)id.len, id.at);
     MUST(known);
+}
+
+static void host_line(const char *line, size_t len)
+{
+    abk_message m;
+    MUST(abk_scan(line, len, &m) == ABK_OK && abk_role_of(&m) != ABK_NOTHING);
+    if (abk_role_of(&m) != ABK_RESPONSE)
+        return;
+    host_answer(&m.id);
+}
+
+static void host_results(const abk_event *event)
+{
+    static char line[1 << 17];
+    abk_message m;
+    MUST(event->len + 32 < sizeof line && event->count > 0);
+    const int len = snprintf(line, sizeof line, "{\"params\":%.*s}\n", (int)event->len, event->data);
+    MUST(abk_scan(line, (size_t)len, &m) == ABK_OK && m.params.kind != ABK_ABSENT);
+    MUST(event->count == 1 || m.params.kind == ABK_ARRAY);
+    for (uint32_t i = 0; i < event->count; i++) {
+        char digits[32];
+        const int size = snprintf(digits, sizeof digits, "%lld", (long long)event->keys[i]);
+        const abk_value id = abk_scan_id((abk_text){digits, (uint32_t)size});
+        host_answer(&id);
+    }
 }
 
 static void host_event(const abk_event *event)
@@ -43,6 +64,8 @@ static void host_event(const abk_event *event)
             at = newline + 1;
         }
         MUST(count == event->count && count > 0);
+    } else if (event->type == ABK_EV_RESULTS) {
+        host_results(event);
     } else if (event->type == ABK_EV_FAILED) {
         for (uint32_t i = 0; i < request_count; i++) {
             if (requests[i].key != event->key || requests[i].ends > 0)
@@ -72,6 +95,8 @@ static void step(void)
     for (abk_event event; abk_next_event(bus, &event) == 1;)
         host_event(&event);
 }
+
+enum { FIRST_OF_ROWS = 1000000 }; /* no other id is as high */
 
 /* --- the host -------------------------------------------------------------------------------- */
 
@@ -135,26 +160,32 @@ static void submit(bool whole)
     took(key);
 }
 
-static void submit_many(void)
+static void submit_row(void)
 {
-    static char lines[16384];
+    static char params[16384];
     const abk_route route = route_of_input();
-    const uint32_t count = below(6);
+    const uint32_t count = below(6), first = request_count;
     size_t len = 0;
-    if (request_count >= REQUESTS - 8 || (route.flags & ABK_ROUTE_ORPHAN) != 0)
+    if (request_count >= REQUESTS - 8)
         return;
-    const uint32_t first = request_count;
-    for (uint32_t i = 0; i < count; i++)
-        len += (size_t)snprintf(lines + len, sizeof lines - len,
-                                "{\"id\":\"m%u\",\"method\":\"echo\",\"params\":{\"serial\":%u}}\n",
-                                first + i, first + i);
-    for (uint32_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < count; i++) {
+        len += (size_t)snprintf(params + len, sizeof params - len, "{\"serial\":%u}\n", first + i);
         requests[first + i] = (request){0};
-    const int64_t taken = abk_submit_many(bus, &route, lines, len, count);
+    }
+    if (below(8) == 0 && len > 0)
+        params[below((uint32_t)len)] = (char)byte();
+    const abk_row row = {.size = sizeof row,
+                         .method = "\"echo\"",
+                         .method_len = 6,
+                         .params = params,
+                         .params_len = len,
+                         .first = FIRST_OF_ROWS + first,
+                         .count = count};
+    const int64_t taken = abk_submit_row(bus, &route, &row);
     MUST(taken <= (int64_t)count);
     for (int64_t i = 0; i < taken; i++) {
         char id[32];
-        const int size = snprintf(id, sizeof id, "\"m%lld\"", (long long)first + i);
+        const int size = snprintf(id, sizeof id, "%lld", (long long)(row.first + i));
         const int64_t key = abk_find(bus, id, (size_t)size);
         MUST(key > 0);
         took(key);
@@ -290,7 +321,7 @@ static void act(void)
     case 1:
     case 2: submit(true); break;
     case 3: submit(false); break;
-    case 4: submit_many(); break;
+    case 4: submit_row(); break;
     case 5: withdraw(); break;
     case 6:
     case 7:

@@ -195,11 +195,22 @@ typedef struct abk_route {
  * answer follows within cancel_grace_s. */
 ABK_API int64_t abk_submit(abk_bus *bus, const abk_route *route, const char *line, size_t len);
 
-/* Take many whole lines, all with the same route. Returns how many there were, or 0 and takes none
- * where the queue of the pool has not room for all; then each is to be submitted for its own fate. One that is
- * refused nevertheless (an id that is in use) ends it: the number of those before it is returned. */
-ABK_API int64_t abk_submit_many(abk_bus *bus, const abk_route *route, const char *lines, size_t len,
-                                uint32_t count);
+/* Requests of one method whose ids are numbers in a row. */
+typedef struct abk_row {
+    size_t size;
+    const char *method; /* as JSON, with its quotes */
+    size_t method_len;
+    const char *params; /* of each an object or an array, and a newline */
+    size_t params_len;
+    int64_t first; /* the id of the first, at least 1 */
+    uint32_t count;
+} abk_row;
+
+/* Make the frames of a row and take them, all with the same route. Returns how many there were, or 0 and
+ * takes none where the queue of the pool has not room for all; then each is to be submitted for its own
+ * fate. One that is refused nevertheless (params that are none, an id that is in use) ends it: the number
+ * of those before it is returned. */
+ABK_API int64_t abk_submit_row(abk_bus *bus, const abk_route *route, const abk_row *row);
 
 /* The failure behind the last ABK_EREFUSED, as JSON: {"code":..., "message":..., ...}. */
 ABK_API const char *abk_refusal(abk_bus *bus, size_t *len);
@@ -243,14 +254,16 @@ enum {
     ABK_EV_CLIENT,
     ABK_EV_LOG,  /* a: ABK_LOG_...; text: one line */
     ABK_EV_FRAME, /* a tapped frame; text: the params of bus/frame as JSON (docs/design/kernel.md) */
-    ABK_EV_WAKE   /* an fd of abk_watch_fd() is readable. a: the fd */
+    ABK_EV_WAKE,  /* an fd of abk_watch_fd() is readable. a: the fd */
+    /* A run of answers of one worker that are nothing but an id and a result, to requests of the host with
+     * plain numbers for ids. keys: count ids; data: a JSON array of the results, but a single one as it is. */
+    ABK_EV_RESULTS
 };
 
 enum {
     ABK_ONLY_ANSWERS = 1,
     ABK_ONLY_CALLS = 2, /* requests and notifications */
-    ABK_ONLY_CHUNKS = 4 | ABK_ONLY_CALLS,
-    ABK_ONLY_RESULTS = 8 | ABK_ONLY_ANSWERS /* of which none has error or sessionId */
+    ABK_ONLY_CHUNKS = 4 | ABK_ONLY_CALLS
 };
 
 /* How anyio_bus.worker writes a chunk, around its params, which are an object. */
@@ -265,6 +278,7 @@ typedef struct abk_event {
     uint32_t count;
     const char *pool; /* NULL: none */
     int64_t key;
+    const int64_t *keys;
     const char *data;
     size_t len;
     const char *text;

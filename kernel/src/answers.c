@@ -14,6 +14,7 @@ typedef struct run {
     size_t offset, len;
     uint32_t count;
     int only;         /* ABK_ONLY_...: what is true of all of them */
+    bool results;     /* the run is an array of results; their ids are in event_keys, at offset */
     bool noted;       /* there is a request or notification among them */
     int64_t sole;     /* the only request in flight when the first of these came */
     abk_text sole_id; /* in the entry: the run is told before that ends */
@@ -35,29 +36,43 @@ static size_t keep_params(char *lines, size_t len)
     return (size_t)(to - lines);
 }
 
+/* What a worker wrote, to be written over. */
+static char *mine(const run *self, const char *at)
+{
+    const abk_buf *buf = &self->process->reader.buf;
+    return buf->data + (at - buf->data);
+}
+
 static void flush(run *self)
 {
     if (self->count == 0)
         return;
-    if (self->only == ABK_ONLY_CHUNKS) {
-        const abk_buf *buf = &self->process->reader.buf;
-        self->len = keep_params(buf->data + (self->from - buf->data), self->len);
-    }
-    abk_slot *slot = self->process->slot;
-    abk_event *event = abk_tell(slot->bus, ABK_EV_LINES, slot);
+    if (self->results && self->count == 1) {
+        self->from++;
+        self->len -= 2;
+    } else if (self->results)
+        mine(self, self->from)[self->len - 1] = ']';
+    else if (self->only == ABK_ONLY_CHUNKS)
+        self->len = keep_params(mine(self, self->from), self->len);
+    abk_bus *bus = self->process->slot->bus;
+    abk_event *event =
+        abk_tell(bus, self->results ? ABK_EV_RESULTS : ABK_EV_LINES, self->process->slot);
     if (event != NULL) {
+        abk_pending_event *pending = &bus->events[bus->event_count - 1];
         event->count = self->count;
         event->a = self->only;
         event->key = self->sole;
         event->data = self->from;
         event->len = self->len;
-        if (self->from == NULL)
-            slot->bus->events[slot->bus->event_count - 1].data_at = self->offset;
+        if (self->results)
+            pending->keys_at = self->offset;
+        else if (self->from == NULL)
+            pending->data_at = self->offset;
         if (self->sole != 0)
-            abk_tell_text(slot->bus, self->sole_id.at, self->sole_id.len);
+            abk_tell_text(bus, self->sole_id.at, self->sole_id.len);
     }
     self->count = 0;
-    self->noted = false;
+    self->noted = self->results = false;
     self->sole = 0;
 }
 
@@ -77,6 +92,8 @@ static void to_host(run *self, const abk_frame *frame, int only)
 {
     abk_bus *bus = self->process->slot->bus;
     const bool answer = (only & ABK_ONLY_ANSWERS) != 0;
+    if (self->results)
+        flush(self);
     if (frame->count == 0) {
         if (self->count > 0 && (self->from == NULL || self->from + self->len != frame->line.at))
             flush(self);
@@ -91,8 +108,10 @@ static void to_host(run *self, const abk_frame *frame, int only)
         const bool beside = self->from == NULL && self->offset + self->len == abk_buf_len(text);
         if (self->count > 0 && !beside) /* other events have text there as well */
             flush(self);
-        if (abk_buf_reserve(text, abk_frame_most(frame)) < 0)
+        if (abk_buf_reserve(text, abk_frame_most(frame)) < 0) {
+            flush(self); /* sole_id ends with this answer */
             return;
+        }
         if (self->count == 0) {
             self->from = NULL;
             self->len = 0;
@@ -108,6 +127,34 @@ static void to_host(run *self, const abk_frame *frame, int only)
     self->count++;
     if (answer && self->noted)
         flush(self); /* what comes after this answer may be another request's */
+}
+
+/* Hand a result to the host, together with those before: in place, since a line is longer than its result
+ * and two bytes. */
+static void to_results(run *self, int64_t number, const abk_value *result, abk_text line)
+{
+    abk_buf *keys = &self->process->slot->bus->event_keys;
+    const size_t offset = abk_buf_len(keys);
+    if (!self->results)
+        flush(self);
+    if (abk_buf_append(keys, (const char *)&number, sizeof number) < 0) {
+        keys->failed = false;
+        return;
+    }
+    if (self->count == 0) {
+        self->results = true;
+        self->only = 0;
+        self->offset = offset;
+        self->from = line.at;
+        *mine(self, line.at) = '[';
+        self->len = 1;
+    }
+    char *to = mine(self, self->from) + self->len;
+    const abk_text raw = abk_value_raw(result);
+    memmove(to, raw.at, raw.len);
+    to[raw.len] = ',';
+    self->len += raw.len + 1;
+    self->count++;
 }
 
 /* --- bad lines ------------------------------------------------------------------------------- */
@@ -224,10 +271,12 @@ static void take_answer(run *self, const abk_message *message, abk_text line)
     abk_frame frame = {.line = line};
     if (bus->rewrite)
         patch_value(&frame, &message->id, abk_id_raw(&entry->id));
-    if (entry->client == bus->host)
-        to_host(self, &frame, is_result(message) ? ABK_ONLY_RESULTS : ABK_ONLY_ANSWERS);
-    else
+    if (entry->client != bus->host)
         abk_client_send(entry->client, &frame);
+    else if (entry->number != 0 && is_result(message))
+        to_results(self, entry->number, &message->result, line);
+    else
+        to_host(self, &frame, ABK_ONLY_ANSWERS);
     abk_router_finish(bus, entry);
 }
 

@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <time.h>
 
 const char *abk_version(void) { return ABK_VERSION; }
@@ -61,6 +62,7 @@ static void free_bus(abk_bus *bus)
     abk_timers_free(&bus->timers);
     abk_free(bus->events);
     abk_buf_free(&bus->event_text);
+    abk_buf_free(&bus->event_keys);
     abk_buf_free(&bus->scratch);
     abk_buf_free(&bus->report);
     abk_buf_free(&bus->refusal_text);
@@ -165,7 +167,9 @@ int abk_serve(abk_bus *bus, int in, int out, abk_error *error)
     if (client == NULL)
         return abk_fail(error, ABK_ENOMEM, 0, "out of memory");
     client->admin = client->pauses = true;
-    client->in = (abk_watch){.fd = in, .kind = ABK_ON_CLIENT, .owner = client};
+    struct stat about;
+    const bool pipe = fstat(in, &about) == 0 && S_ISFIFO(about.st_mode); /* a terminal reads by line */
+    client->in = (abk_watch){.fd = in, .kind = ABK_ON_CLIENT, .edge = pipe, .owner = client};
     client->out = (abk_watch){.fd = out, .kind = ABK_ON_CLIENT_OUT, .owner = client};
     client->in_flags = in_flags;
     client->out_flags = out_flags;

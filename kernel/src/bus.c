@@ -68,6 +68,7 @@ static void keep_house(abk_bus *bus)
         abk_buf_settle(&client->buf, 0);
     }
     abk_buf_settle(&bus->event_text, (size_t)4096);
+    abk_buf_settle(&bus->event_keys, (size_t)4096);
     abk_buf_settle(&bus->scratch, (size_t)4096);
     abk_buf_settle(&bus->report, (size_t)4096);
     const uint64_t idle = abk_ns(bus->config->limits.session_idle_s);
@@ -261,6 +262,7 @@ void abk_run_step(abk_bus *bus, int wait_ms)
     bus->in_step = true;
     bus->event_count = bus->event_at = 0;
     abk_buf_clear(&bus->event_text);
+    abk_buf_clear(&bus->event_keys);
     abk_bury(bus); /* no event points into a buffer now */
     if (bus->house_due) {
         bus->house_due = false;

@@ -103,6 +103,7 @@ typedef struct abk_entry {
     bool cancelled; /* the client asked for its end, and gets an answer nevertheless */
     uint64_t due;   /* of a tombstone, or of a cancelled one */
     abk_id_key id;  /* as the client spelt it */
+    int64_t number; /* the same, where it is a plain number of the host's above 0; else 0 */
     abk_id_key *token; /* its progressToken, where that was rewritten; NULL: it was not */
 } abk_entry;
 
@@ -123,6 +124,7 @@ typedef struct abk_frame {
 void abk_frame_patch(abk_frame *frame, abk_text what, abk_text with, bool key);
 size_t abk_frame_most(const abk_frame *frame);             /* bytes that it takes at most */
 size_t abk_frame_put(const abk_frame *frame, int64_t key, char *out); /* bytes that it took */
+size_t abk_put_number(char *out, uint64_t number);                    /* at most 20 digits */
 
 /* A request of a worker that a client has to answer; kept where clients are on a wire. */
 typedef struct abk_ask {
@@ -323,6 +325,7 @@ typedef struct abk_door { /* a listener */
 typedef struct abk_pending_event {
     abk_event event;
     size_t data_at, text_at; /* in bus->event_text; SIZE_MAX: event.data or .text is right */
+    size_t keys_at;          /* in bus->event_keys */
 } abk_pending_event;
 
 typedef enum { ABK_NEW_BUS, ABK_RUNNING, ABK_DRAINING_ALL, ABK_ENDING, ABK_OVER } abk_phase;
@@ -372,7 +375,7 @@ struct abk_bus {
     bool stopping; /* that ladder has begun */
     abk_pending_event *events;
     size_t event_count, event_cap, event_at;
-    abk_buf event_text;
+    abk_buf event_text, event_keys;
     abk_buf scratch; /* for lines that are put together */
     abk_buf report;
     abk_buf refusal_text;
@@ -431,6 +434,7 @@ struct abk_way { /* where a frame goes */
     abk_text session; /* at NULL: none */
     int32_t worker;   /* -1: any */
     bool rebind, learns, probe;
+    int64_t number; /* see abk_entry */
 };
 /* Take a frame; id: of a request, else NULL. The request's key, 0 for what is none, or ABK_EREFUSED
  * with bus->refusal. token: its progress token, to be restored; or NULL. */

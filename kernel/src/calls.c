@@ -46,8 +46,7 @@ static int64_t submit_line(abk_bus *bus, const abk_route *route, const char *lin
             return refuse_long(bus, route, pool, len);
     }
     abk_message message;
-    if (len == 0 || line[len - 1] != '\n' || memchr(line, '\n', len - 1) != NULL ||
-        abk_scan(line, len, &message) != ABK_OK)
+    if (len == 0 || line[len - 1] != '\n' || abk_scan(line, len, &message) != ABK_OK)
         return refuse(bus, &way, ABK_CODE_INVALID_REQUEST, "invalid_frame",
                       "a frame is one line of JSON with its newline");
     return abk_host_submit(bus, route, &message, (abk_text){line, (uint32_t)len});
@@ -68,7 +67,7 @@ int64_t abk_submit(abk_bus *bus, const abk_route *route, const char *line, size_
 }
 
 /* Whether the queue of the pool would take so many lines, should no worker take any. */
-static bool has_room(abk_bus *bus, const abk_route *route, uint32_t count, size_t len)
+static bool has_room(abk_bus *bus, const abk_route *route, uint32_t count, uint64_t len)
 {
     const abk_limits *limits = &bus->config->limits;
     const abk_pool *pool = bus->pool_count == 1 && route->pool == NULL ? &bus->pools[0]
@@ -80,32 +79,81 @@ static bool has_room(abk_bus *bus, const abk_route *route, uint32_t count, size_
            pool->queued_bytes + len <= limits->max_output_bytes && len <= limits->max_frame_bytes;
 }
 
-static bool are_lines(const char *lines, size_t len, uint32_t count)
+/* The length of the longest of these lines, and their number: 0 if one does not begin as params do. */
+static uint32_t longest_line(const char *lines, size_t len, uint64_t *count)
 {
-    uint64_t found = 0;
-    if (len == 0 || lines[len - 1] != '\n')
-        return false;
-    for (const char *at = lines, *end = lines + len; at < end; found++)
-        at = (const char *)memchr(at, '\n', (size_t)(end - at)) + 1;
-    return found == count;
+    size_t longest = 0;
+    *count = 0;
+    for (const char *at = lines, *end = lines + len; at < end; (*count)++) {
+        if (*at != '{' && *at != '[') {
+            *count = 0;
+            break;
+        }
+        const char *behind = (const char *)memchr(at, '\n', (size_t)(end - at)) + 1;
+        if ((size_t)(behind - at) > longest)
+            longest = (size_t)(behind - at);
+        at = behind;
+    }
+    return (uint32_t)longest;
 }
 
-int64_t abk_submit_many(abk_bus *bus, const abk_route *route, const char *lines, size_t len,
-                        uint32_t count)
+static const char row_start[] = "{\"jsonrpc\":\"2.0\",\"id\":", row_method[] = ",\"method\":",
+                  row_params[] = ",\"params\":";
+enum { ROW_BYTES = sizeof row_start + 20 + sizeof row_method + sizeof row_params }; /* besides the rest */
+
+static char *put(char *to, const char *text, size_t len)
+{
+    memcpy(to, text, len);
+    return to + len;
+}
+
+/* Make one frame in the memory of all, and take it. params end with their newline. */
+static bool take_of_row(abk_bus *bus, const abk_route *route, const abk_row *row, int64_t id,
+                        const abk_value *method, abk_text params, char *frame)
+{
+    abk_message message = {.method = *method};
+    char *to = put(frame, row_start, sizeof row_start - 1);
+    message.id = (abk_value){.at = to, .kind = ABK_NUMBER};
+    message.id.len = (uint32_t)abk_put_number(to, (uint64_t)id);
+    to = put(to + message.id.len, row_method, sizeof row_method - 1);
+    message.method.at = to + 1;
+    to = put(to, row->method, row->method_len);
+    to = put(to, row_params, sizeof row_params - 1);
+    message.params.at = to;
+    to = put(put(to, params.at, params.len - 1), "}\n", 2);
+    return abk_scan_last(frame, (size_t)(to - frame), &message.params) &&
+           message.params.kind >= ABK_OBJECT &&
+           abk_host_submit(bus, route, &message, (abk_text){frame, (uint32_t)(to - frame)}) > 0;
+}
+
+int64_t abk_submit_row(abk_bus *bus, const abk_route *route, const abk_row *row)
 {
     const int result = can_submit(bus, route);
     if (result < 0)
         return result;
-    if (!are_lines(lines, len, count) || !has_room(bus, route, count, len))
+    if (row == NULL || row->size < sizeof *row || row->first < 1 || row->method_len > UINT32_MAX ||
+        row->first > INT64_MAX - row->count || (route->flags & ABK_ROUTE_ORPHAN) != 0)
+        return ABK_EINVAL;
+    const abk_value method = abk_scan_id((abk_text){row->method, (uint32_t)row->method_len});
+    const uint64_t each = row->method_len + ROW_BYTES;
+    uint64_t found = 0;
+    if (method.kind != ABK_STRING || row->params_len == 0 || row->params[row->params_len - 1] != '\n' ||
+        !has_room(bus, route, row->count, row->params_len + row->count * each))
+        return 0;
+    const uint32_t longest = longest_line(row->params, row->params_len, &found);
+    char *frame = found == row->count ? abk_realloc(NULL, longest + each) : NULL;
+    if (frame == NULL)
         return 0;
     int64_t taken = 0;
-    for (size_t at = 0; at < len; taken++) {
-        const char *end = memchr(lines + at, '\n', len - at);
-        const size_t size = (size_t)(end - lines) - at + 1;
-        if (submit_line(bus, route, lines + at, size) < 0)
-            return taken;
-        at += size;
+    const char *at = row->params;
+    for (; taken < row->count; taken++) {
+        const char *behind = (const char *)memchr(at, '\n', longest) + 1;
+        const abk_text params = {at, (uint32_t)(behind - at)};
+        if (!take_of_row(bus, route, row, row->first + taken, &method, params, frame))
+            break;
+        at = behind;
     }
+    abk_free(frame);
     return taken;
 }
 

@@ -379,6 +379,8 @@ void abk_client_read(abk_client *client)
     const uint32_t most = bus->config->limits.max_frame_bytes;
     const ssize_t got =
         abk_reader_fill(&client->reader, client->in.fd, CLIENT_READ_BYTES, CLIENT_READ_MOST);
+    if (client->reader.more)
+        abk_loop_again(&bus->loop, &client->in);
     if (got == -EAGAIN || got == -EINTR)
         return;
     if (got < 0) {

@@ -16,7 +16,7 @@ abk_event *abk_tell(abk_bus *bus, int type, const abk_slot *slot)
     if (!bus->in_step) /* a host that waits for the fd is to see that there is something to take */
         abk_loop_arm(&bus->loop, bus->now);
     abk_pending_event *pending = &bus->events[bus->event_count++];
-    *pending = (abk_pending_event){.data_at = SIZE_MAX, .text_at = SIZE_MAX};
+    *pending = (abk_pending_event){.data_at = SIZE_MAX, .text_at = SIZE_MAX, .keys_at = SIZE_MAX};
     pending->event.type = type;
     pending->event.worker = -1;
     if (slot != NULL) {
@@ -103,5 +103,7 @@ int abk_next_event(abk_bus *bus, abk_event *event)
         event->data = abk_buf_at(&bus->event_text) + pending->data_at;
     if (pending->text_at != SIZE_MAX)
         event->text = abk_buf_at(&bus->event_text) + pending->text_at;
+    if (pending->keys_at != SIZE_MAX)
+        event->keys = (const int64_t *)(const void *)(abk_buf_at(&bus->event_keys) + pending->keys_at);
     return 1;
 }

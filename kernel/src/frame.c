@@ -24,7 +24,7 @@ size_t abk_frame_most(const abk_frame *frame)
 }
 
 /* snprintf costs more than all the rest of a request. */
-static size_t put_number(char *out, uint64_t number)
+size_t abk_put_number(char *out, uint64_t number)
 {
     char digits[KEY_DIGITS];
     size_t len = 0;
@@ -50,7 +50,7 @@ size_t abk_frame_put(const abk_frame *frame, int64_t key, char *out)
         to += patch->what.at - from;
         from = patch->what.at + patch->what.len;
         if (patch->key)
-            to += put_number(to, (uint64_t)key);
+            to += abk_put_number(to, (uint64_t)key);
         else if (patch->with.len > 0) {
             memcpy(to, patch->with.at, patch->with.len);
             to += patch->with.len;

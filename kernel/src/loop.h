@@ -1,5 +1,7 @@
 /* Wait for fds, for the ends of processes and for one deadline: epoll(7) here, kqueue(2) there.
- * Level-triggered. The whole difference between systems is in loop_epoll.c and loop_kqueue.c.
+ * Level-triggered, but for the pipes whose owner says that it needs no more: an epoll looks once less
+ * at each of them then. The whole difference between systems is in loop_epoll.c
+ * and loop_kqueue.c.
  *
  * Owners embed an abk_watch. What is closed in the middle of a batch may still be named by a later
  * event of that batch: owners set fd to -1 and stay allocated until the batch is over. An fd is
@@ -21,6 +23,7 @@ typedef struct abk_watch {
     uint8_t interest; /* ABK_READ | ABK_WRITE; 0: not registered */
     uint8_t kind;     /* the owner's, for dispatch */
     uint8_t way;      /* the loop's: how it is watched */
+    bool edge;        /* a pipe whose owner reads until a read is short, or calls abk_loop_again() */
     void *owner;
 } abk_watch;
 
@@ -47,6 +50,9 @@ void abk_loop_close(abk_loop *loop);
  * them. With a closed loop nothing happens. ABK_OK or ABK_ESYS, which leaves it as it was; removing
  * never fails. */
 int abk_loop_watch(abk_loop *loop, abk_watch *watch, uint8_t interest);
+
+/* Tell again of an edge watch what it may not have read. */
+void abk_loop_again(abk_loop *loop, abk_watch *watch);
 
 /* Watch for the end of a process, once: readable when it is gone. watch->fd is its pidfd, which is
  * all that Linux needs; kqueue sets it to the pid. ABK_ESYS: somebody has to ask for it instead. */

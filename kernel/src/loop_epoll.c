@@ -97,6 +97,8 @@ static int change(abk_loop *loop, abk_watch *watch, uint8_t interest)
     struct epoll_event event = {.data = {.ptr = watch}};
     if ((interest & ABK_READ) != 0)
         event.events |= EPOLLIN;
+    if (interest == ABK_READ && watch->edge)
+        event.events |= EPOLLET;
     if ((interest & ABK_WRITE) != 0)
         event.events |= EPOLLOUT;
     const int operation = watch->interest == 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
@@ -123,6 +125,13 @@ int abk_loop_watch(abk_loop *loop, abk_watch *watch, uint8_t interest)
     }
     watch->interest = interest;
     return ABK_OK;
+}
+
+void abk_loop_again(abk_loop *loop, abk_watch *watch)
+{
+    if (watch->edge && watch->fd >= 0 && watch->interest == ABK_READ && watch->way == BY_EPOLL &&
+        loop->fd >= 0)
+        change(loop, watch, ABK_READ);
 }
 
 int abk_loop_watch_exit(abk_loop *loop, abk_watch *watch, pid_t pid)
@@ -178,10 +187,14 @@ int abk_loop_wait(abk_loop *loop, abk_ready *ready, int max, int wait_ms)
         return errno == EINTR ? 0 : ABK_ESYS;
     int count = 0;
     for (int i = 0; i < got; i++) {
-        if (events[i].data.ptr == NULL)
+        abk_watch *watch = events[i].data.ptr;
+        if (watch == NULL) {
             drain_timer(loop);
-        else
-            ready[count++] = (abk_ready){events[i].data.ptr, what_of(events[i].events)};
+            continue;
+        }
+        if ((events[i].events & (EPOLLHUP | EPOLLERR)) != 0)
+            abk_loop_again(loop, watch); /* its end is behind what is read now, and no edge any more */
+        ready[count++] = (abk_ready){watch, what_of(events[i].events)};
     }
     for (size_t i = 0; i < ABK_ALWAYS && count < max; i++) {
         if (loop->always[i] != NULL)

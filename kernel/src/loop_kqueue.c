@@ -155,6 +155,8 @@ int abk_loop_watch(abk_loop *loop, abk_watch *watch, uint8_t interest)
     return ABK_OK;
 }
 
+void abk_loop_again(abk_loop *loop, abk_watch *watch) { (void)loop, (void)watch; }
+
 int abk_loop_watch_exit(abk_loop *loop, abk_watch *watch, pid_t pid)
 {
     const struct kevent change = {.ident = (uintptr_t)pid,

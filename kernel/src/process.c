@@ -28,7 +28,9 @@ static bool watch(abk_process *process)
                {&process->out, process->child.out, ABK_ON_STDOUT, ABK_READ},
                {&process->err, process->child.err, ABK_ON_STDERR, ABK_READ}};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        *all[i].watch = (abk_watch){.fd = all[i].fd, .kind = all[i].kind, .owner = process};
+        const bool edge = all[i].kind == ABK_ON_STDOUT;
+        *all[i].watch =
+            (abk_watch){.fd = all[i].fd, .kind = all[i].kind, .edge = edge, .owner = process};
         if (all[i].interest != 0 && abk_loop_watch(loop, all[i].watch, all[i].interest) < 0)
             return false;
     }
@@ -336,6 +338,8 @@ void abk_process_read(abk_process *process)
     const uint64_t lines = counts->messages_in, waste = wasted(counts);
     const uint64_t empty = process->empty_lines;
     const ssize_t got = abk_reader_fill(&process->reader, process->out.fd, READ_BYTES, ABK_READ_BUDGET);
+    if (process->reader.more)
+        abk_loop_again(&process->slot->bus->loop, &process->out);
     if (got == -EAGAIN || got == -EINTR || got == -ENOMEM)
         return;
     if (got <= 0) {

@@ -10,12 +10,15 @@ ssize_t abk_reader_fill(abk_reader *reader, int fd, size_t least, size_t most)
         reader->want = least;
     /* A long open line stays in place and gets room at its end; a short one moves to the front. */
     if (buf->cap - buf->tail < reader->want && abk_buf_reserve(buf, reader->want) < 0) {
-        if (buf->cap - buf->tail == 0)
+        if (buf->cap - buf->tail == 0) {
+            reader->more = true;
             return -ENOMEM;
+        }
     }
     const size_t free_bytes = buf->cap - buf->tail;
     const size_t room = free_bytes < most ? free_bytes : most;
     const ssize_t got = abk_sys_read(fd, buf->data + buf->tail, room);
+    reader->more = (size_t)got == room || (got < 0 && errno != EAGAIN);
     if (got < 0)
         return -errno;
     abk_buf_filled(buf, (size_t)got);

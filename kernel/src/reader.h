@@ -14,6 +14,7 @@ typedef struct abk_reader {
     abk_buf buf;
     size_t searched; /* bytes behind buf.head that hold no newline */
     size_t want;     /* room for the next read */
+    bool more;       /* the last one may have left something */
     char *edges;     /* of the oversize line: ABK_EDGE_BYTES of its begin, twice that of its end */
     uint32_t prefix_len, suffix_len;
     uint64_t skipped; /* bytes of the oversize line so far; 0: none is open */

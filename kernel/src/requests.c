@@ -353,6 +353,8 @@ int64_t abk_host_submit(abk_bus *bus, const abk_route *route, const abk_message 
         !read_session(bus, message, &way))
         return ABK_ENOMEM;
     const bool request = role == ABK_REQUEST && (route->flags & ABK_ROUTE_ORPHAN) == 0;
+    const int64_t number = request ? abk_id_number(&message->id) : 0;
+    way.number = number > 0 ? number : 0;
     patch(bus, &way, message, &frame, &token);
     return abk_router_take(bus, &way, request ? &message->id : NULL, &frame,
                            token.kind == ABK_ABSENT ? NULL : &token);

@@ -401,6 +401,7 @@ int64_t abk_router_take(abk_bus *bus, const abk_way *way, const abk_value *id,
         entry->rebind = way->rebind;
         entry->learns = way->learns;
         entry->probe = way->probe;
+        entry->number = way->number;
         if (id != NULL)
             known = abk_entry_name(bus, entry, way, id, token);
     }

@@ -518,6 +518,13 @@ int abk_scan(const char *line, size_t len, abk_message *message)
     return ABK_OK;
 }
 
+bool abk_scan_last(const char *line, size_t len, abk_value *last)
+{
+    const char *const end = line + len - 1;
+    scan s = {.begin = line, .end = end};
+    return skip_value(&s, last->at, last->at, last) != NULL && last->at + last->len == end - 1;
+}
+
 abk_value abk_scan_id(abk_text text)
 {
     abk_value value = {0};

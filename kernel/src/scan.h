@@ -57,6 +57,10 @@ typedef struct abk_message {
  * sessionId and pool may be of any kind: what that means is the caller's business. */
 int abk_scan(const char *line, size_t len, abk_message *message);
 
+/* Find the end of the last value of a line that the caller has made around it, from last->at on. False where
+ * it is not one value, with nothing between it and the "}\n" of the line. */
+bool abk_scan_last(const char *line, size_t len, abk_value *last);
+
 /* What a scanned message is. */
 typedef enum abk_role { ABK_NOTHING, ABK_REQUEST, ABK_NOTIFICATION, ABK_RESPONSE } abk_role;
 static inline abk_role abk_role_of(const abk_message *m)

@@ -126,7 +126,7 @@ static inline void rig_answered(rig *self, const abk_message *message, const cha
 static inline void rig_lines(rig *self, const abk_event *event)
 {
     uint32_t count = 0;
-    uint32_t answers = 0, results = 0;
+    uint32_t answers = 0;
     const bool chunks = event->a == ABK_ONLY_CHUNKS;
     for (const char *at = event->data, *end = at + event->len; at < end; count++) {
         const char *newline = memchr(at, '\n', (size_t)(end - at));
@@ -146,7 +146,6 @@ static inline void rig_lines(rig *self, const abk_event *event)
         if (good && abk_role_of(&message) == ABK_RESPONSE) {
             rig_answered(self, &message, at, len);
             answers++;
-            results += message.error.kind == ABK_ABSENT && message.session.kind == ABK_ABSENT;
         } else {
             self->notes++;
         }
@@ -154,10 +153,31 @@ static inline void rig_lines(rig *self, const abk_event *event)
     }
     CHECK(count == event->count && count > 0);
     if (!chunks)
-        CHECK(event->a == (results == count   ? ABK_ONLY_RESULTS
-                           : answers == count ? ABK_ONLY_ANSWERS
+        CHECK(event->a == (answers == count ? ABK_ONLY_ANSWERS
                            : answers == 0     ? ABK_ONLY_CALLS
                                               : 0));
+}
+
+/* An array of results, or one: kept as answers, each with all of its text. */
+static inline void rig_results(rig *self, const abk_event *event)
+{
+    abk_message message;
+    char *line = malloc(event->len + 16);
+    if (line == NULL)
+        abort();
+    const int len = sprintf(line, "{\"params\":%.*s}\n", (int)event->len, event->data);
+    CHECK(abk_scan(line, (size_t)len, &message) == ABK_OK && message.params.kind != ABK_ABSENT);
+    CHECK(event->count == 1 || (event->count > 1 && message.params.kind == ABK_ARRAY));
+    free(line);
+    for (uint32_t i = 0; i < event->count; i++) {
+        const int64_t id = event->keys[i];
+        CHECK(id >= 1 && id <= self->asked);
+        if (id < 1 || id > self->asked)
+            continue;
+        self->ends[id].answers++;
+        free(self->ends[id].text);
+        self->ends[id].text = rig_copy(event->data, event->len);
+    }
 }
 
 static inline void rig_take(rig *self, const abk_event *event)
@@ -174,6 +194,8 @@ static inline void rig_take(rig *self, const abk_event *event)
     kept->event.text = rig_copy(event->text, event->text_len);
     if (event->type == ABK_EV_LINES)
         rig_lines(self, &kept->event);
+    if (event->type == ABK_EV_RESULTS)
+        rig_results(self, &kept->event);
     if (event->type != ABK_EV_FAILED)
         return;
     for (int i = 1; i <= self->asked; i++) {

@@ -15,7 +15,9 @@ static int in_child(rig *self)
     bad += abk_step(self->bus, 0) != ABK_EFORK;
     bad += abk_fd(self->bus) != -1;
     bad += abk_submit(self->bus, &route, "{\"method\":\"a\"}\n", 15) != ABK_EFORK;
-    bad += abk_submit_many(self->bus, &route, "{\"method\":\"a\"}\n", 15, 1) != ABK_EFORK;
+    const abk_row row = {.size = sizeof row, .method = "\"a\"", .method_len = 3, .params = "{}\n",
+                         .params_len = 3, .first = 1, .count = 1};
+    bad += abk_submit_row(self->bus, &route, &row) != ABK_EFORK;
     bad += abk_flush(self->bus) != ABK_EFORK;
     bad += abk_withdraw(self->bus, 1, NULL, 0) != ABK_EFORK;
     bad += abk_stop(self->bus, 0, 0) != ABK_EFORK;

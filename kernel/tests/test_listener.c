@@ -104,6 +104,23 @@ static void a_half_closed_client_gets_its_answers_and_a_gone_one_is_forgotten(vo
     house_close(&h, all, 2);
 }
 
+/* An end that comes together with what was said is no edge of its own. */
+static void one_that_says_all_at_once_is_answered_and_forgotten(void)
+{
+    static const char *const lines[] = {"{\"id\":1,\"method\":\"echo\"}\n", "{\"method\":\"note\"}\n"};
+    house h;
+    wire all[2];
+    house_open(&h, rig_config("", "", ""), NULL);
+    for (int i = 0; i < 2; i++) {
+        wire_connect(&all[i], h.path);
+        SAY(&h.rig, &all[i], lines[i]);
+        CHECK(shutdown(all[i].to, SHUT_WR) == 0);
+    }
+    HEAR(&h.rig, &all[0], "\"id\":1,\"result\":\"done\"");
+    UNTIL(&h.rig, rig_count(&h.rig, ABK_EV_CLIENT, 0) == 2);
+    house_close(&h, all, 2);
+}
+
 static void a_token_comes_first(void)
 {
     house h;
@@ -332,7 +349,8 @@ static void whom_the_end_leaves_is_counted_and_told_of(void)
 
 TEST_MAIN(TEST(clients_are_strangers), TEST(tokens_of_progress_are_put_back),
           TEST(a_half_closed_client_gets_its_answers_and_a_gone_one_is_forgotten),
-          TEST(a_token_comes_first), TEST(a_stranger_cannot_speak_without_its_token),
+          TEST(one_that_says_all_at_once_is_answered_and_forgotten), TEST(a_token_comes_first),
+          TEST(a_stranger_cannot_speak_without_its_token),
           TEST(one_that_does_not_show_its_token_is_turned_away_in_time),
           TEST(a_client_that_reads_slowly_hurts_nobody_else),
           TEST(one_that_takes_nothing_is_disconnected),

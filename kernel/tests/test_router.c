@@ -45,7 +45,7 @@ static void the_least_busy_gets_it_and_ties_go_round(void)
     int seen = 0;
     for (int i = 0; i < 3; i++) { /* each in turn, though all are idle each time */
         rig_answer(&r, rig_ask(&r, "echo", ""));
-        seen |= 1 << rig_last(&r, ABK_EV_LINES)->worker;
+        seen |= 1 << rig_last(&r, ABK_EV_RESULTS)->worker;
     }
     CHECK(seen == 7);
     rig_close(&r);
@@ -73,7 +73,7 @@ static void an_idle_timeout_packs(void)
     int first = -1;
     for (int i = 0; i < 4; i++) {
         rig_answer(&r, rig_ask(&r, "echo", ""));
-        const int worker = rig_last(&r, ABK_EV_LINES)->worker;
+        const int worker = rig_last(&r, ABK_EV_RESULTS)->worker;
         first = first < 0 ? worker : first;
         CHECK(worker == first);
     }
@@ -130,7 +130,7 @@ static void pools_are_apart(void)
     CHECK_HAS(rig_refusal(&r), "-32052");
     route.pool = "b";
     CHECK_HAS(rig_answer(&r, rig_ask_on(&r, &route, "echo", "")), "done");
-    CHECK(rig_last(&r, ABK_EV_LINES)->worker == 1);
+    CHECK(rig_last(&r, ABK_EV_RESULTS)->worker == 1);
     route.worker = 0;
     CHECK(rig_ask_on(&r, &route, "echo", "") == ABK_EREFUSED); /* not in that pool */
     static const char line[] =

@@ -46,7 +46,7 @@ static void two_clients_may_use_the_same_id(void)
     SAY(&r, &s.wire, "{\"id\":1,\"method\":\"hold\"}\n{\"id\":\"1\",\"method\":\"hold\"}\n");
     UNTIL(&r, rig_stats(&r).live_requests == 3);
     rig_ask(&r, "go", "");
-    CHECK_HAS(rig_answer(&r, held), "\"id\":1,\"result\":\"went\"");
+    CHECK_HAS(rig_answer(&r, held), "\"went\"");
     HEAR(&r, &s.wire, "\"id\":1,\"result\":\"went\"");
     HEAR(&r, &s.wire, "\"id\":\"1\",\"result\":\"went\"");
     SAY(&r, &s.wire, "{\"id\":2,\"method\":\"flood\",\"params\":{\"n\":2}}\n");

@@ -35,7 +35,7 @@ static void a_session_stays_with_its_worker(void)
     CHECK(worker >= 0);
     for (int i = 0; i < 5; i++) {
         rig_answer(&r, rig_ask_session(&r, "s", 0, "echo"));
-        CHECK(rig_last(&r, ABK_EV_LINES)->worker == worker);
+        CHECK(rig_last(&r, ABK_EV_RESULTS)->worker == worker);
     }
     CHECK(rig_stats(&r).sessions == 1);
     CHECK(abk_end_session(r.bus, "s", 1) == ABK_OK && abk_end_session(r.bus, "s", 1) == ABK_ENOENT);
@@ -118,7 +118,7 @@ static void a_result_may_name_a_session(void)
     CHECK(worker >= 0);
     for (int i = 0; i < 4; i++) {
         rig_answer(&r, rig_ask(&r, "echo", "\"sessionId\":\"made\""));
-        CHECK(rig_last(&r, ABK_EV_LINES)->worker == worker);
+        CHECK(rig_last(&r, ABK_EV_RESULTS)->worker == worker);
     }
     rig_ask_worker(&r, worker, "exit", "");
     UNTIL(&r, worker_of(&r, "made") == -2);
@@ -198,7 +198,7 @@ static void a_worker_may_be_made_for_a_session(void)
     CHECK_HAS(rig_answer(&r, rig_ask_on(&r, &route, "fds", "")), "\"0 1 2 \"");
     CHECK_HAS(rig_status(&r), "\"instances\":1");
     CHECK_HAS(rig_answer(&r, rig_ask(&r, "echo", "")), "done");
-    CHECK(rig_last(&r, ABK_EV_LINES)->worker == 0);
+    CHECK(rig_last(&r, ABK_EV_RESULTS)->worker == 0);
     CHECK(abk_end_session(r.bus, "s", 1) == ABK_OK);
     UNTIL(&r, rig_state(&r, 1) == ABK_WORKER_STOPPED);
     rig_close(&r);

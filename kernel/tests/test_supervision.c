@@ -23,7 +23,7 @@ static void a_death_fails_what_is_in_flight_and_a_successor_follows(void)
     CHECK_HAS(r.ends[dies].text, "\"stderr_tail\":\"my last words\\n\"");
     CHECK_HAS(r.ends[dies].text, "\"pid\":");
     CHECK_HAS(rig_answer(&r, rig_ask(&r, "echo", "")), "done");
-    const abk_event *last = rig_last(&r, ABK_EV_LINES);
+    const abk_event *last = rig_last(&r, ABK_EV_RESULTS);
     CHECK(last != NULL && last->generation == 2 && rig_stats(&r).worker_restarts == 1);
     rig_close(&r);
 }
@@ -272,7 +272,7 @@ static void a_drained_worker_finishes_and_has_a_successor(void)
           0);
     CHECK_HAS(rig_answer(&r, held), "went");
     CHECK_HAS(rig_answer(&r, 2), "done");
-    CHECK(rig_last(&r, ABK_EV_LINES)->generation == 2);
+    CHECK(rig_last(&r, ABK_EV_RESULTS)->generation == 2);
     CHECK(abk_drain(r.bus, 0, 0.0, true) == ABK_OK);
     UNTIL(&r, rig_state(&r, 0) == ABK_WORKER_STOPPED);
     CHECK(abk_drain(r.bus, 0, 0.0, true) == ABK_ENOENT);

@@ -14,6 +14,7 @@ from anyio_bus import (
     BusStoppedError,
     InvalidArgumentError,
     RemoteError,
+    RemoteProtocolError,
     RequestTimeoutError,
     ScopeCancelledError,
     open_bus,
@@ -96,6 +97,52 @@ async def test_errors_can_be_results() -> None:
     assert isinstance(first, RemoteError)
     assert second == 1
     assert isinstance(third, InvalidArgumentError)
+
+
+async def test_a_result_that_is_not_what_was_asked_for_costs_itself() -> None:
+    answers = ["1", '"two"', "3", "4.5", "5", '[null, {"a": [6]}]']
+    params = [{"lines": [f'{{"id":$ID,"result":{answer}}}']} for answer in answers]
+    async with one_worker() as bus:
+        found = {}
+        async with bus.map("say", params, reply=int, return_errors=True) as results:
+            async for result in results:
+                found[results.index] = result
+    assert [found[0], found[2], found[4]] == [1, 3, 5]
+    assert [type(found[place]) for place in (1, 3, 5)] == [RemoteProtocolError] * 3
+
+
+async def test_an_error_beside_a_result_is_an_error_unless_it_is_null() -> None:
+    members = ['"result":null,"error":{"code":5,"message":"no"}', '"error":null,"result":1']
+    params = [{"lines": [f'{{"id":$ID,{member}}}']} for member in [*members, *members]]
+    async with one_worker() as bus, bus.map("say", params, return_errors=True) as results:
+        found = [result async for result in results]
+    assert [type(result) for result in found] == [RemoteError, int] * 2
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_results_are_told_from_errors_notes_and_answers_of_others(ordered: bool) -> None:
+    note = '{"method":"note","params":{}}'
+    one, other, last = '{"id":$ID,"result":{"n":1}}', FAIL["lines"][0], '{"id":$ID,"result":[]}'
+    params = [{"lines": lines} for lines in ([one], [other], [note, one], [last, note], [one])]
+    async with one_worker() as bus, bus.subscribe("note") as notes:
+        async with (
+            bus.map("say", params, ordered=ordered, return_errors=True) as results,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(bus.request, "echo")
+            pairs = [(results.index, result) async for result in results]
+        found = dict(pairs)
+        assert isinstance(found.pop(1), RemoteError)
+        assert found == {0: {"n": 1}, 2: {"n": 1}, 3: [], 4: {"n": 1}}
+        assert len([await anext(notes) for _ in range(2)]) == 2
+
+
+async def test_requests_made_at_once_count_with_all_their_bytes() -> None:
+    frames = [f'{{"jsonrpc":"2.0","id":{n},"method":"hold","params":{{}}}}\n' for n in range(2, 5)]
+    async with one_worker() as bus:
+        async with bus.map("hold", [{}] * 3):
+            assert bus.statistics().pending_bytes == sum(map(len, frames))
+        assert bus.statistics().pending_bytes == 0
 
 
 async def test_leaving_early_cancels_the_rest() -> None:

@@ -108,7 +108,7 @@ async def test_a_program_that_is_no_daemon_is_told_with_its_last_words(tmp_path:
 async def test_what_does_not_answer_as_a_kernel_is_no_kernel(
     tmp_path: Path, answer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anyio_bus._backends.select.GREETING_S", 0.3)
+    monkeypatch.setattr("anyio_bus._backends.remote.GREETING_S", 0.3)
     program = tmp_path / "daemon"
     program.write_text(f"#!/bin/sh\necho '{answer}'\nexec cat >/dev/null\n")
     program.chmod(0o755)

@@ -23,7 +23,15 @@ from anyio_bus._backends.native import open_native
 from anyio_bus._backends.python import open_python
 from anyio_bus._config import BusConfig
 from anyio_bus._errors import Failure
-from anyio_bus._sansio.events import Failed, KernelEvent, LineBad, Lines, WorkerChanged, WorkerInfo
+from anyio_bus._sansio.events import (
+    Failed,
+    KernelEvent,
+    LineBad,
+    Lines,
+    Results,
+    WorkerChanged,
+    WorkerInfo,
+)
 from anyio_bus._sansio.lifecycle import State
 from anyio_bus._sansio.messages import Message, RequestId
 from anyio_bus._sansio.routing import Refused, Route
@@ -88,6 +96,9 @@ class Side:
             match event:
                 case Lines():
                     self._take_lines(event)
+                case Results(pool, worker, _, _):
+                    answers = [Message(id=one.id, result=one.result) for one in event.answers()]
+                    self._take_lines(Lines(pool, worker, answers, None, "answers"))
                 case LineBad(pool, worker, line):
                     self._note(f"worker {worker}", ("bad", pool, as_bad_line(line)))
                 case Failed(key, failure):
@@ -220,8 +231,17 @@ class Side:
     def submit_many(self, frames: list[bytes], route: Route, keys: list[RequestId]) -> Any:
         """Submit several, as a client does: together, else one by one."""
         self.live.update(keys)
-        if self.attempt("submit_many", b"".join(frames), route, keys) is True:
-            return [None] * len(keys)
+        messages = [msgspec.json.decode(frame, type=dict[str, msgspec.Raw]) for frame in frames]
+        methods = {msgspec.json.decode(message["method"]) for message in messages}
+        items = [message.get("params") for message in messages]
+        plain = all(message.keys() == {"jsonrpc", "id", "method", "params"} for message in messages)
+        in_a_row = (
+            keys == list(range(keys[0], keys[0] + len(keys))) if type(keys[0]) is int else True
+        )
+        if len(methods) == 1 and plain and in_a_row:
+            size = self.attempt("submit_many", methods.pop(), items, route, keys, 1 << 30)
+            if type(size) is int and size > 0:
+                return [None] * len(keys)
         self.live.difference_update(keys)
         return [self.submit(*one) for one in zip(frames, [route] * len(keys), keys, strict=True)]
 

@@ -24,6 +24,7 @@ from anyio_bus._sansio.codec import (
     decode_value,
     encode_envelope,
     encode_error,
+    encode_items,
     encode_notification,
     encode_request,
     encode_requests,
@@ -603,6 +604,21 @@ def test_several_requests_are_encoded_as_each_would_be(
 ) -> None:
     each = [encode_request(key, "m", item, None, envelope) for key, item in zip(keys, items)]  # noqa: B905
     assert encode_requests(keys, "m", items, envelope) == b"".join(each)
+
+
+@pytest.mark.parametrize("items", [[{"a": 1}, [2]], [{"a": None}, {}], [Raw(b"{}"), {"a": "null"}]])
+def test_params_of_several_requests_are_a_line_each(items: list[object]) -> None:
+    assert encode_items(items) == b"".join([msgspec.json.encode(item) + b"\n" for item in items])
+
+
+def test_of_several_params_prepared_ones_are_a_value_and_nothing_around_it() -> None:
+    assert encode_items([{}, Raw(b' {"a":\n1} ')]) == b'{}\n{"a": 1}\n'
+
+
+@pytest.mark.parametrize("wrong", [{"a": object()}, {"a": math.nan}, None, Raw(b"{},"), Raw(b"")])
+def test_of_several_params_those_that_cannot_be_encoded_are_told(wrong: object) -> None:
+    with pytest.raises(InvalidArgumentError, match="params"):
+        encode_items([{}, wrong])
 
 
 @pytest.mark.parametrize("wrong", [{"a": object()}, {"a": math.nan}, "text"])

@@ -34,7 +34,9 @@ class LikeAPlainList(RuleBasedStateMachine):
     @rule(key=keys, timeout_s=timeouts)
     def add_or_renew(self, key: int, timeout_s: float) -> None:
         at = self.now + timeout_s
-        assert self.deadlines.add(key, timeout_s, self.now) == at
+        known = (key, timeout_s) in self.model
+        add = self.deadlines.renew if known else self.deadlines.add
+        assert add(key, timeout_s, self.now) == at
         self.model[key, timeout_s] = at
 
     @rule(some=st.lists(keys), timeout_s=timeouts)
@@ -96,7 +98,7 @@ def test_a_renewed_key_goes_behind_those_that_were_not() -> None:
     deadlines: Deadlines[str] = Deadlines()
     deadlines.add("renewed", 2.0, 0.0)
     deadlines.add("other", 2.0, 0.5)
-    deadlines.add("renewed", 2.0, 1.0)
+    deadlines.renew("renewed", 2.0, 1.0)
 
     assert deadlines.next() == 2.5
     assert deadlines.expire(3.0) == ["other", "renewed"]
