@@ -16,6 +16,7 @@ _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 LOOPS = ("asyncio", "trio")
 WORKERS = ("echo",)
+PROJECTS = ("nexo-plugin",)
 DEFAULT_IN_FLIGHT = (
     256  # requests at once: enough to keep pools busy, little enough to hold in memory
 )
@@ -76,6 +77,18 @@ exit codes:
   2  wrong use: there is no such file or folder
 """
 
+_NEW_HELP = """\
+Writes a plugin for nexo hosts that works as it is: manifest, program, tests and README. The folder
+is made where it is missing, and must be empty.
+"""
+
+_NEW_CODES = """\
+exit codes:
+  0  all files are written; stdout names them
+  1  the folder cannot be written
+  2  wrong use: the folder is not empty, or the id is none
+"""
+
 _BUILD_HELP = """\
 Compiles the kernel in C, whose sources come with every install, into this install: the extension
 module for backend="native", and the daemon anyio-busd. It needs a C compiler, cffi and Python's
@@ -111,6 +124,9 @@ class Arguments(argparse.Namespace):
     name: str
     path: str
     write: bool = False
+    kind: str
+    folder: str
+    id: str | None = None
     compiler: str | None = None
     check: bool = False
     force: bool = False
@@ -174,6 +190,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_doctor(commands)
     _add_build_native(commands)
     _add_migrate(commands)
+    _add_new(commands)
     _add_worker(commands)
     return parser
 
@@ -322,6 +339,15 @@ def _add_migrate(commands: _Commands) -> None:
     migrate = _add(commands, "migrate", text, more=_MIGRATE_HELP, codes=_MIGRATE_CODES)
     migrate.add_argument("path", metavar="PATH", help="a Python file, or a folder")
     migrate.add_argument("--write", action="store_true", help="change the files")
+
+
+def _add_new(commands: _Commands) -> None:
+    new = _add(
+        commands, "new", "write a project that works as it is", more=_NEW_HELP, codes=_NEW_CODES
+    )
+    new.add_argument("kind", choices=PROJECTS, help="what it is to be")
+    new.add_argument("folder", metavar="DIR", help="where it goes")
+    new.add_argument("--id", metavar="ID", help="its id (default: the name of the folder)")
 
 
 def _add_worker(commands: _Commands) -> None:
