@@ -65,9 +65,9 @@ exit codes:
 
 _MIGRATE_HELP = """\
 Rewrites `from stdiobus import X`, `import stdiobus`, `import stdiobus as s` and the imports of its
-modules, in a file or in all Python files of a folder (not in hidden folders nor environments), and
-keeps everything else as it is. Without --write it shows the differences and changes nothing. What
-it cannot rewrite it names with file, line and reason.
+modules, and those of `nexo_plugin_sdk` (nexoai), in a file or in all Python files of a folder (not
+in hidden folders nor environments), and keeps everything else as it is. Without --write it shows
+the differences and changes nothing. What it cannot rewrite it names with file, line and reason.
 """
 
 _MIGRATE_CODES = """\
@@ -335,7 +335,7 @@ def _add_check(commands: _Commands) -> None:
 
 
 def _add_migrate(commands: _Commands) -> None:
-    text = "rewrite the imports of a program that uses stdiobus"
+    text = "rewrite the imports of a program that uses stdiobus or nexoai"
     migrate = _add(commands, "migrate", text, more=_MIGRATE_HELP, codes=_MIGRATE_CODES)
     migrate.add_argument("path", metavar="PATH", help="a Python file, or a folder")
     migrate.add_argument("--write", action="store_true", help="change the files")
