@@ -25,7 +25,7 @@ from typing import Any
 
 PACKAGES = (
     *("anyio", "trio", "uvloop", "msgspec", "cffi", "anyio-bus"),
-    *("stdiobus", "mcp", "agent-client-protocol", "pyperf"),
+    *("stdiobus", "mcp", "agent-client-protocol", "nexoai", "pyperf"),
 )
 ROOT = Path(__file__).parent.parent
 FIELDS = ("rate", "p50_us", "p99_us", "cpu_us")

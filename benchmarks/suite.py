@@ -390,6 +390,41 @@ def daemon_alone() -> Comparison:
     )
 
 
+def nexo_plugins(what: str, question: str, count: int, in_flight: int = 64) -> Comparison:
+    """Compare a nexo plugin with the same one by ``nexoai``."""
+    options = f"{what} --count {count} --in-flight {in_flight}"
+    command = f"python benchmarks/nexo.py {options}"
+    their = Program("nexoai", f"{command} --sdk nexoai", "nexoai")
+    return Comparison(
+        f"nexo-{what}" if in_flight > 1 else f"nexo-{what}-1",
+        f"nexo plugin: {question}",
+        [their, *(Program(loop, f"{command} --loop {loop}") for loop in LOOPS)],
+        [Claim(f"{loop}: rate to nexoai's", "rate", (loop, their.label)) for loop in LOOPS],
+        quick_pairs=1,
+    )
+
+
+def nexo_starts() -> Comparison:
+    """Compare the start of a nexo plugin with a Python that has the same libraries."""
+    command = "python benchmarks/nexo.py starts --count 5"
+    bare = Program("bare", f"{command} --sdk bare")
+    their = Program("nexoai", f"{command} --sdk nexoai", "nexoai")
+    ours = Program("anyio-bus", command)
+    return Comparison(
+        "nexo-start",
+        "nexo plugin: start to the answer to `initialize`, asyncio",
+        [bare, their, ours],
+        [
+            Claim(
+                "more than Python, anyio, msgspec and a loop, ms", "more ms", ("anyio-bus", "bare")
+            ),
+            Claim("nexoai, which loads neither: start, ms", "ms", ("nexoai",)),
+            Claim("start, ms", "ms", ("anyio-bus",)),
+        ],
+        quick_pairs=1,
+    )
+
+
 SUITE: list[Comparison | Listing] = [
     requests(64, 1.0),
     requests(1, 0.85, of=slice(2)),
@@ -418,6 +453,12 @@ SUITE: list[Comparison | Listing] = [
     ),
     *(mixed(loop) for loop in LOOPS),
     daemon_alone(),
+    nexo_plugins("events", "events to an empty handler", 20_000),
+    nexo_plugins("publishes", "events that are answered, 64 in flight", 10_000),
+    nexo_plugins("tools", "calls of a tool, 64 in flight", 10_000),
+    nexo_plugins("calls", "`memory_recall`, 64 in flight", 10_000),
+    nexo_plugins("calls", "`memory_recall`, one at a time", 5_000, in_flight=1),
+    nexo_starts(),
     Listing("memory", "memory", "memory.py --runs {runs} --", "bytes", runs=5, quick_runs=1),
     Listing(
         "cold",

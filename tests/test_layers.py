@@ -53,7 +53,7 @@ ALLOWED: dict[str, set[str]] = {
     "sync": _PUBLIC,
     "stdiobus": _PUBLIC,
     "testing": _PUBLIC | {"worker", "plugins"},
-    "cli": _PUBLIC | {"_daemon", "worker", "testing", "stdiobus"},
+    "cli": _PUBLIC | {"_daemon", "worker", "testing", "stdiobus", "plugins"},
     "__main__": {"cli"},
 }
 

@@ -1,4 +1,4 @@
-"""``anyio-bus migrate``: rewrite the imports of ``stdiobus`` to those of ``anyio_bus.stdiobus``."""
+"""``anyio-bus migrate``: rewrite the imports of other libraries to those of what replaces them here."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from anyio_bus import stdiobus
 from anyio_bus.cli._exits import FAILED, OK, WRONG_USE, CommandError
+from anyio_bus.plugins import nexo
 from anyio_bus.stdiobus import client, errors, types
 
 if TYPE_CHECKING:
@@ -24,18 +25,42 @@ if TYPE_CHECKING:
 
 __all__ = ("Note", "Rewritten", "execute", "rewrite")
 
-OLD, NEW = "stdiobus", "anyio_bus.stdiobus"
 SUFFIXES = (".py", ".pyi", ".pyw")
 SKIPPED = frozenset({"__pycache__", "node_modules", "site-packages"})
 BOM = "\ufeff"
 
-_MODULES = {"": stdiobus, ".client": client, ".errors": errors, ".types": types}
+_STDIOBUS = {"": stdiobus, ".client": client, ".errors": errors, ".types": types}
+_NEXO = (
+    *("", ".adapter", ".broker", ".errors", ".events", ".host"),
+    *(".manifest", ".stdout_guard", ".tools", ".wire"),
+)
+
+
+class _Module(NamedTuple):
+    """What a module is here, and the names that may be imported from it."""
+
+    here: str
+    names: set[str]
+
+
+# Each package, with what a name in it has to be here.
+_PACKAGES = {"stdiobus": "anyio_bus.stdiobus", "nexo_plugin_sdk": "anyio_bus.plugins.nexo"}
 _KNOWN = {
-    OLD + name: {*module.__all__, *(sub[1:] for sub in _MODULES if sub and not name)}
-    for name, module in _MODULES.items()
+    **{
+        f"stdiobus{name}": _Module(
+            f"anyio_bus.stdiobus{name}",
+            {*module.__all__, *(sub[1:] for sub in _STDIOBUS if sub and not name)},
+        )
+        for name, module in _STDIOBUS.items()
+    },
+    # All names of its modules are names of the one package here.
+    **{
+        f"nexo_plugin_sdk{name}": _Module("anyio_bus.plugins.nexo", set(nexo.__all__))
+        for name in _NEXO
+    },
 }
 _LINES = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
-_NAMED = re.compile(r"stdiobus(?:\.\w+)*")
+_NAMED = re.compile(rf"(?:{'|'.join(_PACKAGES)})(?:\.\w+)*")
 
 
 class Note(NamedTuple):
@@ -124,7 +149,7 @@ def _decoded(raw: bytes) -> tuple[str, str]:
 def _read_and_rewrite(path: Path) -> Rewritten:
     try:
         raw = path.read_bytes()
-        if OLD.encode() not in raw and b"\0" not in raw:
+        if not any(old.encode() in raw for old in _PACKAGES) and b"\0" not in raw:
             return Rewritten("", 0, [])
         text, _ = _decoded(raw)
     except (OSError, SyntaxError, UnicodeError) as exc:
@@ -203,7 +228,7 @@ class _Finder(ast.NodeVisitor):
         self.lines = _LINES.findall(source)
         self.edits: list[_Edit] = []
         self.notes: list[Note] = []
-        self._bound: set[str] = set()  # names that stand for the module
+        self._bound: dict[str, str] = {}  # names that stand for a package, and for which
         self._names = _module_names(self.lines)
 
     def _column(self, line: int, offset: int) -> int:
@@ -212,50 +237,58 @@ class _Finder(ast.NodeVisitor):
 
     def visit_Import(self, node: ast.Import) -> None:
         for alias in node.names:
-            module, _, rest = alias.name.partition(".")
-            if module != OLD:
+            package, _, rest = alias.name.partition(".")
+            if package not in _PACKAGES:
                 continue
-            if alias.name not in _KNOWN:
-                self._note(alias, f"anyio_bus.stdiobus has no module {rest!r}")
+            known = _KNOWN.get(alias.name)
+            if known is None:
+                self._note(alias, f"{_PACKAGES[package]} has no module {rest!r}")
                 continue
             start = self._column(alias.lineno, alias.col_offset)
-            if alias.asname is not None:
-                self.edits.append(_Edit(alias.lineno, start, start, "anyio_bus."))
-                if not rest:
-                    self._bound.add(alias.asname)
-            elif alias.end_lineno != alias.lineno:
-                self._note(alias, "the name of the module goes over several lines")
-            else:
-                end = self._column(alias.lineno, alias.end_col_offset or 0)
-                self.edits.append(_Edit(alias.lineno, start, end, f"{NEW} as {OLD}"))
-                self._bound.add(OLD)
+            new = known.here if alias.asname else f"{_PACKAGES[package]} as {package}"
+            if self._replace(alias, (alias.lineno, start), alias.name, new):
+                if alias.asname is None:
+                    self._bound[package] = package
+                elif not rest:
+                    self._bound[alias.asname] = package
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
         module = node.module or ""
-        if node.level or module.partition(".")[0] != OLD:
+        package, _, rest = module.partition(".")
+        if node.level or package not in _PACKAGES:
             return
         known = _KNOWN.get(module)
         if known is None:
-            why = f"anyio_bus.stdiobus has no module {module.partition('.')[2]!r}"
-            self._note(node, why)
+            self._note(node, f"{_PACKAGES[package]} has no module {rest!r}")
             return
-        missing = [alias.name for alias in node.names if alias.name not in {*known, "*"}]
+        missing = [alias.name for alias in node.names if alias.name not in {*known.names, "*"}]
         if missing:
-            self._note(node, f"anyio_bus.{module} has no {', '.join(missing)}")
+            self._note(node, f"{known.here} has no {', '.join(missing)}")
             return
         start = self._column(node.lineno, node.col_offset)
         place = self._names.get((node.lineno, start))
         if place is None:  # lines that tokenizer and parser count differently
             self._note(node, "its place in the file cannot be told")
             return
-        line, column = place
-        self.edits.append(_Edit(line, column, column, "anyio_bus."))
+        self._replace(node, place, module, known.here)
+
+    def _replace(
+        self, node: ast.stmt | ast.alias, place: tuple[int, int], old: str, new: str
+    ) -> bool:
+        """Have the name of a module replaced; return whether it stands there in one piece."""
+        line, start = place
+        end = start + len(old)
+        if self.lines[line - 1][start:end] != old:
+            self._note(node, "the name of the module is not in one piece")
+            return False
+        self.edits.append(_Edit(line, start, end, new))
+        return True
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
         self.generic_visit(node)
-        value = node.value
-        if isinstance(value, ast.Name) and value.id in self._bound and node.attr not in _KNOWN[OLD]:
-            self._note(node, f"anyio_bus.stdiobus has no {node.attr}")
+        package = self._bound.get(node.value.id) if isinstance(node.value, ast.Name) else None
+        if package is not None and node.attr not in _KNOWN[package].names:
+            self._note(node, f"{_PACKAGES[package]} has no {node.attr}")
 
     def visit_Constant(self, node: ast.Constant) -> None:
         if isinstance(node.value, str) and _NAMED.fullmatch(node.value):

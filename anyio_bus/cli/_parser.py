@@ -16,6 +16,7 @@ _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 LOOPS = ("asyncio", "trio")
 WORKERS = ("echo",)
+PROJECTS = ("nexo-plugin",)
 DEFAULT_IN_FLIGHT = (
     256  # requests at once: enough to keep pools busy, little enough to hold in memory
 )
@@ -64,9 +65,9 @@ exit codes:
 
 _MIGRATE_HELP = """\
 Rewrites `from stdiobus import X`, `import stdiobus`, `import stdiobus as s` and the imports of its
-modules, in a file or in all Python files of a folder (not in hidden folders nor environments), and
-keeps everything else as it is. Without --write it shows the differences and changes nothing. What
-it cannot rewrite it names with file, line and reason.
+modules, and those of `nexo_plugin_sdk` (nexoai), in a file or in all Python files of a folder (not
+in hidden folders nor environments), and keeps everything else as it is. Without --write it shows
+the differences and changes nothing. What it cannot rewrite it names with file, line and reason.
 """
 
 _MIGRATE_CODES = """\
@@ -74,6 +75,18 @@ exit codes:
   0  every import is rewritten, or there was none
   1  something is left to you: each place is named on stderr
   2  wrong use: there is no such file or folder
+"""
+
+_NEW_HELP = """\
+Writes a plugin for nexo hosts that works as it is: manifest, program, tests and README. The folder
+is made where it is missing, and must be empty.
+"""
+
+_NEW_CODES = """\
+exit codes:
+  0  all files are written; stdout names them
+  1  the folder cannot be written
+  2  wrong use: the folder is not empty, or the id is none
 """
 
 _BUILD_HELP = """\
@@ -111,6 +124,9 @@ class Arguments(argparse.Namespace):
     name: str
     path: str
     write: bool = False
+    kind: str
+    folder: str
+    id: str | None = None
     compiler: str | None = None
     check: bool = False
     force: bool = False
@@ -174,6 +190,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_doctor(commands)
     _add_build_native(commands)
     _add_migrate(commands)
+    _add_new(commands)
     _add_worker(commands)
     return parser
 
@@ -318,10 +335,19 @@ def _add_check(commands: _Commands) -> None:
 
 
 def _add_migrate(commands: _Commands) -> None:
-    text = "rewrite the imports of a program that uses stdiobus"
+    text = "rewrite the imports of a program that uses stdiobus or nexoai"
     migrate = _add(commands, "migrate", text, more=_MIGRATE_HELP, codes=_MIGRATE_CODES)
     migrate.add_argument("path", metavar="PATH", help="a Python file, or a folder")
     migrate.add_argument("--write", action="store_true", help="change the files")
+
+
+def _add_new(commands: _Commands) -> None:
+    new = _add(
+        commands, "new", "write a project that works as it is", more=_NEW_HELP, codes=_NEW_CODES
+    )
+    new.add_argument("kind", choices=PROJECTS, help="what it is to be")
+    new.add_argument("folder", metavar="DIR", help="where it goes")
+    new.add_argument("--id", metavar="ID", help="its id (default: the name of the folder)")
 
 
 def _add_worker(commands: _Commands) -> None:

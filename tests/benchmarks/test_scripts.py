@@ -83,6 +83,16 @@ def test_plain_asyncio_has_the_command_line_and_the_line_of_the_others(worker: s
     assert line["count"] == COUNT
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="processor time is read from /proc")
+@pytest.mark.parametrize("what", ["events", "publishes", "tools", "calls", "starts"])
+def test_nexo_plugin_is_asked_and_its_answers_are_checked(what: str) -> None:
+    count = 1 if what == "starts" else COUNT
+    options = ("--loop", "trio", "--in-flight", "8", "--count", str(count))
+    (line,) = run("benchmarks/nexo.py", what, *options)
+    assert line["count"] == count
+    assert line["rate"] > 0
+
+
 @pytest.fixture
 def suite(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Return what runs comparisons, as a module."""

@@ -11,7 +11,7 @@ import pytest
 import anyio_bus
 from tests.cli.kit import COMMAND, cli, running
 
-COMMANDS = ("demo", "run", "request", "check", "build-native", "worker")
+COMMANDS = ("demo", "run", "request", "check", "build-native", "new", "worker")
 
 
 def test_version_is_that_of_the_package() -> None:

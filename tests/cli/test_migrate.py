@@ -21,6 +21,20 @@ from tests.cli.kit import cli
         ("import os, stdiobus , sys", "import os, anyio_bus.stdiobus as stdiobus , sys"),
         ("import stdiobus.errors", "import anyio_bus.stdiobus as stdiobus"),
         ("import stdiobus.errors as e", "import anyio_bus.stdiobus.errors as e"),
+        (
+            "import nexo_plugin_sdk, stdiobus",
+            "import anyio_bus.plugins.nexo as nexo_plugin_sdk, anyio_bus.stdiobus as stdiobus",
+        ),
+        ("import nexo_plugin_sdk as n", "import anyio_bus.plugins.nexo as n"),
+        ("import nexo_plugin_sdk.wire as w", "import anyio_bus.plugins.nexo as w"),
+        (
+            "from nexo_plugin_sdk import (\n    Event,\n)",
+            "from anyio_bus.plugins.nexo import (\n    Event,\n)",
+        ),
+        (
+            "from nexo_plugin_sdk.events import Event",
+            "from anyio_bus.plugins.nexo import Event",
+        ),
         ("from stdiobus import *", "from anyio_bus.stdiobus import *"),
         ("from stdiobus import types", "from anyio_bus.stdiobus import types"),
         (
@@ -80,7 +94,12 @@ def test_what_only_looks_like_it_is_left_alone(source: str) -> None:
         ('import_module("stdiobus")', 1, "importlib"),
         ('patch("stdiobus.client.StdioBus")', 1, "'stdiobus.client.StdioBus'"),
         ("import stdiobus\nprint 'hello'", 2, "no Python"),
-        ("import \\\n  stdiobus. \\\n errors", 2, "several lines"),
+        ("import \\\n  stdiobus. \\\n errors", 2, "one piece"),
+        ("from stdiobus . errors import *", 1, "one piece"),
+        ("from nexo_plugin_sdk.stdout_guard import original_stdout", 1, "no original_stdout"),
+        ("from nexo_plugin_sdk.contract import X", 1, "no module 'contract'"),
+        ("import nexo_plugin_sdk.wire\nnexo_plugin_sdk.wire.serialize_frame", 2, "has no wire"),
+        ('patch("nexo_plugin_sdk.adapter.signal")', 1, "mock.patch"),
     ],
 )
 def test_what_cannot_be_rewritten_is_said_with_its_line(source: str, line: int, why: str) -> None:
