@@ -11,6 +11,7 @@ from msgspec import UNSET
 
 from anyio_bus._sansio.chunks import ChunkReader, read_own_lines, reader_by, request_meta
 from anyio_bus._sansio.events import ChunkLines
+from anyio_bus._sansio.notifications import CREDIT_KEY
 from anyio_bus._sansio.routing import Refused, Route
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ __all__ = ("Follower", "Inbound")
 
 logger = logging.getLogger("anyio_bus")
 
+_CREDIT = CREDIT_KEY.encode()
 KNOWN_METHODS = 1024  # whose followers are remembered: workers choose the names
 
 
@@ -158,11 +160,11 @@ class Inbound:
         call: Call | Batch | None = self._calls.peer.calls.get(key)
         if keys or call is None or not self._fits(call.sink, event):
             return False
-        charges: list[int] = [chunk._meta.credit for chunk in chunks]
         size = charge = 0
-        if type(event) is ChunkLines and not any(charges):
+        if type(event) is ChunkLines and _CREDIT not in event.block:  # as most
             size = event.size
         else:
+            charges: list[int] = [chunk._meta.credit for chunk in chunks]
             charge = sum(charges)
             if not all(charges):
                 size = sum(0 if chunk._meta.credit else len(chunk.raw) for chunk in chunks)
