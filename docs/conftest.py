@@ -13,7 +13,7 @@
 Shown output is compared as it stands, with two freedoms: ``...`` stands for anything, and the
 number after ``pid``, a time in seconds and runs of white space may differ. A block that only shows
 something follows a line ``<!-- skip: next -->``, one that needs the daemon a line
-``<!-- skip: next if(no_daemon, reason=no_daemon) -->``.
+``<!-- skip: next if(no_daemon, reason=no_daemon) -->``, one that needs the C kernel ``no_native``.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from sybil import Document, Example, Region, Sybil
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.myst import CodeBlockParser, SkipParser
 
+from anyio_bus._backends.native import lib
 from anyio_bus._daemon import find_daemon
 
 LOOPS = ("asyncio", "trio")
@@ -163,6 +164,7 @@ def find_files(document: Document) -> Iterator[Region]:
 def open_page(namespace: dict[str, Any]) -> None:
     namespace["page"] = Page()
     namespace["no_daemon"] = why_no_daemon()
+    namespace["no_native"] = "" if lib is not None else "NOT TESTED: the C kernel is not built here"
 
 
 def why_no_daemon() -> str:

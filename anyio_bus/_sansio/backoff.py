@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ("Death", "Park", "RestartPolicy", "Retry")
 
+MOST_KEPT = 2**31 - 1  # deaths; no window is so full
+
 
 class Death(msgspec.Struct, frozen=True):
     """How one incarnation of a worker ended.
@@ -60,7 +62,7 @@ class RestartPolicy:
     def __init__(self, limits: Limits, random: Callable[[], float]) -> None:
         self._limits = limits
         self._random = random
-        self._deaths: deque[float] = deque(maxlen=limits.max_restarts + 1)
+        self._deaths: deque[float] = deque(maxlen=min(limits.max_restarts, MOST_KEPT) + 1)
         self._failed_starts = 0
         self._steps = 0
 

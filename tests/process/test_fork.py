@@ -168,6 +168,7 @@ async def test_a_forked_child_of_a_native_bus_keeps_no_descriptor() -> None:
 
 
 async def test_a_forked_child_of_a_bus_that_listens_serves_nobody() -> None:
+    need_native()
     before = open_fds()
     with tempfile.TemporaryDirectory(prefix="bus-") as folder:
         native = Native(listen=["tcp://127.0.0.1:0", f"unix://{folder}/s"])
