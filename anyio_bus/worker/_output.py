@@ -34,7 +34,7 @@ class Output:
         self._sealed = False
         self._write_at_once: Callable[[bytes], int] | None = None
         self._may_write = False
-        self.broken = False
+        self.broken: bool = False
 
     def write_with(self, write_at_once: Callable[[bytes], int]) -> None:
         """Have a frame written right away, where that is allowed and nothing waits before it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -49,10 +49,10 @@ class Pending:
         ended: Callable[[Message | RpcError], object],
         delta: Callable[[str], object] | None = None,
     ) -> None:
-        self.key = key
-        self.timeout_s = timeout_s
-        self.ended = ended
-        self.delta = delta
+        self.key: Any = key
+        self.timeout_s: float | None = timeout_s
+        self.ended: Callable[[Message | RpcError], object] = ended
+        self.delta: Callable[[str], object] | None = delta
 
 
 class HostCalls:
@@ -76,7 +76,7 @@ class HostCalls:
         self._alarm = Alarm(loop, self._peer.next_deadline, self._expire)
         self._over: str | None = None  # why nothing goes out any more
         self._no_calls: str | None = None  # why nothing would be answered
-        self.run = self._alarm.run
+        self.run: Callable[[], Awaitable[None]] = self._alarm.run
 
     @property
     def pending(self) -> bool:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ("EventHandler", "PluginAdapter", "ShutdownHandler")
 
-logger = logging.getLogger("anyio_bus.plugins.nexo")
+_logger = logging.getLogger("anyio_bus.plugins.nexo")
 
 EventHandler = Callable[[str, Event, BrokerSender], Awaitable[None]]
 ShutdownHandler = Callable[[], Awaitable[None]]
@@ -372,7 +372,7 @@ def _left_threads() -> bool:
 
 def _leave() -> None:
     """End this process although handlers still run: the host has asked for it, or is gone."""
-    logger.error("they are left behind, the process ends", extra={"event": "handlers_left"})
+    _logger.error("they are left behind, the process ends", extra={"event": "handlers_left"})
     with suppress(Exception):
         logging.shutdown()
         sys.stderr.flush()

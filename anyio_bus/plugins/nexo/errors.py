@@ -36,7 +36,7 @@ class ManifestError(PluginError):
 
     def __init__(self, message: str, problems: tuple[str, ...] = ()) -> None:
         super().__init__(message, problems)
-        self.problems = problems or (message,)
+        self.problems: tuple[str, ...] = problems or (message,)
 
     def __str__(self) -> str:
         return str(self.args[0])

@@ -49,9 +49,10 @@ class StrayOutput:
     """
 
     def __init__(self) -> None:
+        self.fd: int
         self._read_fd, self.fd = os.pipe()
         self._stop_read, self._stop_write = os.pipe()
-        self.dropped = 0
+        self.dropped: int = 0
         # A daemon: it must not hold up the end of the process.
         self._thread = threading.Thread(target=self._run, name="nexo stdout", daemon=True)
         self._thread.start()
@@ -133,13 +134,13 @@ class StrayText(io.TextIOBase):
     """What ``sys.stdout`` is meanwhile: whole lines of each thread, straight to fd 1."""
 
     encoding = "utf-8"
-    errors = "backslashreplace"
+    errors: str | None = "backslashreplace"
     name = "<stdout>"
     mode = "w"
 
     def __init__(self) -> None:
         self._open = threading.local()
-        self.buffer = io.FileIO(1, "wb", closefd=False)
+        self.buffer: io.FileIO = io.FileIO(1, "wb", closefd=False)
 
     def write(self, text: str) -> int:
         """Take some text; its whole lines go out."""

@@ -14,6 +14,8 @@ from anyio_bus.plugins.nexo.errors import WireError
 from anyio_bus.plugins.nexo.types import Event
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from anyio_bus._sansio.messages import RequestId
 
 __all__ = (
@@ -89,8 +91,12 @@ class DeltaParams(msgspec.Struct):
     chunk: str
 
 
-decode_event = msgspec.json.Decoder(EventParams).decode
-decode_delta = msgspec.json.Decoder(DeltaParams).decode
+decode_event: Callable[[bytes | msgspec.Raw], EventParams] = msgspec.json.Decoder(
+    EventParams
+).decode
+decode_delta: Callable[[bytes | msgspec.Raw], DeltaParams] = msgspec.json.Decoder(
+    DeltaParams
+).decode
 
 
 def read_block(block: bytes) -> list[Message | BadLine]:
