@@ -182,7 +182,7 @@ static abk_entry *entry_of(abk_lane *lane, const abk_value *id)
     abk_bus *bus = lane->pool->bus;
     abk_entry *entry;
     if (bus->rewrite)
-        entry = abk_router_by_key(bus, abk_id_number(id));
+        entry = abk_router_by_id(bus, id);
     else
         entry = abk_router_find(bus, bus->host != NULL ? bus->host : bus->served, id);
     return entry != NULL && entry->stage != ABK_QUEUED && entry->lane == lane ? entry : NULL;

@@ -455,6 +455,8 @@ void abk_router_expire(abk_bus *bus);
 abk_entry *abk_router_find(abk_bus *bus, abk_client *client, const abk_value *id);
 abk_entry *abk_router_find_json(abk_bus *bus, abk_client *client, const char *id, size_t len);
 abk_entry *abk_router_by_key(const abk_bus *bus, int64_t key);
+/* By a key as a worker spells it; some write 7 as 7.0 or 7e0. */
+abk_entry *abk_router_by_id(const abk_bus *bus, const abk_value *id);
 int64_t abk_router_key(const abk_entry *entry);
 bool abk_entry_sent(const abk_entry *entry);
 abk_entry *abk_lane_sole(const abk_lane *lane);

@@ -68,6 +68,18 @@ abk_entry *abk_router_by_key(const abk_bus *bus, int64_t key)
     return entry->request && entry->generation == (uint64_t)key >> INDEX_BITS ? entry : NULL;
 }
 
+abk_entry *abk_router_by_id(const abk_bus *bus, const abk_value *id)
+{
+    int64_t key = abk_id_number(id);
+    abk_id_key spelt;
+    if (key < 0 && id->kind == ABK_NUMBER && abk_id_make(&spelt, id) == ABK_OK) {
+        const abk_text plain = abk_id_canonical(&spelt);
+        key = abk_id_number(&(abk_value){.at = plain.at, .len = plain.len, .kind = ABK_NUMBER});
+        abk_id_free(&spelt);
+    }
+    return abk_router_by_key(bus, key);
+}
+
 bool abk_router_init(abk_bus *bus)
 {
     abk_list_init(&bus->tombstones);

@@ -41,7 +41,7 @@ static const abk_entry *named_request(abk_lane *lane, const abk_message *message
             return from_worker && call ? abk_lane_sole(lane) : NULL;
     }
     if (bus->rewrite)
-        return abk_router_by_key(bus, abk_id_number(&id));
+        return abk_router_by_id(bus, &id);
     return abk_router_find(bus, bus->host != NULL ? bus->host : bus->served, &id);
 }
 

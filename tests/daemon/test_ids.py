@@ -85,6 +85,13 @@ def test_progress_token_comes_back_as_the_client_spelt_it(client: Client, token:
     )
 
 
+@pytest.mark.parametrize("spelt", ["%id%.0", "%id%e0", "%id%0E-1"])
+def test_answer_counts_however_the_worker_spells_the_number(client: Client, spelt: str) -> None:
+    line = '{"result":"spelt","id":' + spelt + "}"
+    client.start("say", {"lines": [line], "answer": False}, id="mine")
+    assert client.result("mine") == "spelt"
+
+
 def test_request_of_a_worker_has_an_id_of_the_kernel_where_ids_are_rewritten(
     client: Client,
 ) -> None:
