@@ -21,6 +21,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from floor._common import KEEPING_BYTECODE
 from memory_probes._probe import MORE_WORKERS, PENDING
 
 PROBES = Path(__file__).parent / "memory_probes"
@@ -33,7 +34,12 @@ def run_probe(name: str, arguments: list[str]) -> Reading:
     """Run one probe in a process of its own and return its reading."""
     command = [sys.executable, str(PROBES / f"{name}.py"), *arguments]
     output = subprocess.run(
-        command, stdout=subprocess.PIPE, text=True, check=True, timeout=TIMEOUT_S
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=TIMEOUT_S,
+        env=KEEPING_BYTECODE,
     ).stdout
     return {field: int(value) for field, value in map(str.split, output.splitlines())}
 

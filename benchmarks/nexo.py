@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from floor._common import nearest_rank_us
+from floor._common import KEEPING_BYTECODE, nearest_rank_us
 
 PLUGIN = Path(__file__).with_name("nexo_plugin.py")
 READ_BYTES = 65536
@@ -112,8 +112,8 @@ class Plugin:
 @contextmanager
 def started(sdk: str, loop: str) -> Iterator[Plugin]:
     """Start a plugin; it ends by the end of its input."""
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, PLUGIN, sdk, loop], stdin=pipe, stdout=pipe) as process:
+    pipe, command = subprocess.PIPE, [sys.executable, PLUGIN, sdk, loop]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=KEEPING_BYTECODE) as process:
         limit = threading.Timer(TIME_LIMIT_S, process.kill)  # a lost answer must not hang us
         limit.daemon = True
         limit.start()

@@ -23,6 +23,9 @@ TIME_LIMIT_S = 300  # beyond the time asked for; a lost answer must not hang a b
 STOP_LIMIT_S = 5
 LOOPS = ("asyncio", "uvloop", "trio")
 
+# A process that keeps what it has compiled, as an installed program does, whatever ours was told.
+KEEPING_BYTECODE = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+
 Requester = Callable[[str, object], Awaitable[object]]
 Starter = Callable[[], AbstractAsyncContextManager[Requester]]
 
