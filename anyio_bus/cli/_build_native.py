@@ -15,7 +15,6 @@ import io
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import sysconfig
@@ -27,7 +26,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
-import anyio.abc
 import anyio.lowlevel
 
 import anyio_bus
@@ -35,6 +33,7 @@ from anyio_bus import __version__
 from anyio_bus.cli._exits import FAILED, OK, WRONG_USE, CommandError
 from anyio_bus.cli._loop import run_in_loop
 from anyio_bus.cli._show import Page
+from anyio_bus.cli._tool import run_tool
 
 if TYPE_CHECKING:
     from anyio_bus.cli._parser import Arguments
@@ -47,7 +46,6 @@ SOURCES = PACKAGE / "_csrc", PACKAGE.parent  # in a checkout they are beside the
 COMPILERS = ("cc", "gcc", "clang")
 COMPILE_LIMIT_S = 300.0  # a file takes less than a second; the first with zig, half a minute
 TRY_LIMIT_S = 30.0
-REAP_LIMIT_S = 5.0
 
 # As native/CMakeLists.txt has them.
 OPTIONS = ("-std=c11", "-D_GNU_SOURCE=", "-DNDEBUG", "-O2", "-fPIC", "-fvisibility=hidden")
@@ -252,30 +250,9 @@ def _product(part: Part, folder: Path) -> Path:
 
 
 async def _run(command: list[str], folder: Path) -> None:
-    """Run a compiler, which starts others, in a group of their own: none outlives us."""
-    env = {**os.environ, "TMPDIR": str(folder)}  # what it leaves there goes away with the folder
-    process = await anyio.open_process(
-        command, stdin=subprocess.DEVNULL, stdout=2, stderr=2, env=env, start_new_session=True
-    )
-    async with process:
-        try:
-            with anyio.fail_after(COMPILE_LIMIT_S):
-                code = await process.wait()
-        except TimeoutError:
-            text = f"the compiler has not ended in {COMPILE_LIMIT_S:g} s"
-            raise CommandError(text) from None
-        finally:
-            with anyio.move_on_after(REAP_LIMIT_S, shield=True):
-                await _end(process)
+    code = await run_tool(command, "the compiler", folder, limit_s=COMPILE_LIMIT_S)
     if code != 0:
         raise CommandError(f"the compiler ended with {code}, as said above; nothing has changed")
-
-
-async def _end(process: anyio.abc.Process) -> None:
-    if sys.platform != "win32" and process.returncode is None:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
 
 
 def _put_in_place(parts: Sequence[Part], folder: Path) -> None:

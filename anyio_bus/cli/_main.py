@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from anyio_bus.cli._exits import FAILED, INTERRUPTED, OK, READER_GONE, WRONG_USE, CommandError
-from anyio_bus.cli._parser import Arguments, build_parser
+from anyio_bus.cli._parser import Arguments, parse
 
 __all__ = ("main",)
 
@@ -34,8 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _guarded(argv: Sequence[str] | None) -> int:
     try:
         _open_missing_fds()
-        arguments = build_parser().parse_args(argv, Arguments())
-        return _dispatch(arguments)
+        return _dispatch(parse(argv))
     except SystemExit as exc:  # argparse has said what it had to say
         return exc.code if isinstance(exc.code, int) else FAILED
     except CommandError as exc:

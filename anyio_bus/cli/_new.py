@@ -17,7 +17,7 @@ __all__ = ("execute",)
 
 ID = "my_plugin"  # what the templates are called
 PROGRAM = "plugin.py"  # the host executes it
-NAMES = ("nexo-plugin.toml", PROGRAM, "test_plugin.py", "README.md")
+NAMES = ("nexo-plugin.toml", PROGRAM, "requirements.txt", "test_plugin.py", "README.md")
 
 
 def execute(arguments: Arguments) -> int:

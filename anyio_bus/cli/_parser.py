@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import math
 import platform
+import sys
+from collections.abc import Sequence
 from typing import TypeAlias
 
 from anyio_bus import __version__
 from anyio_bus.cli._exits import EXIT_CODES
 
-__all__ = ("Arguments", "build_parser")
+__all__ = ("Arguments", "parse")
 
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -106,6 +108,34 @@ exit codes:
 """
 
 
+_PACK_HELP = """\
+Makes one .tar.gz of the folder of a nexo plugin, the packages that it depends on, and a launcher
+that takes the place of its program. The dependencies are those of [project] in pyproject.toml, else
+of requirements.txt; pip installs them, from wheels only where the target is not this machine's. For
+this machine's target the packed plugin is started and ended once, as a host does it.
+
+Left out, and named on stderr: hidden files, tests, caches, environments, build and dist, links, and
+what may be a secret, such as *.env and *.key.
+
+A target is a CPython, cp311 or later, and one of
+  x86_64-unknown-linux-gnu   aarch64-unknown-linux-gnu    glibc 2.28
+  x86_64-unknown-linux-musl  aarch64-unknown-linux-musl   musl 1.2
+  x86_64-apple-darwin        aarch64-apple-darwin         macOS 13
+
+examples:
+  anyio-bus pack my_plugin
+  anyio-bus pack my_plugin --target cp313-aarch64-unknown-linux-gnu -- --find-links wheels
+"""
+
+_PACK_CODES = """\
+exit codes:
+  0    the archive is there; stdout names it
+  1    it failed: pip, or the packed plugin does not start; there is no archive
+  2    wrong use: the arguments, the manifest or the list of dependencies
+  130  interrupted by Ctrl-C (143: by SIGTERM); there is no archive
+"""
+
+
 class Arguments(argparse.Namespace):
     """What was given on the command line."""
 
@@ -138,6 +168,10 @@ class Arguments(argparse.Namespace):
     once: bool = False
     every: float
     pool: str | None = None
+    target: str | None = None
+    output: str | None = None
+    start: bool = True
+    pip: Sequence[str] = ()
 
 
 def _every(text: str) -> float:
@@ -166,6 +200,17 @@ def _seconds(text: str) -> float | None:
     return None if math.isinf(seconds) else seconds
 
 
+def parse(argv: Sequence[str] | None) -> Arguments:
+    """Parse the arguments; None stands for those of this process."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = Arguments()
+    if words[:1] == ["pack"] and "--" in words:  # what follows is for pip
+        at = words.index("--")
+        arguments.pip = words[at + 1 :]
+        del words[at:]
+    return build_parser().parse_args(words, arguments)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Make the parser."""
     parser = argparse.ArgumentParser(
@@ -191,6 +236,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_build_native(commands)
     _add_migrate(commands)
     _add_new(commands)
+    _add_pack(commands)
     _add_worker(commands)
     return parser
 
@@ -348,6 +394,26 @@ def _add_new(commands: _Commands) -> None:
     new.add_argument("kind", choices=PROJECTS, help="what it is to be")
     new.add_argument("folder", metavar="DIR", help="where it goes")
     new.add_argument("--id", metavar="ID", help="its id (default: the name of the folder)")
+
+
+def _add_pack(commands: _Commands) -> None:
+    text = "make the archive of a nexo plugin, with its dependencies"
+    pack = _add(commands, "pack", text, more=_PACK_HELP, codes=_PACK_CODES)
+    pack.usage = (
+        "%(prog)s [-h] [--target TARGET] [--output PATH] [--no-check] DIR [-- PIP-OPTION ...]"
+    )
+    pack.add_argument("folder", metavar="DIR", help="the folder with nexo-plugin.toml")
+    pack.add_argument(
+        "--target", metavar="TARGET", help="what it is for (default: this Python on this machine)"
+    )
+    pack.add_argument(
+        "--output",
+        metavar="PATH",
+        help="the archive, or the folder for it (default: ID-VERSION-TARGET.tar.gz, here)",
+    )
+    pack.add_argument(
+        "--no-check", dest="start", action="store_false", help="do not start the packed plugin"
+    )
 
 
 def _add_worker(commands: _Commands) -> None:

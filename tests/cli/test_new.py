@@ -13,7 +13,7 @@ from anyio_bus.plugins.nexo import lint_manifest
 from anyio_bus.testing.nexo import open_host
 from tests.cli.kit import LIMIT_S, cli
 
-FILES = ["README.md", "nexo-plugin.toml", "plugin.py", "test_plugin.py"]
+FILES = ["README.md", "nexo-plugin.toml", "plugin.py", "requirements.txt", "test_plugin.py"]
 
 
 def new(folder: str | Path, *options: str, cwd: Path) -> subprocess.CompletedProcess[str]:
