@@ -52,7 +52,7 @@ async def test_answers_in_any_order_find_their_callers() -> None:
 
 
 async def test_busy_callers_do_not_starve_a_task_that_asks_seldom() -> None:
-    async with open_bus(scripted("busy", instances=2), scripted("other")) as bus:
+    async with open_bus(scripted("busy"), scripted("other")) as bus:
         await bus.wait_ready()
         turns = [0] * 50
 

@@ -159,13 +159,10 @@ async def test_workers_share_the_work_of_many_tasks() -> None:
         served: Counter[int] = Counter()
 
         async def ask() -> None:
-            for _ in range(10):
-                served[await bus.request("pid", reply=int)] += 1
+            served[await bus.request("pid", reply=int)] += 1
 
         async with anyio.create_task_group() as tasks:
             for _ in range(20):
                 tasks.start_soon(ask)
 
-    assert len(served) == 2
-    assert sum(served.values()) == 200
-    assert min(served.values()) > 20
+    assert [*served.values()] == [10, 10]
