@@ -219,6 +219,14 @@ def test_the_tail_of_an_over_long_line_is_never_a_frame(shared: Plugin, blocks: 
     assert shared.alive()
 
 
+def test_a_carriage_return_is_white_space_and_ends_no_line(shared: Plugin) -> None:
+    spaced = line(ADD).rstrip()[:-1] + b"\r}\n"
+
+    shared.write(b"\xff\r" + line(run(666, "return 'smuggled'")) + spaced)
+
+    assert shared.read() == result(7, 2)
+
+
 def test_an_over_long_line_is_logged_once(fresh: Plugin) -> None:
     fresh.write(b'{"id":1,"pad":"' + b"x" * 3 * 1024 * 1024 + b'"}\n')
 
