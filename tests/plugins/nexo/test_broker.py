@@ -194,6 +194,16 @@ async def test_a_task_of_the_authors_publishes_once_the_host_is_ready() -> None:
             assert (await host.next_published()).event["payload"] == "tick"
 
 
+async def test_two_adapters_in_one_process_have_nothing_in_common() -> None:
+    """5.8: there is one guard for all of them."""
+    first, second = make(), make(event_shape="minimal")
+    async with open_host(first) as one, open_host(second) as other:
+        await first.broker.publish("t", Event("t", "", 1))
+        await second.broker.notify("n", {})
+        assert (await one.next_published()).event["payload"] == 1
+        assert (await other.next_notification())["method"] == "n"
+
+
 async def test_without_a_host_nothing_can_be_said() -> None:
     adapter = make()
     with pytest.raises(RpcTransportError, match="does not run"):
