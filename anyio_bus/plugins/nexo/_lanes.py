@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import anyio
 import anyio.lowlevel
+
+from anyio_bus._io.raised import is_cancellation
 
 if TYPE_CHECKING:
     from anyio_bus._io.loop import Loop, Waiter
@@ -101,33 +103,43 @@ class Lanes(Generic[J]):
             self._owner.start_soon(self._lane)
 
     async def _lane(self) -> None:
+        clean = copy_context()
         with anyio.CancelScope() as scope:
             self._scopes.add(scope)
             try:
-                await self._work()
+                await self._work(clean)
+            except BaseException as exc:  # noqa: ASYNC103
+                # A handler of asyncio's may have cancelled the task that it ran on.
+                stray = isinstance(exc, anyio.get_cancelled_exc_class())
+                if is_cancellation(exc) or not stray:
+                    raise
             finally:
                 self._scopes.discard(scope)
                 self._lanes -= 1
                 self._coming = False
                 if self._queue:  # it was not cancelled: it only gives its place to a new one
-                    self._next_lane()
+                    clean.run(self._next_lane)
                 self._owner.changed()
 
-    async def _work(self) -> None:  # noqa: ASYNC910
-        clean = copy_context()
+    async def _work(self, clean: Context) -> None:  # noqa: ASYNC910
         while not self._closed:
             self._coming = False
             turns = 0
             while self._queue:
                 await self._one()
-                if copy_context() != clean:
+                if _changed(clean):
                     return  # a handler has set a context variable: the next must not see it
                 turns += 1
                 if turns % _TURN == 0:
                     await anyio.lowlevel.checkpoint()
             waiter = self._loop.waiter()
             self._idle.append(waiter)
-            await waiter
+            try:
+                await waiter
+            except BaseException:
+                if waiter in self._idle:  # else it was woken as well
+                    self._idle.remove(waiter)
+                raise
 
     async def _one(self) -> None:
         job, size = self._queue.popleft()
@@ -141,12 +153,18 @@ class Lanes(Generic[J]):
             self.running -= 1
             self._owner.changed()
 
-    def cancel_all(self) -> list[J]:
-        """Cancel what is in progress; return what waits, for nobody will do it any more."""
+    def cancel_all(self) -> None:
+        """Cancel what is in progress; nobody will do what waits any more."""
         self._closed = True
         for scope in self._scopes:
             scope.cancel("the plugin is shutting down")
-        left = [job for job, _ in self._queue]
         self._queue.clear()
         self._bytes = 0
-        return left
+
+
+def _changed(clean: Context) -> bool:
+    """Whether a context variable has another value than in a context."""
+    try:
+        return copy_context() != clean
+    except Exception:  # the values' own  # noqa: BLE001
+        return True

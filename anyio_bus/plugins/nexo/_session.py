@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sys
+import traceback
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
 from msgspec import UNSET
 
+from anyio_bus._io.loop import Alarm
 from anyio_bus._io.raised import is_cancellation, is_interrupt
+from anyio_bus._sansio.codec import salvage_id
+from anyio_bus._sansio.deadlines import Deadlines
 from anyio_bus._sansio.lines import Oversize
 from anyio_bus._sansio.messages import PREFIX_BYTES, BadLine, Message
 from anyio_bus._sansio.throttle import LOG_BURST, LOG_WINDOW_S, Throttles
 from anyio_bus.plugins.nexo._calls import HostCalls
 from anyio_bus.plugins.nexo._definition import RequestContext
 from anyio_bus.plugins.nexo._lanes import Lanes
-from anyio_bus.plugins.nexo._tools import caller
+from anyio_bus.plugins.nexo._tools import Call, caller
 from anyio_bus.plugins.nexo.errors import (
     MethodError,
+    RpcDecodeError,
+    ToolExecutionFailed,
     ToolInvocationError,
     ToolUnavailable,
 )
@@ -55,7 +62,18 @@ HANDLERS_SHARE = 0.75  # of the drain; the rest is for what handlers do when can
 CANCEL_S = 0.25  # for what handlers do when they are cancelled
 FLUSH_S = 0.5  # for the last frames
 STREAM_TIMEOUT_S = 290.0  # of `llm.chat`, for which the host waits 300 s
-TOOL_FAILED = -33403
+LOG_BYTES = 2800  # of what a handler raised: with the rest it fits where `writable` says yes
+SAID_CHARACTERS = 200  # of it in the first line
+MAX_CODE = 2**31  # that a host may keep an error's code in
+
+
+class Asked(NamedTuple):
+    """A request on its way to its handler."""
+
+    key: int  # of our own: the host's ids may come twice
+    message: Message
+    limit_s: float
+    until: float
 
 
 class Session(Duplex):
@@ -82,8 +100,14 @@ class Session(Duplex):
         size, queued = bounds.max_concurrency, bounds.max_queued
         self._events = Lanes(self, self._loop, self._handle_event, size, queued)
         self._requests = Lanes(self, self._loop, self._serve_request, size, queued)
-        threads = anyio.CapacityLimiter(size)
-        self._on_event = None if plugin.on_event is None else caller(plugin.on_event, threads)
+        self._keys = itertools.count()
+        self._open: dict[int, Message] = {}  # requests that wait or run, and have no answer yet
+        self._overdue: Deadlines[int] = Deadlines()
+        self._alarm = Alarm(self._loop, self._overdue.next, self._answer_overdue)
+        self._on_event: Call | None = None
+        if plugin.on_event is not None:
+            self._on_event = caller(plugin.on_event, anyio.CapacityLimiter(size))
+        threads = anyio.CapacityLimiter(size)  # of their own: events must not hold up requests
         self._handlers = {
             name: caller(handler.function, threads) for name, handler in plugin.requests.items()
         }
@@ -99,6 +123,7 @@ class Session(Duplex):
 
     def _start(self) -> None:
         self.start_soon(self._calls.run)
+        self.start_soon(self._alarm.run)
 
     # -- what comes in -------------------------------------------------------------------------
 
@@ -111,11 +136,13 @@ class Session(Duplex):
                 extra = {"event": "bad_line"}
                 prefix = item.prefix[:PREFIX_BYTES]
                 logger.warning(text, size, limit, prefix, note, extra=extra)
+            self._spoilt(item.prefix, item.suffix, "it is too long")
             return
         for message in read_block(item):
             method = message.method
             if isinstance(message, BadLine):
                 self._malformed(message.reason, message.prefix)
+                self._spoilt(message.prefix, b"", message.reason)
             elif method == "broker.event" and message.id is UNSET:
                 self._take_event(message)
             elif method is UNSET:
@@ -125,6 +152,12 @@ class Session(Duplex):
                 self._take_notification(method, message)
             else:
                 self._take_request(method, message)
+
+    def _spoilt(self, prefix: bytes, suffix: bytes, reason: str) -> None:
+        """Fail the call whose answer cannot be read, if a line is one."""
+        key = salvage_id(prefix, suffix)
+        if type(key) is int:
+            self._calls.fail(key, RpcDecodeError(f"the host's answer cannot be read: {reason}"))
 
     def _take_event(self, message: Message) -> None:
         try:
@@ -140,7 +173,7 @@ class Session(Duplex):
             self.dropped_events += 1
             note = self._note("dropped")
             if note is not None:
-                text = "dropped an event of %r: %d wait already%s"
+                text = "dropped an event of %.100r: %d wait already%s"
                 extra = {"event": "event_dropped"}
                 queued = self._bounds.max_queued
                 logger.warning(text, event.topic, queued, note, extra=extra)
@@ -181,22 +214,29 @@ class Session(Duplex):
         elif self._requests.full:
             self._refuse_work(message, "too many requests wait already")
         else:
-            self._requests.put(message, size_of(message))
+            self._begin(message)
 
     def _refuse(self, message: Message, code: int, text: str) -> None:
         self._answer(error_frame(message.id, code, text, None, self._limit))  # type: ignore[arg-type]
 
     def _refuse_work(self, message: Message, text: str) -> None:
-        if message.method == "tool.invoke":
-            self._refuse(message, ToolUnavailable.code, str(ToolUnavailable(text)))
-        else:
-            self._refuse(message, INTERNAL_ERROR, text)
+        self._answer(self._failure(message, ToolUnavailable(text)))
 
     def _answer(self, frame: bytes) -> None:
         self._output.put(frame, by_reader=True)
 
     def _hung_up(self) -> None:
         self._calls.refuse("the host has closed its end")
+
+    def _begin(self, message: Message) -> None:
+        if message.params is not UNSET:  # else it keeps all that was read with it
+            message.params = message.params.copy()
+        key = next(self._keys)
+        self._open[key] = message
+        limit_s = self._limit_s(message)
+        now = self._loop.now()
+        self._alarm.nudge(self._overdue.add(key, limit_s + CANCEL_S, now))
+        self._requests.put(Asked(key, message, limit_s, now + limit_s), size_of(message))
 
     # -- when to read --------------------------------------------------------------------------
 
@@ -236,34 +276,48 @@ class Session(Duplex):
                 raise
             self._raised("on_event", exc)
 
-    async def _serve_request(self, message: Message) -> None:  # noqa: ASYNC910
+    async def _serve_request(self, asked: Asked) -> None:  # noqa: ASYNC910
+        key, message, limit_s, until = asked
+        if key not in self._open:
+            return  # it has waited too long
         frame: bytes | None = None
-        limit_s = (
-            STREAM_TIMEOUT_S if message.method == "llm.chat" else self._bounds.request_timeout_s
-        )
-        scope = anyio.CancelScope(deadline=anyio.current_time() + limit_s)
+        scope = anyio.CancelScope(deadline=until)
         try:
             with scope:
                 frame = await self._outcome(message)
                 if not self._output.has_room:
                     await self._output.room()
         finally:
-            self._output.put(frame or self._unfinished(message, scope, limit_s))
+            self._overdue.discard(key, limit_s + CANCEL_S)
+            if self._open.pop(key, None) is not None:
+                if frame is None:
+                    late = scope.cancelled_caught
+                    frame = self._too_late(message) if late else self._too_old(message)
+                self._output.put(frame)
 
-    def _unfinished(self, message: Message, scope: anyio.CancelScope, limit_s: float) -> bytes:
-        """Answer for a handler that was cancelled."""
-        if scope.cancelled_caught:
-            text = f"no result within {limit_s:g} s"
-            code = TOOL_FAILED
-        else:
-            text = "the plugin is shutting down"
-            code = ToolUnavailable.code
-        if message.method != "tool.invoke":
-            code = INTERNAL_ERROR
-        elif code == TOOL_FAILED:
-            text = f"execution failed: {text}"
-        else:
-            text = str(ToolUnavailable(text))
+    def _limit_s(self, message: Message) -> float:
+        is_stream = message.method == "llm.chat"
+        return STREAM_TIMEOUT_S if is_stream else self._bounds.request_timeout_s
+
+    def _answer_overdue(self, now: float) -> None:
+        """Answer for handlers that were not begun, or go on although they were cancelled."""
+        for key in self._overdue.expire(now):
+            message = self._open.pop(key, None)
+            if message is not None:
+                self._output.put(self._too_late(message))
+
+    def _too_late(self, message: Message) -> bytes:
+        text = f"no result within {self._limit_s(message):g} s"
+        return self._failure(message, ToolExecutionFailed(text))
+
+    def _too_old(self, message: Message) -> bytes:
+        return self._failure(message, ToolUnavailable("the plugin is shutting down"))
+
+    def _failure(self, message: Message, error: ToolExecutionFailed | ToolUnavailable) -> bytes:
+        """Answer with an error of the adapter's own."""
+        code, text = INTERNAL_ERROR, error.message
+        if message.method == "tool.invoke":
+            code, text = error.code, str(error)
         return error_frame(message.id, code, text, None, self._limit)  # type: ignore[arg-type]
 
     async def _outcome(self, message: Message) -> bytes:  # noqa: ASYNC910
@@ -290,7 +344,9 @@ class Session(Duplex):
         while isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1:
             exc = exc.exceptions[0]  # it used a task group, which is its own affair
         is_tool = message.method == "tool.invoke"
-        code, text, data = TOOL_FAILED if is_tool else INTERNAL_ERROR, text_of(exc), None
+        code, text, data = INTERNAL_ERROR, text_of(exc), None
+        if is_tool:
+            code = ToolExecutionFailed.code
         chosen = False
         if isinstance(exc, ToolInvocationError | MethodError):
             chosen, code = _code_of(exc, code)
@@ -324,13 +380,17 @@ class Session(Duplex):
         await settled(min(begun + CALLS_S, drained_by))
         self._calls.refuse("adapter shutting down")
         await settled(drained_by)
-        self._cancel_handlers()
+        self._events.cancel_all()
+        self._requests.cancel_all()
         cancelled_by = now() + CANCEL_S
         ended = await self._bell.until(lambda: self._idle, lambda: cancelled_by, now)
+        for message in self._open.values():  # never begun, or not ended
+            self._output.put(self._too_old(message))
+        self._open.clear()
         failure = await self._call_hook(begun + drain_s)
         for key in self._shutdown_ids:
             if failure is None:
-                self._output.put(result_frame(key, {"ok": True}, self._limit))
+                self._output.put(result_frame(key, {"ok": True}, sys.maxsize))
             else:
                 self._output.put(error_frame(key, SHUTDOWN_FAILED, failure, None, self._limit))
         self._calls.close_down("the adapter has shut down")
@@ -340,18 +400,14 @@ class Session(Duplex):
         if not ended:
             extra = {"event": "handlers_stuck"}
             running = self._events.running + self._requests.running
-            logger.error("%d cancelled handlers did not end", running, extra=extra)
+            if writable(2):
+                logger.error("%d cancelled handlers did not end", running, extra=extra)
             if on_stuck is not None:
                 on_stuck()
 
     @property
     def _idle(self) -> bool:
         return self._requests.idle and self._events.idle
-
-    def _cancel_handlers(self) -> None:
-        self._events.cancel_all()
-        for message in self._requests.cancel_all():
-            self._refuse_work(message, "the plugin is shutting down")
 
     async def _call_hook(self, until: float) -> str | None:
         """Call the author's hook; return what went wrong."""
@@ -396,17 +452,23 @@ class Session(Duplex):
         if note is not None:
             extra = {"event": "handler_raised"}
             text = "plugin: %s raised: %s: %s%s"
-            kind, said = type(exc).__name__, text_of(exc)
-            logger.error(text, what, kind, said, note, exc_info=exc, extra=extra)
+            kind, said = type(exc).__name__, text_of(exc)[:SAID_CHARACTERS]
+            trace = "".join(traceback.format_exception(exc)).encode(errors="backslashreplace")
+            if len(trace) <= LOG_BYTES:
+                logger.error(text, what, kind, said, note, exc_info=exc, extra=extra)
+            else:
+                end = trace[-LOG_BYTES:].decode(errors="replace")
+                logger.error("%s\n...%s", text % (what, kind, said, note), end, extra=extra)
 
 
 def _code_of(exc: ToolInvocationError | MethodError, default: int) -> tuple[bool, int]:
     """Return the code that a handler chose, if it is one."""
-    return (True, exc.code) if type(exc.code) is int else (False, default)
+    code = exc.code
+    return (True, code) if type(code) is int and -MAX_CODE <= code < MAX_CODE else (False, default)
 
 
 def _data_of(exc: ToolInvocationError | MethodError) -> object:
     try:
         return exc.data if isinstance(exc, MethodError) else exc.error_data()
-    except Exception:  # the author's own  # noqa: BLE001
-        return None
+    except BaseException:  # the author's own  # noqa: ASYNC103, BLE001
+        return None  # noqa: ASYNC104

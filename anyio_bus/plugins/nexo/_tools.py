@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,10 @@ from anyio_bus.plugins.nexo.errors import (
     PluginError,
     ToolArgumentInvalid,
     ToolNotFound,
+    WireError,
 )
 from anyio_bus.plugins.nexo.types import ToolContext, ToolDef, ToolInvocation
-from anyio_bus.plugins.nexo.wire import BAD, INVALID_PARAMS, METHOD_NOT_FOUND
+from anyio_bus.plugins.nexo.wire import BAD, INVALID_PARAMS, METHOD_NOT_FOUND, result_frame
 from anyio_bus.worker._handlers import call_in_thread
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
     from anyio_bus.plugins.nexo.broker import BrokerSender
 
-__all__ = ("ToolTable", "caller")
+__all__ = ("Call", "ToolTable", "caller")
 
 
 class _Invoke(msgspec.Struct):
@@ -98,8 +100,11 @@ def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
     reference = schema.get("$ref", "")
     if not reference:
         return schema
-    root: dict[str, Any] = dict(parts.pop(reference.removeprefix("#/$defs/")))
-    root.pop("title", None)
+    name = reference.removeprefix("#/$defs/")
+    whole = parts.pop(name)
+    root = {member: value for member, value in whole.items() if member != "title"}
+    if msgspec.json.encode(reference) in msgspec.json.encode([whole, parts]):
+        parts[name] = whole  # it holds others of its kind
     return {**root, "$defs": parts} if parts else root
 
 
@@ -125,8 +130,17 @@ class ToolTable:
         return self._any is not None or bool(self._bound)
 
     def declare(self, tools: Iterable[ToolDef]) -> None:
-        """Put tools in the catalog."""
+        """Put tools in the catalog.
+
+        Raises:
+            PluginError: One is no JSON.
+        """
         for tool in tools:
+            try:
+                result_frame(None, tool.to_json(), sys.maxsize)
+            except WireError as exc:
+                msg = f"tool {tool.name!r}: {exc}"
+                raise PluginError(msg) from exc
             self._catalog[tool.name] = tool
 
     def serve_any(self, handler: Callable[..., Any], *, with_context: bool) -> None:
@@ -147,8 +161,8 @@ class ToolTable:
         """Make a function a tool."""
         bound = _Bound(function, tool.name, names)
         shown = schema if schema is not None else bound.schema()
-        self._bound[tool.name] = bound
         self.declare([ToolDef(tool.name, tool.description, shown)])
+        self._bound[tool.name] = bound
 
     def open(self, threads: anyio.CapacityLimiter) -> None:
         """Get ready to call."""

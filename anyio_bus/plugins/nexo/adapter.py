@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import anyio
@@ -21,11 +20,11 @@ from anyio_bus.plugins.nexo._definition import Bounds, Definition, RequestHandle
 from anyio_bus.plugins.nexo._session import Session
 from anyio_bus.plugins.nexo._tools import ToolTable
 from anyio_bus.plugins.nexo.broker import BrokerSender, EventShape
-from anyio_bus.plugins.nexo.errors import PluginError, WireError
+from anyio_bus.plugins.nexo.errors import PluginError
 from anyio_bus.plugins.nexo.methods import METHODS
-from anyio_bus.plugins.nexo.stdout_guard import StrayOutput, StrayText
+from anyio_bus.plugins.nexo.stdout_guard import StrayOutput, StrayText, writable
 from anyio_bus.plugins.nexo.types import Event, ToolDef, ToolHandler, ToolHandlerWithContext
-from anyio_bus.plugins.nexo.wire import MAX_FRAME_BYTES, result_frame
+from anyio_bus.plugins.nexo.wire import MAX_FRAME_BYTES
 from anyio_bus.worker._signals import stop_signals
 
 if TYPE_CHECKING:
@@ -39,6 +38,7 @@ EventHandler = Callable[[str, Event, BrokerSender], Awaitable[None]]
 ShutdownHandler = Callable[[], Awaitable[None]]
 
 THREADS_S = 0.2  # for threads that are ending anyway
+CLOSE_S = 0.5  # for the loop to close: the host waits a second
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -104,7 +104,9 @@ class PluginAdapter:
             raise PluginError(msg)
         bounds = Bounds(
             max_frame_bytes=max_frame_bytes,
-            max_outbound_frame_bytes=max_outbound_frame_bytes or max_frame_bytes,
+            max_outbound_frame_bytes=(
+                max_frame_bytes if max_outbound_frame_bytes is None else max_outbound_frame_bytes
+            ),
             max_concurrency=max_concurrency,
             max_queued=max_queued,
             request_timeout_s=request_timeout_s,
@@ -149,12 +151,6 @@ class PluginAdapter:
             PluginError: A schema is no JSON.
         """
         manifest.check_tools(self._plugin.document, [tool.name for tool in tools])
-        for tool in tools:
-            try:
-                result_frame(None, tool.to_json(), sys.maxsize)
-            except WireError as exc:
-                msg = f"tool {tool.name!r}: {exc}"
-                raise PluginError(msg) from exc
         self._tools.declare(tools)
         return self
 
@@ -298,8 +294,19 @@ class PluginAdapter:
         """
         self._begin()
         with self._stdio(give_back=False) as stdio:
-            serve = partial(self._serve, stdio, on_stuck=_leave)
-            anyio.run(serve, backend=backend, backend_options=backend_options)
+            # asyncio joins the threads of its executor, whatever they do.
+            closing = threading.Timer(CLOSE_S, _leave)
+            closing.daemon = True
+            try:
+                anyio.run(
+                    self._serve_and_close,
+                    stdio,
+                    closing,
+                    backend=backend,
+                    backend_options=backend_options,
+                )
+            finally:
+                closing.cancel()
             if _left_threads():
                 _leave()
 
@@ -335,6 +342,10 @@ class PluginAdapter:
     async def _serve(self, stdio: Stdio, *, on_stuck: Callable[[], object] | None = None) -> None:
         with stop_signals() if self._signals else nullcontext() as received:
             await self._session(stdio.send).run(stdio, received, on_stuck)
+
+    async def _serve_and_close(self, stdio: Stdio, closing: threading.Timer) -> None:
+        await self._serve(stdio, on_stuck=_leave)
+        closing.start()
 
     @contextmanager
     def _stdio(self, *, give_back: bool) -> Iterator[Stdio]:
@@ -372,8 +383,9 @@ def _left_threads() -> bool:
 
 def _leave() -> None:
     """End this process although handlers still run: the host has asked for it, or is gone."""
-    _logger.error("they are left behind, the process ends", extra={"event": "handlers_left"})
-    with suppress(Exception):
-        logging.shutdown()
-        sys.stderr.flush()
+    if writable(2):
+        _logger.error("they are left behind, the process ends", extra={"event": "handlers_left"})
+        with suppress(Exception):
+            logging.shutdown()
+            sys.stderr.flush()
     os._exit(0)

@@ -35,6 +35,7 @@ T = TypeVar("T")
 EventShape = Literal["host", "minimal"]
 _TURN = 64  # pieces that are taken without waiting before others get their turn
 _STREAM_CHARACTERS = 8 * 1024 * 1024  # that nobody has taken yet
+_PIECE_CHARACTERS = 16  # as which a shorter piece counts, for it is an object as well
 
 
 class _Recalled(msgspec.Struct):
@@ -363,7 +364,7 @@ class LlmStream:
 
     def _take(self, piece: str) -> None:
         self._pieces.append(piece)
-        self._size += len(piece)
+        self._size += max(len(piece), _PIECE_CHARACTERS)
         if self._size > _STREAM_CHARACTERS:
             text = f"over {_STREAM_CHARACTERS} characters of a stream wait to be read"
             self._calls.fail(self._call.key, RpcTransportError(text))
@@ -407,7 +408,7 @@ class LlmStream:
             await self._bell.wait()
         if self._pieces:
             piece = self._pieces.popleft()
-            self._size -= len(piece)
+            self._size -= max(len(piece), _PIECE_CHARACTERS)
             return piece  # noqa: ASYNC910
         if self._error is not None:
             raise self._error

@@ -137,6 +137,8 @@ class StrayText(io.TextIOBase):
     errors: str | None = "backslashreplace"
     name = "<stdout>"
     mode = "w"
+    line_buffering = True
+    write_through = True
 
     def __init__(self) -> None:
         self._open = threading.local()
@@ -175,6 +177,9 @@ class StrayText(io.TextIOBase):
     def fileno(self) -> int:
         """Return 1."""
         return 1
+
+    def reconfigure(self, **_options: Any) -> None:
+        """Nothing: programs ask for it as they start, and it is no stream of theirs."""
 
 
 # -- sys.stdout alone --------------------------------------------------------------------------

@@ -104,11 +104,11 @@ def read_block(block: bytes) -> list[Message | BadLine]:
     if block.isascii() or _is_text(block):
         return decode_block(block)
     messages: list[Message | BadLine] = []
-    for line in block.splitlines(keepends=True):
+    for line in block.split(b"\n"):  # and nowhere else: a CR ends no line
         if _is_text(line):
-            messages += decode_block(line)
+            messages += decode_block(line + b"\n")
         else:
-            messages.append(BadLine(line[:PREFIX_BYTES], "it is not UTF-8", len(line)))
+            messages.append(BadLine(line[:PREFIX_BYTES], "it is not UTF-8", len(line) + 1))
     return messages
 
 
@@ -141,6 +141,8 @@ def result_frame(key: RequestId, result: object, limit_bytes: int) -> bytes:
         WireError: It is not JSON, or too large.
     """
     try:
+        if isinstance(result, msgspec.Raw):
+            msgspec.json.decode(result)  # it is written as it is
         frame = encode_result(key, result)
     except Exception as exc:  # its own code may run while it is encoded
         cause = exc.__cause__ if isinstance(exc, InvalidArgumentError) else exc
@@ -176,8 +178,8 @@ def text_of(exc: BaseException) -> str:
     """Return what an exception says, or its class where it says nothing."""
     try:
         return str(exc) or type(exc).__name__
-    except Exception:  # a broken __str__  # noqa: BLE001
-        return type(exc).__name__
+    except BaseException:  # a broken __str__  # noqa: ASYNC103, BLE001
+        return type(exc).__name__  # noqa: ASYNC104
 
 
 BAD = BAD_JSON

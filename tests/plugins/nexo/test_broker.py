@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 import uuid
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -137,12 +138,20 @@ async def test_an_event_needs_neither_handshake_nor_more_than_topic_source_and_p
     assert seen == [Event("t", "", 1)]
 
 
-async def test_a_plain_function_handles_events_in_a_thread() -> None:
-    """5.4: it runs, and logs a TypeError each time."""
-    adapter = make(on_event=lambda topic, event, broker: broker.publish_threadsafe(topic, event))
+async def test_plain_functions_handle_events_in_threads_and_leave_some_to_requests() -> None:
+    """5.4: they run, and log a TypeError each time."""
+    gate = threading.Event()
+
+    def on_event(topic: str, event: Event, broker: BrokerSender) -> None:
+        broker.publish_threadsafe(topic, event)
+        gate.wait(10)
+
+    adapter = make(on_event=on_event, max_concurrency=1)
+    adapter.on_request("custom", lambda params: gate.set())
     async with open_host(adapter) as host:
         await host.event("t", 1)
         assert (await host.next_published()).event["payload"] == 1
+        assert await host.request("custom", timeout=5) is None
 
 
 async def test_what_an_event_handler_raises_is_logged_with_its_class(
@@ -183,6 +192,16 @@ async def test_a_task_of_the_authors_publishes_once_the_host_is_ready() -> None:
         async with open_host(adapter, initialize=False) as host:
             await host.initialize()
             assert (await host.next_published()).event["payload"] == "tick"
+
+
+async def test_two_adapters_in_one_process_have_nothing_in_common() -> None:
+    """5.8: there is one guard for all of them."""
+    first, second = make(), make(event_shape="minimal")
+    async with open_host(first) as one, open_host(second) as other:
+        await first.broker.publish("t", Event("t", "", 1))
+        await second.broker.notify("n", {})
+        assert (await one.next_published()).event["payload"] == 1
+        assert (await other.next_notification())["method"] == "n"
 
 
 async def test_without_a_host_nothing_can_be_said() -> None:
@@ -284,21 +303,28 @@ async def test_an_error_of_the_host_is_raised_as_it_is() -> None:
         {"error": None},
         {"error": {"code": "x", "message": "m"}},
         {"error": {"code": 1.5, "message": "m"}},
+        b"[" * 200_000 + b"]" * 200_000,
+        b"9" * 5000,
+        b'"\xff"',
+        b'"%b"' % (b"x" * 1_100_000),
     ],
+    ids=lambda answer: repr(answer)[:30],
 )
-async def test_an_answer_that_cannot_be_read_fails_its_call(answer: dict[str, Any]) -> None:
+async def test_an_answer_that_cannot_be_read_fails_its_call(answer: dict[str, Any] | bytes) -> None:
     adapter = make()
     async with open_host(adapter) as host:
-        async with anyio.create_task_group() as tasks:
 
-            async def ask() -> None:
-                with pytest.raises(RpcDecodeError):
-                    await recall(adapter.broker)
+        async def reply(message: Any) -> None:
+            if isinstance(answer, bytes):
+                line = b'{"jsonrpc":"2.0","id":%d,"result":%b}\n'
+                await host.send(line % (message["id"], answer))
+            else:
+                await host.send({"jsonrpc": "2.0", "id": message["id"], **answer})
 
-            host.take_requests(
-                lambda message: host.send({"jsonrpc": "2.0", "id": message["id"], **answer})
-            )
-            tasks.start_soon(ask)
+        host.take_requests(reply)
+        with anyio.fail_after(5):
+            with pytest.raises(RpcDecodeError):
+                await recall(adapter.broker)
 
 
 async def test_a_null_error_beside_a_result_is_no_error() -> None:
@@ -510,11 +536,15 @@ async def test_a_stream_that_goes_on_for_ever_ends_by_its_timeout() -> None:
     assert caught.value.seconds == 0.05
 
 
-async def test_a_stream_that_nobody_reads_is_bounded() -> None:
+@pytest.mark.parametrize("piece", ["x" * 1000, ""])
+async def test_a_stream_that_nobody_reads_is_bounded(
+    piece: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anyio_bus.plugins.nexo.broker._STREAM_CHARACTERS", 1500)
     adapter = make()
     async with open_host(adapter) as host:
         result = {"finish_reason": "stop"}
-        host.answer("llm.complete", lambda params: Streamed(["x" * 1_000_000] * 9, result))
+        host.answer("llm.complete", lambda params: Streamed([piece] * 100, result))
         with pytest.raises(RpcTransportError, match="wait to be read"):
             await stream(adapter.broker).final_result()
 

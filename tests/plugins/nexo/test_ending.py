@@ -14,6 +14,10 @@ from tests.worker.kit import line, notification, request
 
 SHUTDOWN = request(2, "shutdown", {"reason": "test"})
 HOLD = "await anyio.sleep_forever()"
+SHIELDED = f"with anyio.CancelScope(shield=True): {HOLD}"
+
+# A call that the host does not answer fails as soon as the plugin begins to end.
+UNTIL_IT_ENDS = "try: await broker.request('until.it.ends', {})\nexcept RpcTransportError: pass"
 
 
 def say_at_shutdown(process: Plugin, code: str) -> None:
@@ -27,11 +31,18 @@ def ended(process: Plugin) -> int:
     return process.process.wait(10)
 
 
-@pytest.mark.parametrize("params", [{"reason": "x"}, None])
+LONG_ID = "x" * (1_048_576 - len(line(request("", "shutdown"))) + 1)  # the answer is longer
+
+
+@pytest.mark.parametrize(
+    ("key", "params"),
+    [(2, {"reason": "x"}), (2, None), (LONG_ID, None)],
+    ids=["reason", "none", "long-id"],
+)
 def test_shutdown_is_answered_and_the_process_ends_with_its_input_open(
-    fresh: Plugin, params: Any
+    fresh: Plugin, key: Any, params: Any
 ) -> None:
-    assert fresh.ask(request(2, "shutdown", params)) == result(2, {"ok": True})
+    assert fresh.ask(request(key, "shutdown", params)) == result(key, {"ok": True})
     assert ended(fresh) == 0
 
 
@@ -44,8 +55,9 @@ def test_a_shutdown_notification_ends_it_without_a_word(fresh: Plugin) -> None:
 def test_results_and_the_hook_come_before_the_answer_to_shutdown(fresh: Plugin) -> None:
     say_at_shutdown(fresh, "await broker.publish('last', Event('last'))")
     fresh.write(event("code", "shared['gate'] = anyio.Event(); await shared['gate'].wait()"))
-    slow = "await anyio.sleep(0.05)\nshared['gate'].set()\nreturn 'slow'"
-    fresh.write(run(2, slow), SHUTDOWN)  # the host gives both the same id
+    fresh.write(run(2, f"{UNTIL_IT_ENDS}\nshared['gate'].set()\nreturn 'slow'"))
+    assert fresh.read()["method"] == "until.it.ends"
+    fresh.write(SHUTDOWN)  # the host gives both the same id
 
     assert fresh.read() == result(2, "slow")
     assert fresh.published()["topic"] == "last"
@@ -95,8 +107,9 @@ def test_the_hook_is_called_however_it_ends(fresh: Plugin, how: str) -> None:
 
 def test_work_that_comes_while_it_ends_is_refused(fresh: Plugin) -> None:
     say_at_shutdown(fresh, "shared['log'].append(1)")
-    fresh.write(run(5, "await anyio.sleep(0.1)\nreturn 5"), SHUTDOWN)
-    fresh.write(run(6, "return 6"), request(7, "custom.asked"), event("echo", 1))
+    fresh.write(run(5, f"{UNTIL_IT_ENDS}\nreturn 5"))
+    assert fresh.read()["method"] == "until.it.ends"
+    fresh.write(SHUTDOWN, run(6, "return 6"), request(7, "custom.asked"), event("echo", 1))
 
     refused = [fresh.read(), fresh.read()]
     assert [(answer["id"], answer["error"]["code"]) for answer in refused] == [
@@ -134,9 +147,10 @@ def test_a_handler_that_does_not_end_is_left_behind_in_time(loop: str, code: str
         assert process.process.wait(10) == 0
 
 
-def test_a_tool_that_does_not_end_is_answered_before_shutdown_is(loop: str) -> None:
+@pytest.mark.parametrize("code", [HOLD, SHIELDED], ids=["endless", "not-cancellable"])
+def test_a_tool_that_does_not_end_is_answered_before_shutdown_is(loop: str, code: str) -> None:
     with plugin(loop, options={"drain_s": 0.4}) as process:
-        process.write(run(5, HOLD), SHUTDOWN)
+        process.write(run(5, code), SHUTDOWN)
 
         assert process.read()["error"] == {
             "code": -33404,
@@ -146,11 +160,18 @@ def test_a_tool_that_does_not_end_is_answered_before_shutdown_is(loop: str) -> N
         assert ended(process) == 0
 
 
-def test_a_blocked_thread_does_not_hold_up_the_end(loop: str) -> None:
+@pytest.mark.parametrize(
+    "code",
+    [
+        "await anyio.to_thread.run_sync(time.sleep, 60, abandon_on_cancel=True)",
+        "import asyncio\nawait asyncio.to_thread(time.sleep, 60)",  # on trio it raises
+    ],
+    ids=["anyio", "asyncio"],
+)
+def test_a_blocked_thread_does_not_hold_up_the_end(loop: str, code: str) -> None:
     with plugin(loop, options={"drain_s": 0.4}) as process:
         process.write(event("echo", 1))
         process.published()
-        code = "await anyio.to_thread.run_sync(time.sleep, 60, abandon_on_cancel=True)"
         process.write(event("code", code), SHUTDOWN)
 
         assert process.read() == result(2, {"ok": True})
@@ -178,7 +199,9 @@ def test_calls_that_are_open_fail_when_it_ends(fresh: Plugin) -> None:
 def test_calls_made_while_it_ends_are_still_answered(fresh: Plugin) -> None:
     """5.5: it no longer reads, so they never are."""
     code = "return [e.id for e in await broker.memory_recall(agent_id='a', query='q')]"
-    fresh.write(run(5, f"await anyio.sleep(0.05)\n{code}"), SHUTDOWN)
+    fresh.write(run(5, f"{UNTIL_IT_ENDS}\n{code}"))
+    assert fresh.read()["method"] == "until.it.ends"
+    fresh.write(SHUTDOWN)
 
     asked = fresh.read()
     assert asked["method"] == "memory.recall"
@@ -193,8 +216,8 @@ def test_calls_made_while_it_ends_are_still_answered(fresh: Plugin) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_handlers_finish(fresh: Plugin, number: signal.Signals) -> None:
-    fresh.write(run(5, "os.write(2, b'begun\\n'); await anyio.sleep(0.1)\nreturn 5"))
-    fresh.errors_until("begun")
+    fresh.write(run(5, f"{UNTIL_IT_ENDS}\nreturn 5"))
+    assert fresh.read()["method"] == "until.it.ends"
     fresh.process.send_signal(number)
 
     assert fresh.read() == result(5, 5)

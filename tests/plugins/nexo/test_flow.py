@@ -41,13 +41,19 @@ def test_a_flood_of_stuck_events_costs_bounded_memory_and_tools_still_work(loop:
         process.write(*[STUCK] * 200)
         assert process.alive()
         before = resident_kib(process.process.pid)
-        writer = write_all(process, line(STUCK) * 20_000)
+        noted = line(event("t" * 70_000, 1))  # the log must not hold all of it: nobody reads it
+        writer = write_all(process, noted + line(STUCK) * 20_000)
         assert process.alive()
         writer.join()
         assert process.alive()
 
         assert resident_kib(process.process.pid) - before < 6000  # the other one: 3 to 4 kB each
-        assert process.ask(SHUTDOWN) == result(2, {"ok": True})
+        before = resident_kib(process.process.pid)
+        held = line(run(5, "await anyio.sleep_forever()"))
+        process.write((held + line(STUCK) * 250) * 100)
+        assert process.ask(SHUTDOWN)["error"]["code"] == -33404
+        assert resident_kib(process.process.pid) - before < 3000  # not all that came with them
+        assert [process.read()["id"] for _ in range(100)] == [5] * 99 + [2]
 
 
 def test_a_burst_is_waited_for_and_nothing_of_it_is_dropped(loop: str) -> None:
@@ -122,6 +128,7 @@ def test_a_stderr_that_nobody_reads_holds_up_nothing(loop: str) -> None:
         return "printed"
     """
     with plugin(loop) as process:
+        assert process.run("raise ValueError('x' * 300_000)")["code"] == -33403
         assert process.run(code) == "printed"
         process.write(b"nonsense\n" * 50)
         assert process.run("raise KeyError")["code"] == -33403

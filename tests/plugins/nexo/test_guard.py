@@ -28,6 +28,7 @@ PRINTS = {
     "child": "subprocess.run(['echo', 'stray'])",
     "buffer": "sys.stdout.buffer.write(b'stray\\n'); sys.stdout.buffer.flush()",
     "__stdout__": "sys.__stdout__.write('stray\\n'); sys.__stdout__.flush()",
+    "reconfigure": "sys.stdout.reconfigure(line_buffering=True); print('stray')",
     "partial": "print('stray', end='')",
     "flushed": "print('str', end='', flush=True); print('ay')",
     "logging": "import logging; logging.StreamHandler(sys.__stdout__).emit("

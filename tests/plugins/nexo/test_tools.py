@@ -41,6 +41,19 @@ RAISES: list[tuple[str, int, str, Any]] = [
     ("raise ToolArgumentInvalid('no', details=object())", -33402, "invalid argument: no", None),
     ("raise ExceptionGroup('g', [ToolDenied('in a group')])", -33405, "denied: in a group", None),
     ("raise ValueError('\\udc80')", -33403, "execution failed: \\udc80", None),
+    ("raise MethodError(10**5000, 'code')", -33403, "code", None),
+    (
+        "class E(ToolDenied):\n    def error_data(self): sys.exit(3)\nraise E('exits')",
+        -33405,
+        "denied: exits",
+        None,
+    ),
+    (
+        "class E(Exception):\n    def __str__(self): sys.exit(3)\nraise E",
+        -33403,
+        "execution failed: E",
+        None,
+    ),
 ]
 
 
@@ -63,6 +76,8 @@ UNENCODABLE = [
     "a = []\na.append(a)\nreturn a",
     "a = {}\na['a'] = a\nreturn a",
     "a = []\nfor _ in range(100000): a = [a]\nreturn a",
+    "return msgspec.Raw(b'nonsense')",
+    'return msgspec.Raw(b\'1}\\n{"id":7,"result":1\')',
 ]
 
 
@@ -174,14 +189,36 @@ def test_no_more_than_the_limit_runs_at_once_and_what_is_too_much_is_refused(loo
 
 
 def test_a_tool_that_takes_for_ever_is_answered_in_time(loop: str) -> None:
-    with plugin(loop, options={"request_timeout_s": 0.2}) as process:
-        error = process.run("await anyio.sleep_forever()")
-
-        assert error == {"code": -33403, "message": "execution failed: no result within 0.2 s"}
+    options = {"request_timeout_s": 0.2, "max_concurrency": 1, "drain_s": 0.1}
+    with plugin(loop, options=options) as process:
+        error = {"code": -33403, "message": "execution failed: no result within 0.2 s"}
+        assert process.run("await anyio.sleep_forever()") == error
         assert process.run("return 5") == 5
 
+        shielded = "with anyio.CancelScope(shield=True): await anyio.sleep_forever()"
+        process.write(run(6, shielded), run(7, "return 7"))  # which waits behind it
+        assert [process.read() for _ in range(2)] == [
+            {"jsonrpc": "2.0", "id": key, "error": error} for key in (6, 7)
+        ]
+        assert process.ask(request(2, "shutdown")) == result(2, {"ok": True})
+        assert process.end() == 0
 
-def test_context_variables_of_one_handler_are_not_seen_by_the_next(shared: Plugin) -> None:
+
+def test_a_handler_that_cancels_the_task_it_runs_on_ends_nobody_else(shared: Plugin) -> None:
+    code = """
+        import asyncio
+        try:
+            asyncio.current_task().cancel()
+        except RuntimeError:  # trio has no such thing
+            pass
+        return 5
+    """
+    assert shared.run(code) == 5
+    assert shared.alive()
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_context_variables_of_one_handler_are_not_seen_by_the_next(loop: str, lanes: int) -> None:
     code = """
         import contextvars
         variable = shared.setdefault("variable", contextvars.ContextVar("variable", default=0))
@@ -189,7 +226,17 @@ def test_context_variables_of_one_handler_are_not_seen_by_the_next(shared: Plugi
         variable.set(seen + 1)
         return seen
     """
-    assert [shared.run(code) for _ in range(3)] == [0, 0, 0]
+    odd = """
+        class Odd:
+            def __eq__(self, other): raise ValueError("as arrays do")
+        shared["variable"].set(Odd())
+    """
+    with plugin(loop, options={"max_concurrency": lanes}) as process:
+        process.write(*[run(key, code) for key in (1, 2, 3)])
+        assert [process.read()["result"] for _ in range(3)] == [0, 0, 0]
+        process.write(run(4, odd), run(5, odd), run(6, code))
+        assert [process.read()["result"] for _ in range(3)] == [None, None, 0]
+        assert process.end() == 0
 
 
 def test_a_plugin_without_tools_knows_no_tool_method(loop: str) -> None:

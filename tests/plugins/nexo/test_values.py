@@ -224,6 +224,7 @@ def test_the_tree_of_errors_is_the_known_one() -> None:
         {"event_shape": "other"},
         {"max_frame_bytes": 0},
         {"max_frame_bytes": True},
+        {"max_outbound_frame_bytes": 0},
         {"max_concurrency": 0},
         {"max_queued": 1.5},
         {"drain_s": 0},
@@ -252,10 +253,17 @@ def test_what_cannot_be_served_is_refused() -> None:
 
     with pytest.raises(PluginError, match="cannot be"):
         adapter.tool("t")(bad)
+    with pytest.raises(PluginError, match="tool 't': result is not JSON"):
+        adapter.tool("t", input_schema={"default": float("nan")})(lambda: None)
+    assert not adapter._tools.served
 
 
 class Place(msgspec.Struct):
     city: str
+
+
+class Tree(msgspec.Struct):
+    trees: list[Tree]
 
 
 def test_each_bound_tool_shows_a_schema_of_an_object() -> None:
@@ -263,6 +271,8 @@ def test_each_bound_tool_shows_a_schema_of_an_object() -> None:
 
     def whole(params: Place) -> None:
         """Take all of it."""
+
+    def nested(params: Tree) -> None: ...
 
     def anything(params: Any) -> None: ...
 
@@ -273,8 +283,11 @@ def test_each_bound_tool_shows_a_schema_of_an_object() -> None:
         assert adapter.tool("t", **options)(function) is function
         return adapter._tools.catalog[0]
 
-    for function in (one, whole, anything, rest):
+    for function in (one, whole, nested, anything, rest):
         assert shown(function).input_schema["type"] == "object"
+    items = shown(nested).input_schema["properties"]["trees"]["items"]
+    assert items == {"$ref": "#/$defs/Tree"}
+    assert shown(nested).input_schema["$defs"]["Tree"]["properties"]["trees"]["items"] == items
     assert shown(one).input_schema["required"] == ["place"]
     assert shown(whole).description == "Take all of it."
     assert shown(one, description="d", input_schema={"type": "object", "x": 1}) == ToolDef(

@@ -93,6 +93,74 @@ def test_text_comes_back_whole(shared: Plugin) -> None:
     assert shared.published()["event"]["payload"] == text
 
 
+@pytest.mark.parametrize(
+    ("shape", "more"), [("host", {"id", "timestamp", "session_id"}), ("minimal", set())]
+)
+def test_published_events_have_the_members_of_their_shape(
+    loop: str, shape: str, more: set[str]
+) -> None:
+    with plugin(loop, options={"event_shape": shape}) as process:
+        process.write(event("echo", [1], session_id="7b0c6c0e-9a8e-4d52-9c1e-2f1f6f5f3a10"))
+        published = process.published()
+
+        assert set(published) == {"topic", "event"}
+        assert set(published["event"]) == {"topic", "source", "payload"} | more
+        assert published["event"]["source"] == "demo"
+        assert process.end() == 0
+
+
+# -- what a plugin asks, and what it serves besides tools -------------------------------------------
+
+
+def test_calls_to_the_host_have_the_params_of_the_contract(shared: Plugin) -> None:
+    code = """
+        ask = {"provider": "p", "model": "m", "messages": [{"role": "user", "content": "2+2?"}]}
+        found = await broker.memory_recall(agent_id="a", query="q")
+        whole = await broker.llm_complete(**ask, temperature=0, system_prompt="s")
+        pieces = broker.llm_complete_stream(**ask)
+        text = "".join([piece async for piece in pieces])
+        end = await pieces.final_result()
+        try:
+            await broker.request("no.such", {})
+        except RpcServerError as exc:
+            error = str(exc)
+        return [found[0].id, whole.content, text, end.usage.prompt_tokens, error]
+    """
+    messages = [{"role": "user", "content": "2+2?"}]
+    asked = {"provider": "p", "model": "m", "messages": messages, "max_tokens": 4096}
+    usage = {"prompt_tokens": 6, "completion_tokens": 1}
+    shared.write(run(5, code))
+
+    recall = shared.read()
+    assert recall["params"] == {"agent_id": "a", "query": "q", "limit": 10}
+    entry = {"id": "m", "agent_id": "a", "content": "c"}
+    whole = shared.ask(result(recall["id"], {"entries": [entry]}))
+    assert whole["params"] == {**asked, "temperature": 0, "system_prompt": "s"}
+    stream = shared.ask(result(whole["id"], {"content": "four", "usage": usage}))
+    assert stream["params"] == {**asked, "temperature": 0.7, "stream": True}
+    for chunk in ("fo", "ur"):
+        params = {"request_id": stream["id"], "chunk": chunk}
+        shared.write(notification("llm.complete.delta", params))
+    other = shared.ask(result(stream["id"], {"finish_reason": "stop", "usage": usage}))
+    shared.write({"jsonrpc": "2.0", "id": other["id"], "error": {"code": -32601, "message": "no"}})
+
+    assert shared.read() == result(5, ["m", "four", "four", 6, "rpc error -32601: no"])
+    assert [m["method"] for m in (recall, whole, stream)] == ["memory.recall"] + [
+        "llm.complete"
+    ] * 2
+    assert whole["id"] < stream["id"] < other["id"]
+
+
+def test_a_plugin_can_be_a_language_model(shared: Plugin) -> None:
+    params = {"provider": "p", "model": "m", "stream": True, "request": {"messages": []}}
+    delta = shared.ask(request(2**40, "llm.chat", params))
+
+    chunk = {"type": "text_delta", "text": "m"}
+    assert delta == notification("llm.chat.delta", {"request_id": 2**40, "chunk": chunk})
+    assert shared.read()["result"]["content"] == {"type": "text", "text": "m"}
+    assert shared.ask(request(6, "llm.chat", {}))["error"]["code"] == -32602
+
+
 # -- what is not answered (5.1: the existing SDK answers with "id": null) --------------------------
 
 
@@ -217,6 +285,14 @@ def test_the_tail_of_an_over_long_line_is_never_a_frame(shared: Plugin, blocks: 
     shared.write(b"x" * (blocks * 65536) + smuggled)
 
     assert shared.alive()
+
+
+def test_a_carriage_return_is_white_space_and_ends_no_line(shared: Plugin) -> None:
+    spaced = line(ADD).rstrip()[:-1] + b"\r}\n"
+
+    shared.write(b"\xff\r" + line(run(666, "return 'smuggled'")) + spaced)
+
+    assert shared.read() == result(7, 2)
 
 
 def test_an_over_long_line_is_logged_once(fresh: Plugin) -> None:

@@ -18,7 +18,7 @@ import anyio
 import msgspec
 
 from anyio_bus.plugins import nexo
-from anyio_bus.plugins.nexo import BrokerSender, Event, PluginAdapter, ToolContext
+from anyio_bus.plugins.nexo import BrokerSender, Event, PluginAdapter, ToolContext, methods
 
 MANIFEST = """
 [plugin]
@@ -95,6 +95,14 @@ def asked(params: Any, context: nexo.RequestContext) -> Any:
 
 
 adapter.on_request("custom.asked", asked)
+
+
+@adapter.on(methods.LlmChat)
+async def chat(asked: methods.LlmChat, context: nexo.RequestContext) -> Any:
+    if asked.stream:
+        await context.send_delta({"type": "text_delta", "text": asked.model})
+    return methods.chat_text(asked.model)
+
 
 if __name__ == "__main__":
     backend = sys.argv[1]
