@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import subprocess
 import sys
 import uuid
 from collections.abc import Iterable, Iterator
@@ -70,6 +71,16 @@ def left_since(before: Snapshot, dying_ms: int = DYING_MS) -> list[Process | Ope
     for process in left:
         _kill(process.pid)
     return [*sorted(left), *sorted(now.files - before.files)]
+
+
+def leave_orphan(command: str) -> None:
+    """Start a process whose parent ends at once; returns when it can be seen.
+
+    While it becomes another program it has no environment, and shows no mark.
+    """
+    subprocess.run(["sh", "-c", f"setsid {command} >/dev/null 2>&1 &"], check=True, timeout=10)
+    while not any(process.command.strip() == command for process in snapshot().processes):
+        pass
 
 
 def _processes() -> Iterator[Process]:

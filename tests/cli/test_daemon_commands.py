@@ -15,6 +15,7 @@ import pytest
 
 from anyio_bus import Connect, open_bus
 from anyio_bus._daemon import find_daemon
+from tests.bus.support import need_native
 from tests.cli.kit import cli, finish, interrupt, running, without, write_config
 
 PATIENCE_S = 10
@@ -164,6 +165,7 @@ def test_tail_of_no_admin_listener_is_refused(
 
 
 def test_doctor_tries_each_backend() -> None:
+    need_native()
     done = cli("doctor")
     assert done.returncode == 0
     for name in ("native", "python", "subprocess"):

@@ -40,7 +40,7 @@ async def test_workers_are_replaced_after_so_many_requests(place: Place) -> None
 
 async def test_a_spare_serves_when_a_worker_dies(place: Place) -> None:
     # A kernel that is back within a millisecond would need no spare.
-    slow = msgspec.structs.replace(FAST, restart_delay_s=2, restart_delay_max_s=2)
+    slow = msgspec.structs.replace(FAST, restart_delay_s=0.7, restart_delay_max_s=0.7)
     async with place.bus(pool={"spares": 1}, limits=slow) as bus:
         await until(lambda: len(ready(bus, held=True)) == 1)
         (spare,) = ready(bus, held=True)

@@ -18,6 +18,7 @@ def test_notification_of_a_client_that_is_gone_falls_with_its_worker(tmp_path: P
         pid = stays.call("pid")
         goes.call("session/load", {"sessionId": "s"})
         stays.start("wait", {"path": str(gate)})
+        stays.status()  # that is at the worker before anything of the other client is read
         for _ in range(16):  # more than the out-queue takes, its reserve included
             goes.notify("fill", {"sessionId": "s", "pad": "x" * 100_000})
         goes.notify("session/load", {"sessionId": "s"})

@@ -13,6 +13,7 @@ import anyio.lowlevel
 import pytest
 
 from anyio_bus.testing import LeakCheck, LeakError
+from tests.leaks import leave_orphan
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -66,7 +67,7 @@ def test_a_child_nobody_waited_for_is_named() -> None:
 @pytest.mark.usefixtures("short_settling")
 def test_a_grandchild_without_its_parent_is_named_and_ended() -> None:
     with pytest.raises(LeakError, match=r"process (\d+): sleep 1000") as caught, LeakCheck():
-        subprocess.run(["sh", "-c", "setsid sleep 1000 >/dev/null 2>&1 &"], check=True)
+        leave_orphan("sleep 1000")
     pid = int(str(caught.value).partition("process ")[2].partition(":")[0])
     assert ends(pid)
 
