@@ -102,9 +102,9 @@ class Lanes(Generic[J]):
             self._lanes += 1
             self._owner.start_soon(self._lane)
 
-    async def _lane(self) -> None:
+    async def _lane(self) -> None:  # noqa: ASYNC910
         clean = copy_context()
-        with anyio.CancelScope() as scope:
+        with anyio.CancelScope() as scope:  # noqa: ASYNC912  # handlers are what is cancelled
             self._scopes.add(scope)
             try:
                 await self._work(clean)

@@ -279,7 +279,7 @@ class Session(Duplex):
     async def _serve_request(self, asked: Asked) -> None:  # noqa: ASYNC910
         key, message, limit_s, until = asked
         if key not in self._open:
-            return  # it has waited too long
+            return  # noqa: ASYNC910  # it has waited too long
         frame: bytes | None = None
         scope = anyio.CancelScope(deadline=until)
         try:
