@@ -11,7 +11,7 @@ from msgspec import UNSET
 from anyio_bus._backends.reports import Status, decode_status
 from anyio_bus._errors import ConnectionLostError, KernelCode, NotSupportedError
 from anyio_bus._sansio.codec import decode_block, encode_request
-from anyio_bus._sansio.lines import LineSplitter
+from anyio_bus._sansio.lines import READ_BYTES, LineSplitter
 from anyio_bus._sansio.messages import Message
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ("GREETING_S", "check_remote", "greet")
 
-READ_BYTES = 256 * 1024
 GREETING_S = 10.0
 GREETING_BYTES = 2**30  # of a report; it holds the last bytes of each worker's stderr
 EXIT_S = 1.0

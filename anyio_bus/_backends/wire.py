@@ -41,7 +41,7 @@ from anyio_bus._sansio.events import (
     SessionInfo,
     WorkerInfo,
 )
-from anyio_bus._sansio.lines import LineSplitter, Oversize
+from anyio_bus._sansio.lines import READ_BYTES, LineSplitter, Oversize, next_read_bytes
 from anyio_bus._sansio.messages import BadLine, Message, RequestId
 from anyio_bus._sansio.profiles import cancel_frame
 from anyio_bus._sansio.routing import Refused, Route, Withdrawal
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
 
 __all__ = ("Wire",)
 
-READ_BYTES = 256 * 1024
 READS = 4  # of one fd before others have their turn
 ENVELOPE_BYTES = 8192  # a line of the kernel is that much longer than a worker's at most
 EXIT_S = 1.0  # for a daemon that has closed its stdout
@@ -108,6 +107,7 @@ class Wire:
         self._loop = current_loop()
         self._single = greeting[0].single
         self._max_bytes = config.limits.max_output_bytes
+        self._read_bytes = READ_BYTES
         self._splitter = LineSplitter(config.limits.max_frame_bytes + ENVELOPE_BYTES)
         self._live: dict[RequestId, str] = {}  # requests without an outcome -> their pool
         self._asked: dict[str, Callable[[Message], None]] = {}
@@ -159,7 +159,7 @@ class Wire:
     def _step(self) -> bool:
         """Take what has come; False at the end."""
         for _ in range(READS):
-            data = self._link.read(READ_BYTES)
+            size, data = self._read_bytes, self._link.read(self._read_bytes)
             if data is None:
                 return True
             if not data:
@@ -167,7 +167,8 @@ class Wire:
             self._take(data)
             if self._closed:
                 return False
-            if len(data) < READ_BYTES // 4:
+            self._read_bytes = next_read_bytes(size, len(data))
+            if len(data) < size:
                 return True
         return True
 

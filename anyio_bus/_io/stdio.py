@@ -22,6 +22,7 @@ import anyio.to_thread
 
 from anyio_bus._io.fdguard import FdGuard
 from anyio_bus._io.loop import current_loop
+from anyio_bus._sansio.lines import READ_BYTES, next_read_bytes
 
 if TYPE_CHECKING:
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ("Stdio", "open_stdio")
 
-READ_BYTES = 256 * 1024  # a pipe holds 64 KiB unless somebody enlarged it
 _NO_POLLING = (OSError, NotImplementedError, ValueError)  # epoll says EPERM to a file
 _WINDOWS = sys.platform == "win32"  # where pipes can neither be polled nor made non-blocking
 
@@ -56,6 +56,7 @@ class Stdio:
         self._opened: list[int] = []
         self._made_non_blocking: int | None = None
         self._chunks: _Chunks | None = None
+        self._read_bytes = READ_BYTES
         if not threads:
             self._take_non_blocking()
 
@@ -95,13 +96,18 @@ class Stdio:
                 self._reads_in_thread = True
                 break
             with suppress(BlockingIOError):
-                return os.read(self._in, READ_BYTES)
+                return self._read()
         if self._chunks is None:
             self._chunks = self._start_thread()
         try:
             return await self._chunks[1].receive()
         except anyio.EndOfStream:
             return b""
+
+    def _read(self) -> bytes:
+        data = os.read(self._in, self._read_bytes)
+        self._read_bytes = next_read_bytes(self._read_bytes, len(data))
+        return data
 
     async def feed(self, take: Callable[[bytes], bool]) -> bool:
         """Hand over what is read, as it comes, until ``take`` wants no more or the input ends.
@@ -123,7 +129,7 @@ class Stdio:
             nonlocal more, polled
             polled = True
             try:
-                data = os.read(self._in, READ_BYTES)
+                data = self._read()
             except BlockingIOError:
                 return True
             more = bool(data)

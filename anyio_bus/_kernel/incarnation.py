@@ -20,7 +20,7 @@ from anyio_bus._sansio.codec import (
     encode_notification,
     encode_request,
 )
-from anyio_bus._sansio.lines import LineSplitter
+from anyio_bus._sansio.lines import READ_BYTES, LineSplitter, next_read_bytes
 from anyio_bus._sansio.messages import PREFIX_BYTES, BadLine, Message
 from anyio_bus._sansio.routing import Entry, Lane, PoolTable, Route
 from anyio_bus._sansio.tapping import (
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 __all__ = ("HANDSHAKE_KEY", "Incarnation")
 
 HANDSHAKE_KEY = "anyio-bus/handshake"
-READ_BYTES = 64 * 1024  # the size of a Linux pipe: more cannot be there at once
-MAX_READ_BYTES = 1024 * 1024
 STDERR_READ_BYTES = 64 * 1024
 WRITE_BUFFERS = 512  # half of Linux's IOV_MAX
 WRITE_BYTES = 256 * 1024
@@ -222,7 +220,7 @@ class Incarnation:
                 await self._resumed.wait()
             if not data:
                 break
-            size = min(size * 2, MAX_READ_BYTES) if len(data) == size else READ_BYTES
+            size = next_read_bytes(size, len(data))
             self.bytes_in += len(data)
             items = self._splitter.feed(data)
             if items:

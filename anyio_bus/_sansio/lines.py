@@ -8,10 +8,18 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ("EDGE_BYTES", "LineSplitter", "Oversize")
+__all__ = ("EDGE_BYTES", "READ_BYTES", "LineSplitter", "Oversize", "next_read_bytes")
+
+READ_BYTES = 64 * 1024  # what a Linux pipe holds; memory for much more is mapped anew for each read
+_MAX_READ_BYTES = 1024 * 1024
 
 EDGE_BYTES = 4096  # of an oversize line, kept from both ends: enough to find the id in either
 _PIECE_BYTES = 1024  # smaller pieces of an open line are put together, for each costs its overhead
+
+
+def next_read_bytes(size: int, got: int) -> int:
+    """Return how much to ask for after a read: twice as much where it was filled."""
+    return min(size * 2, _MAX_READ_BYTES) if got == size else READ_BYTES
 
 
 class Oversize(msgspec.Struct, frozen=True):
