@@ -138,7 +138,7 @@ def test_calls_to_the_host_have_the_params_of_the_contract(shared: Plugin) -> No
     assert whole["params"] == {**asked, "temperature": 0, "system_prompt": "s"}
     stream = shared.ask(result(whole["id"], {"content": "four", "usage": usage}))
     assert stream["params"] == {**asked, "temperature": 0.7, "stream": True}
-    for chunk in ("fo", "ur"):
+    for chunk in ("f", "our"):
         params = {"request_id": stream["id"], "chunk": chunk}
         shared.write(notification("llm.complete.delta", params))
     other = shared.ask(result(stream["id"], {"finish_reason": "stop", "usage": usage}))
