@@ -142,7 +142,8 @@ class Session(Duplex):
             method = message.method
             if isinstance(message, BadLine):
                 self._malformed(message.reason, message.prefix)
-                self._spoilt(message.prefix, b"", message.reason)
+                whole = message.size <= len(message.prefix) + 1  # with its LF
+                self._spoilt(message.prefix, message.prefix if whole else b"", message.reason)
             elif method == "broker.event" and message.id is UNSET:
                 self._take_event(message)
             elif method is UNSET:

@@ -294,6 +294,7 @@ async def test_an_error_of_the_host_is_raised_as_it_is() -> None:
 @pytest.mark.parametrize(
     "answer",
     [
+        {},
         {"result": {}},
         {"result": None},
         {"result": {"entries": {}}},
