@@ -467,9 +467,10 @@ class Session(Duplex):
             extra = {"event": "handler_raised"}
             text = "plugin: %s raised: %s: %s%s"
             kind, said = type(exc).__name__, text_of(exc)[:SAID_CHARACTERS]
-            trace = "".join(traceback.format_exception(exc)).encode(errors="backslashreplace")
+            trace = _trace_of(exc)
             if len(trace) <= LOG_BYTES:
-                logger.error(text, what, kind, said, note, exc_info=exc, extra=extra)
+                shown = exc if trace else None
+                logger.error(text, what, kind, said, note, exc_info=shown, extra=extra)
             else:
                 end = trace[-LOG_BYTES:].decode(errors="replace")
                 logger.error("%s\n...%s", text % (what, kind, said, note), end, extra=extra)
@@ -477,8 +478,19 @@ class Session(Duplex):
 
 def _code_of(exc: ToolInvocationError | MethodError, default: int) -> tuple[bool, int]:
     """Return the code that a handler chose, if it is one."""
-    code = exc.code
+    try:
+        code = exc.code
+    except BaseException:  # the author's own  # noqa: ASYNC103, BLE001
+        return False, default  # noqa: ASYNC104
     return (True, code) if type(code) is int and -MAX_CODE <= code < MAX_CODE else (False, default)
+
+
+def _trace_of(exc: BaseException) -> bytes:
+    """Return the traceback, nothing where the exception's own code prevents it."""
+    try:
+        return "".join(traceback.format_exception(exc)).encode(errors="backslashreplace")
+    except BaseException:  # noqa: ASYNC103, BLE001
+        return b""  # noqa: ASYNC104
 
 
 def _data_of(exc: ToolInvocationError | MethodError) -> object:

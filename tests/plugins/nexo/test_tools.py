@@ -49,6 +49,18 @@ RAISES: list[tuple[str, int, str, Any]] = [
         None,
     ),
     (
+        "class E(ToolDenied):\n    code = property(lambda self: 1 / 0)\nraise E('divides')",
+        -33403,
+        "denied: divides",
+        None,
+    ),
+    (
+        "class E(Exception):\n    __notes__ = property(lambda self: 1 / 0)\nraise E('notes')",
+        -33403,
+        "execution failed: notes",
+        None,
+    ),
+    (
         "class E(Exception):\n    def __str__(self): sys.exit(3)\nraise E",
         -33403,
         "execution failed: E",
