@@ -6,7 +6,7 @@ import math
 
 import anyio
 
-__all__ = ("exit_in", "is_cancellation", "is_interrupt")
+__all__ = ("exit_in", "is_cancellation", "is_cancelled", "is_interrupt")
 
 
 def is_cancellation(exc: BaseException) -> bool:
@@ -16,6 +16,11 @@ def is_cancellation(exc: BaseException) -> bool:
     """
     if anyio.current_effective_deadline() != -math.inf:
         return False
+    return is_cancelled(exc)
+
+
+def is_cancelled(exc: BaseException) -> bool:
+    """Tell whether nothing but the loop's exception of a cancellation was raised, by whomever."""
     if isinstance(exc, BaseExceptionGroup):
         return exc.split(anyio.get_cancelled_exc_class())[1] is None
     return isinstance(exc, anyio.get_cancelled_exc_class())

@@ -244,7 +244,8 @@ def read_requirements(folder: Path) -> list[str]:
     if found is None and listed.exists():
         lines = (line.strip() for line in _read(listed).splitlines())
         return ["-r", str(listed)] if any(line and line[0] != "#" for line in lines) else []
-    if found is None and "dependencies" in project.get("dynamic", []):
+    dynamic = project.get("dynamic", [])
+    if found is None and (not isinstance(dynamic, list) or "dependencies" in dynamic):
         raise CommandError(NO_DEPENDENCIES.format(folder), WRONG_USE)
     found = found or []
     if not isinstance(found, list) or not all(isinstance(text, str) for text in found):

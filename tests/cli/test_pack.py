@@ -273,6 +273,7 @@ def test_dependencies_are_those_of_the_project_or_of_the_list(
     [
         (None, "an empty requirements.txt says that there are none"),
         ("[project]\ndynamic = ['dependencies']", "an empty requirements.txt"),
+        ("[project]\ndynamic = 5", "an empty requirements.txt"),
         ("[project", "pyproject.toml: "),
         ("[project]\ndependencies = 'a'", "no list of texts"),
         ("[project]\ndependencies = ['--index-url=x']", "is no dependency"),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import anyio
 import anyio.lowlevel
 
-from anyio_bus._io.raised import is_cancellation
+from anyio_bus._io.raised import is_cancellation, is_cancelled
 
 if TYPE_CHECKING:
     from anyio_bus._io.loop import Loop, Waiter
@@ -43,7 +43,8 @@ class Lanes(Generic[J]):
     Args:
         owner: Who starts the tasks.
         loop: The running event loop.
-        run: Does a job. It must not raise but to pass on a cancellation.
+        run: Does a job, in a scope that may be cancelled if the job takes too long. It must not
+            raise but to pass on a cancellation.
         limit: Jobs in progress at once.
         max_queued: Jobs that wait.
 
@@ -55,7 +56,7 @@ class Lanes(Generic[J]):
         self,
         owner: Owner,
         loop: Loop,
-        run: Callable[[J], Awaitable[None]],
+        run: Callable[[J, anyio.CancelScope], Awaitable[None]],
         limit: int,
         max_queued: int,
     ) -> None:
@@ -104,31 +105,33 @@ class Lanes(Generic[J]):
 
     async def _lane(self) -> None:  # noqa: ASYNC910
         clean = copy_context()
-        with anyio.CancelScope() as scope:  # noqa: ASYNC912  # handlers are what is cancelled
-            self._scopes.add(scope)
-            try:
-                await self._work(clean)
-            except BaseException as exc:  # noqa: ASYNC103
-                # A handler of asyncio's may have cancelled the task that it ran on.
-                stray = isinstance(exc, anyio.get_cancelled_exc_class())
-                if is_cancellation(exc) or not stray:
-                    raise
-            finally:
-                self._scopes.discard(scope)
-                self._lanes -= 1
-                self._coming = False
-                if self._queue:  # it was not cancelled: it only gives its place to a new one
-                    clean.run(self._next_lane)
-                self._owner.changed()
+        scope = anyio.CancelScope()
+        self._scopes.add(scope)
+        try:
+            with scope:  # handlers are what is cancelled
+                await self._work(clean, scope)
+        except BaseException as exc:  # noqa: ASYNC103
+            # A handler of asyncio's may have cancelled the task that it ran on.
+            if is_cancellation(exc) or not is_cancelled(exc):
+                self._closed = True  # all ends: nobody will do what waits
+                raise
+        finally:
+            self._scopes.discard(scope)
+            self._lanes -= 1
+            self._coming = False
+            if self._queue:  # it only gives its place to a new one
+                clean.run(self._next_lane)
+            self._owner.changed()
 
-    async def _work(self, clean: Context) -> None:  # noqa: ASYNC910
+    async def _work(self, clean: Context, scope: anyio.CancelScope) -> None:  # noqa: ASYNC910
         while not self._closed:
             self._coming = False
             turns = 0
             while self._queue:
-                await self._one()
-                if _changed(clean):
-                    return  # a handler has set a context variable: the next must not see it
+                await self._one(scope)
+                # A context variable that a handler has set, the next must not see.
+                if scope.cancel_called or _changed(clean):
+                    return
                 turns += 1
                 if turns % _TURN == 0:
                     await anyio.lowlevel.checkpoint()
@@ -141,14 +144,14 @@ class Lanes(Generic[J]):
                     self._idle.remove(waiter)
                 raise
 
-    async def _one(self) -> None:
+    async def _one(self, scope: anyio.CancelScope) -> None:
         job, size = self._queue.popleft()
         self._bytes -= size
         if self._queue and not self._coming:
             self._next_lane()
         self.running += 1
         try:
-            await self._run(job)
+            await self._run(job, scope)
         finally:
             self.running -= 1
             self._owner.changed()

@@ -7,9 +7,10 @@ import logging
 import sys
 import traceback
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import anyio
+import msgspec
 from msgspec import UNSET
 
 from anyio_bus._io.loop import Alarm
@@ -67,13 +68,22 @@ SAID_CHARACTERS = 200  # of it in the first line
 MAX_CODE = 2**31  # that a host may keep an error's code in
 
 
-class Asked(NamedTuple):
-    """A request on its way to its handler."""
+class Asked(msgspec.Struct, eq=False):
+    """A request that has no answer yet.
 
-    key: int  # of our own: the host's ids may come twice
+    Args:
+        key: Our own: the host's ids may come twice.
+        message: The request.
+        limit_s: When its time is up; then what else is waited for.
+        scope: What it runs in, once its handler has begun.
+        late: Its handler was cancelled, for its time was up.
+    """
+
+    key: int
     message: Message
     limit_s: float
-    until: float
+    scope: anyio.CancelScope | None = None
+    late: bool = False
 
 
 class Session(Duplex):
@@ -101,9 +111,9 @@ class Session(Duplex):
         self._events = Lanes(self, self._loop, self._handle_event, size, queued)
         self._requests = Lanes(self, self._loop, self._serve_request, size, queued)
         self._keys = itertools.count()
-        self._open: dict[int, Message] = {}  # requests that wait or run, and have no answer yet
+        self._open: dict[int, Asked] = {}  # what waits or runs, and has no answer yet
         self._overdue: Deadlines[int] = Deadlines()
-        self._alarm = Alarm(self._loop, self._overdue.next, self._answer_overdue)
+        self._alarm = Alarm(self._loop, self._overdue.next, self._time_is_up)
         self._on_event: Call | None = None
         if plugin.on_event is not None:
             self._on_event = caller(plugin.on_event, anyio.CapacityLimiter(size))
@@ -142,7 +152,8 @@ class Session(Duplex):
             method = message.method
             if isinstance(message, BadLine):
                 self._malformed(message.reason, message.prefix)
-                self._spoilt(message.prefix, b"", message.reason)
+                whole = message.size <= len(message.prefix) + 1  # with its LF
+                self._spoilt(message.prefix, message.prefix if whole else b"", message.reason)
             elif method == "broker.event" and message.id is UNSET:
                 self._take_event(message)
             elif method is UNSET:
@@ -231,12 +242,10 @@ class Session(Duplex):
     def _begin(self, message: Message) -> None:
         if message.params is not UNSET:  # else it keeps all that was read with it
             message.params = message.params.copy()
-        key = next(self._keys)
-        self._open[key] = message
-        limit_s = self._limit_s(message)
-        now = self._loop.now()
-        self._alarm.nudge(self._overdue.add(key, limit_s + CANCEL_S, now))
-        self._requests.put(Asked(key, message, limit_s, now + limit_s), size_of(message))
+        asked = Asked(next(self._keys), message, self._limit_s(message))
+        self._open[asked.key] = asked
+        self._alarm.nudge(self._overdue.add(asked.key, asked.limit_s, self._loop.now()))
+        self._requests.put(asked, size_of(message))
 
     # -- when to read --------------------------------------------------------------------------
 
@@ -268,7 +277,7 @@ class Session(Duplex):
 
     # -- handlers ------------------------------------------------------------------------------
 
-    async def _handle_event(self, asked: EventParams) -> None:  # noqa: ASYNC910
+    async def _handle_event(self, asked: EventParams, _scope: object) -> None:  # noqa: ASYNC910
         try:
             await self._on_event(asked.topic, asked.event, self._broker)  # type: ignore[misc]
         except BaseException as exc:  # noqa: ASYNC103  # it costs this event
@@ -276,35 +285,40 @@ class Session(Duplex):
                 raise
             self._raised("on_event", exc)
 
-    async def _serve_request(self, asked: Asked) -> None:  # noqa: ASYNC910
-        key, message, limit_s, until = asked
-        if key not in self._open:
+    async def _serve_request(self, asked: Asked, scope: anyio.CancelScope) -> None:  # noqa: ASYNC910
+        if asked.key not in self._open:
             return  # noqa: ASYNC910  # it has waited too long
+        asked.scope = scope
         frame: bytes | None = None
-        scope = anyio.CancelScope(deadline=until)
         try:
-            with scope:
-                frame = await self._outcome(message)
-                if not self._output.has_room:
-                    await self._output.room()
+            frame = await self._outcome(asked.message)
+            if not self._output.has_room:
+                await self._output.room()
         finally:
-            self._overdue.discard(key, limit_s + CANCEL_S)
-            if self._open.pop(key, None) is not None:
+            self._overdue.discard(asked.key, asked.limit_s)
+            if self._open.pop(asked.key, None) is not None:
                 if frame is None:
-                    late = scope.cancelled_caught
-                    frame = self._too_late(message) if late else self._too_old(message)
+                    frame = (self._too_late if asked.late else self._too_old)(asked.message)
                 self._output.put(frame)
 
     def _limit_s(self, message: Message) -> float:
         is_stream = message.method == "llm.chat"
         return STREAM_TIMEOUT_S if is_stream else self._bounds.request_timeout_s
 
-    def _answer_overdue(self, now: float) -> None:
-        """Answer for handlers that were not begun, or go on although they were cancelled."""
+    def _time_is_up(self, now: float) -> None:
+        """Cancel handlers; answer for what was not begun, or goes on although it was cancelled."""
         for key in self._overdue.expire(now):
-            message = self._open.pop(key, None)
-            if message is not None:
-                self._output.put(self._too_late(message))
+            asked = self._open.get(key)
+            if asked is None:
+                continue  # the end has answered it
+            if asked.scope is not None and not asked.late:
+                asked.late = True
+                asked.limit_s = CANCEL_S
+                self._overdue.add(key, CANCEL_S, now)
+                asked.scope.cancel("no result in time")
+            else:
+                del self._open[key]
+                self._output.put(self._too_late(asked.message))
 
     def _too_late(self, message: Message) -> bytes:
         text = f"no result within {self._limit_s(message):g} s"
@@ -384,8 +398,8 @@ class Session(Duplex):
         self._requests.cancel_all()
         cancelled_by = now() + CANCEL_S
         ended = await self._bell.until(lambda: self._idle, lambda: cancelled_by, now)
-        for message in self._open.values():  # never begun, or not ended
-            self._output.put(self._too_old(message))
+        for asked in self._open.values():  # never begun, or not ended
+            self._output.put(self._too_old(asked.message))
         self._open.clear()
         failure = await self._call_hook(begun + drain_s)
         for key in self._shutdown_ids:
@@ -453,9 +467,10 @@ class Session(Duplex):
             extra = {"event": "handler_raised"}
             text = "plugin: %s raised: %s: %s%s"
             kind, said = type(exc).__name__, text_of(exc)[:SAID_CHARACTERS]
-            trace = "".join(traceback.format_exception(exc)).encode(errors="backslashreplace")
+            trace = _trace_of(exc)
             if len(trace) <= LOG_BYTES:
-                logger.error(text, what, kind, said, note, exc_info=exc, extra=extra)
+                shown = exc if trace else None
+                logger.error(text, what, kind, said, note, exc_info=shown, extra=extra)
             else:
                 end = trace[-LOG_BYTES:].decode(errors="replace")
                 logger.error("%s\n...%s", text % (what, kind, said, note), end, extra=extra)
@@ -463,8 +478,19 @@ class Session(Duplex):
 
 def _code_of(exc: ToolInvocationError | MethodError, default: int) -> tuple[bool, int]:
     """Return the code that a handler chose, if it is one."""
-    code = exc.code
+    try:
+        code = exc.code
+    except BaseException:  # the author's own  # noqa: ASYNC103, BLE001
+        return False, default  # noqa: ASYNC104
     return (True, code) if type(code) is int and -MAX_CODE <= code < MAX_CODE else (False, default)
+
+
+def _trace_of(exc: BaseException) -> bytes:
+    """Return the traceback, nothing where the exception's own code prevents it."""
+    try:
+        return "".join(traceback.format_exception(exc)).encode(errors="backslashreplace")
+    except BaseException:  # noqa: ASYNC103, BLE001
+        return b""  # noqa: ASYNC104
 
 
 def _data_of(exc: ToolInvocationError | MethodError) -> object:

@@ -307,8 +307,8 @@ class PluginAdapter:
                 )
             finally:
                 closing.cancel()
-            if _left_threads():
-                _leave()
+                if _left_threads():
+                    _leave()
 
     async def serve_stream(self, receive: Receive, send: Send) -> None:
         """Serve a host on any two byte streams until the input ends; once only.
@@ -344,8 +344,10 @@ class PluginAdapter:
             await self._session(stdio.send).run(stdio, received, on_stuck)
 
     async def _serve_and_close(self, stdio: Stdio, closing: threading.Timer) -> None:
-        await self._serve(stdio, on_stuck=_leave)
-        closing.start()
+        try:
+            await self._serve(stdio, on_stuck=_leave)
+        finally:
+            closing.start()
 
     @contextmanager
     def _stdio(self, *, give_back: bool) -> Iterator[Stdio]:

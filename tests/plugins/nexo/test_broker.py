@@ -32,6 +32,8 @@ from anyio_bus.plugins.nexo import (
 from anyio_bus.testing import cancel_sweep
 from anyio_bus.testing.nexo import HostError, NexoHost, Streamed, open_host
 from tests.conftest import ASYNCIO, TRIO
+from tests.plugins.nexo.kit import event
+from tests.worker.kit import line
 
 MANIFEST = '[plugin]\nid = "demo"\nversion = "1.0.0"\n'
 ENTRY = {"id": "m", "agent_id": "a", "content": "c"}
@@ -58,7 +60,40 @@ def stream(broker: BrokerSender, **more: Any) -> Any:
     return broker.llm_complete_stream(provider="p", model="m", messages=messages, **more)
 
 
+def event_line(payload: int) -> bytes:
+    return line(event("t.x", payload))
+
+
 # -- events ----------------------------------------------------------------------------------------
+
+
+async def test_a_cancelled_adapter_begins_nothing_more() -> None:
+    begun = []
+    running = anyio.Event()
+
+    async def on_event(topic: str, event: Event, broker: BrokerSender) -> None:
+        begun.append(event.payload)
+        running.set()
+        await anyio.sleep_forever()
+
+    blocks = [b"".join(map(event_line, range(3)))]
+
+    async def receive() -> bytes:
+        if not blocks:
+            await anyio.sleep_forever()
+        return blocks.pop()
+
+    async def send(data: bytes) -> None:
+        raise AssertionError(data)
+
+    adapter = make(on_event=on_event, max_concurrency=1)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(adapter.serve_stream, receive, send)
+        with anyio.fail_after(5):
+            await running.wait()
+        tasks.cancel_scope.cancel()
+
+    assert begun == [0]
 
 
 async def test_a_published_event_is_one_that_the_host_takes() -> None:
@@ -294,6 +329,7 @@ async def test_an_error_of_the_host_is_raised_as_it_is() -> None:
 @pytest.mark.parametrize(
     "answer",
     [
+        {},
         {"result": {}},
         {"result": None},
         {"result": {"entries": {}}},

@@ -160,7 +160,7 @@ def test_a_tool_that_does_not_end_is_answered_before_shutdown_is(loop: str, code
         assert ended(process) == 0
 
 
-@pytest.mark.parametrize(
+BLOCKS = pytest.mark.parametrize(
     "code",
     [
         "await anyio.to_thread.run_sync(time.sleep, 60, abandon_on_cancel=True)",
@@ -168,6 +168,9 @@ def test_a_tool_that_does_not_end_is_answered_before_shutdown_is(loop: str, code
     ],
     ids=["anyio", "asyncio"],
 )
+
+
+@BLOCKS
 def test_a_blocked_thread_does_not_hold_up_the_end(loop: str, code: str) -> None:
     with plugin(loop, options={"drain_s": 0.4}) as process:
         process.write(event("echo", 1))
@@ -176,6 +179,16 @@ def test_a_blocked_thread_does_not_hold_up_the_end(loop: str, code: str) -> None
 
         assert process.read() == result(2, {"ok": True})
         assert ended(process) == 0
+
+
+@BLOCKS
+def test_a_blocked_thread_does_not_hold_up_the_end_by_ctrl_c(code: str) -> None:
+    """Asyncio joins those of its executor, the interpreter those of AnyIO; trio's are daemons."""
+    with plugin("asyncio", options={"drain_s": 0.2}) as process:
+        process.write(event("code", code), run(5, "raise KeyboardInterrupt"))
+
+        assert process.read()["error"]["message"] == "execution failed: KeyboardInterrupt"
+        assert ended(process) == 0  # left behind, as it is without Ctrl-C
 
 
 # -- calls to the host -----------------------------------------------------------------------------

@@ -49,6 +49,18 @@ RAISES: list[tuple[str, int, str, Any]] = [
         None,
     ),
     (
+        "class E(ToolDenied):\n    code = property(lambda self: 1 / 0)\nraise E('divides')",
+        -33403,
+        "denied: divides",
+        None,
+    ),
+    (
+        "class E(Exception):\n    __notes__ = property(lambda self: 1 / 0)\nraise E('notes')",
+        -33403,
+        "execution failed: notes",
+        None,
+    ),
+    (
         "class E(Exception):\n    def __str__(self): sys.exit(3)\nraise E",
         -33403,
         "execution failed: E",
@@ -194,13 +206,36 @@ def test_a_tool_that_takes_for_ever_is_answered_in_time(loop: str) -> None:
         error = {"code": -33403, "message": "execution failed: no result within 0.2 s"}
         assert process.run("await anyio.sleep_forever()") == error
         assert process.run("return 5") == 5
+        swallows = "try: await anyio.sleep_forever()\nexcept BaseException: return 'late'"
+        assert process.run(swallows) == "late"
+        assert process.run("await anyio.sleep(0)\nreturn 5") == 5  # is not cancelled with it
 
         shielded = "with anyio.CancelScope(shield=True): await anyio.sleep_forever()"
         process.write(run(6, shielded), run(7, "return 7"))  # which waits behind it
-        assert [process.read() for _ in range(2)] == [
+        assert sorted((process.read() for _ in range(2)), key=lambda answer: answer["id"]) == [
             {"jsonrpc": "2.0", "id": key, "error": error} for key in (6, 7)
         ]
         assert process.ask(request(2, "shutdown")) == result(2, {"ok": True})
+        assert process.end() == 0
+
+
+def test_a_handler_that_cancels_its_task_when_it_is_cancelled_ends_nobody_else() -> None:
+    """That is not the cancellation that AnyIO waits for; trio has no such thing."""
+    code = """
+        import asyncio
+        try:
+            await anyio.sleep_forever()
+        finally:
+            asyncio.current_task().cancel()
+            await asyncio.sleep(60)
+    """
+    with plugin("asyncio", options={"request_timeout_s": 0.1, "drain_s": 0.04}) as process:
+        assert process.run(code)["message"] == "execution failed: no result within 0.1 s"
+        assert process.run("return 5") == 5
+
+        process.write(run(6, code), request(2, "shutdown"))
+        assert process.read()["id"] == 6
+        assert process.read() == result(2, {"ok": True})
         assert process.end() == 0
 
 
