@@ -1,4 +1,4 @@
-"""The later methods of the host, and tools, served by an adapter in this process."""
+"""The later methods of the host, and tools, mostly served by an adapter in this process."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from anyio_bus.plugins.nexo import (
     methods,
 )
 from anyio_bus.testing.nexo import PluginFailure, open_host
+from tests.plugins.nexo.kit import plugin, result
+from tests.worker.kit import request
 
 MANIFEST = '[plugin]\nid = "demo"\nversion = "1"\n[plugin.extends]\ntools = ["demo_a", "demo_b"]\n'
 
@@ -47,34 +49,27 @@ ASKED = {
     "outbound_tool.invoke": {"tool_name": "t", "args": {"a": 1}},
 }
 
-ANSWERS: dict[type, tuple[Any, Any]] = {  # what the handler returns, what the host gets
-    methods.ChannelStart: (None, {"ok": True}),
-    methods.ChannelStop: ("whatever", {"ok": True}),
-    methods.ChannelSendOutbound: (
-        methods.SentMessage("m", 5),
-        {"message_id": "m", "sent_at_unix": 5},
-    ),
-    methods.LlmChat: (
-        methods.chat_text("hi", prompt_tokens=1),
-        {
-            "content": {"type": "text", "text": "hi"},
-            "usage": {"prompt_tokens": 1, "completion_tokens": 0},
-            "finish_reason": {"kind": "stop"},
-        },
-    ),
-    methods.OnHook: (None, {}),
-    methods.VectorUpsert: (1, {"count": 1}),
-    methods.VectorSearch: (
-        [methods.VectorMatch("i", "c", 0.5)],
-        {"matches": [{"id": "i", "content": "c", "score": 0.5, "metadata": None}]},
-    ),
-    methods.VectorDelete: ({"count": 2}, {"count": 2}),
-    methods.Configure: ("set", "set"),
-    methods.CredentialsList: ({"accounts": ["a"], "warnings": []},) * 2,
-    methods.CredentialsIssue: (None, {"ok": True}),
-    methods.CredentialsResolveBytes: (b"secret", {"bytes_b64": "c2VjcmV0"}),
-    methods.CredentialsReload: (None, {"ok": True}),
-    methods.OutboundToolInvoke: ([1], [1]),
+ANSWERS = {
+    "channel.start": {"ok": True},
+    "channel.stop": {"ok": True},
+    "channel.send_outbound": {"message_id": "m", "sent_at_unix": 5},
+    "llm.chat": {
+        "content": {"type": "text", "text": "hi"},
+        "usage": {"prompt_tokens": 1, "completion_tokens": 0},
+        "finish_reason": {"kind": "stop"},
+    },
+    "hook.on_hook": {},
+    "memory.vector_upsert": {"count": 1},
+    "memory.vector_search": {
+        "matches": [{"id": "i", "content": "c", "score": 0.5, "metadata": None}]
+    },
+    "memory.vector_delete": {"count": 2},
+    "plugin.configure": "set",
+    "plugin.credentials.list": {"accounts": ["a"], "warnings": []},
+    "plugin.credentials.issue": {"ok": True},
+    "plugin.credentials.resolve_bytes": {"bytes_b64": "c2VjcmV0"},
+    "plugin.credentials.reload": {"ok": True},
+    "outbound_tool.invoke": [1],
 }
 
 
@@ -82,26 +77,17 @@ def make(**options: Any) -> PluginAdapter:
     return PluginAdapter(manifest_toml=MANIFEST, **options)
 
 
-async def test_each_later_method_is_served_with_typed_params_and_its_answer() -> None:
-    adapter = make()
-    seen: dict[str, Any] = {}
+def test_each_later_method_is_served_with_typed_params_and_its_answer(loop: str) -> None:
+    assert {method for method, _ in methods.METHODS.values()} == ASKED.keys() == ANSWERS.keys()
+    with plugin(loop, "later") as process:
+        for method, params in ASKED.items():
+            answer = process.ask(request(method, method, params))
+            assert answer == result(method, ANSWERS[method])
+        seen = process.ask(request(1, "demo.seen"))["result"]
+        assert process.end() == 0
 
-    def serve(kind: type, method: str, value: Any) -> None:
-        @adapter.on(kind)
-        async def handler(asked: Any) -> Any:
-            assert type(asked) is kind
-            seen[method] = asked
-            return value
-
-    for kind, (method, _) in methods.METHODS.items():
-        serve(kind, method, ANSWERS[kind][0])
-    async with open_host(adapter) as host:
-        for kind, (method, _) in methods.METHODS.items():
-            assert await host.request(method, ASKED[method]) == ANSWERS[kind][1], method
-
-    assert seen.keys() == ASKED.keys()
-    assert seen["memory.vector_upsert"].records[0].embedding == [0.5, 1.0]
-    assert seen["outbound_tool.invoke"].args == {"a": 1}
+    assert seen["memory.vector_upsert"]["records"][0]["embedding"] == [0.5, 1.0]
+    assert seen["outbound_tool.invoke"]["args"] == {"a": 1}
 
 
 async def test_a_handler_may_be_plain_and_asked_under_another_name() -> None:

@@ -151,6 +151,30 @@ def test_calls_to_the_host_have_the_params_of_the_contract(shared: Plugin) -> No
     assert whole["id"] < stream["id"] < other["id"]
 
 
+def test_calls_fail_at_their_limit_and_streams_where_the_host_fails_them(shared: Plugin) -> None:
+    code = """
+        try:
+            await broker.memory_recall(agent_id="a", query="q", timeout=0.05)
+        except RpcTimeoutError:
+            pieces = broker.llm_complete_stream(provider="p", model="m", messages=[])
+        got = []
+        try:
+            async for piece in pieces:
+                got.append(piece)
+        except RpcServerError as exc:
+            return [got, exc.code, str(exc)]
+    """
+    shared.write(run(5, code))
+
+    late, stream = shared.read(), shared.read()
+    shared.write(result(late["id"], {"entries": []}))  # nobody waits for it any more
+    params = {"request_id": stream["id"], "chunk": "half"}
+    shared.write(notification("llm.complete.delta", params))
+    error = {"code": -32000, "message": "no more"}
+    shared.write({"jsonrpc": "2.0", "id": stream["id"], "error": error})
+    assert shared.read() == result(5, [["half"], -32000, "rpc error -32000: no more"])
+
+
 def test_a_plugin_can_be_a_language_model(shared: Plugin) -> None:
     params = {"provider": "p", "model": "m", "stream": True, "request": {"messages": []}}
     delta = shared.ask(request(2**40, "llm.chat", params))
