@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from anyio_bus._sansio.lines import EDGE_BYTES, LineSplitter, Oversize
+from anyio_bus._sansio.lines import EDGE_BYTES, READ_BYTES, LineSplitter, Oversize, next_read_bytes
 
 Line = bytes | Oversize
 
@@ -147,3 +147,12 @@ def test_what_is_open_can_be_given_to_another_splitter() -> None:
     rest = first.rest()
     assert (rest, first.rest()) == (b"op", b"")
     assert second.feed(rest + b"en\n") == [b"open\n"]
+
+
+def test_reads_grow_while_they_are_filled() -> None:
+    sizes = [READ_BYTES]
+    for _ in range(6):
+        sizes.append(next_read_bytes(sizes[-1], sizes[-1]))
+    assert sizes[:3] == [65_536, 131_072, 262_144]
+    assert sizes[-2:] == [1_048_576] * 2
+    assert next_read_bytes(sizes[-1], sizes[-1] - 1) == READ_BYTES
