@@ -51,8 +51,9 @@ async def test_answers_in_any_order_find_their_callers() -> None:
         assert [await call.wait() for call in calls] == [[i] for i in range(200)]
 
 
-async def test_busy_callers_do_not_starve_a_task_that_asks_seldom() -> None:
-    async with open_bus(scripted("busy"), scripted("other")) as bus:
+@pytest.mark.parametrize("instances", [1, 2])
+async def test_busy_callers_do_not_starve_a_task_that_asks_seldom(instances: int) -> None:
+    async with open_bus(scripted("busy", instances=instances), scripted("other")) as bus:
         await bus.wait_ready()
         turns = [0] * 50
 
@@ -70,7 +71,8 @@ async def test_busy_callers_do_not_starve_a_task_that_asks_seldom() -> None:
             tasks.cancel_scope.cancel()
 
         assert min(turns) > 0
-        assert max(turns) <= 4 * (min(turns) + 1)
+        if instances == 1:  # of two, one may have less processor time than the other
+            assert max(turns) <= 4 * (min(turns) + 1)
 
 
 async def test_worker_that_floods_its_output_does_not_starve_another() -> None:

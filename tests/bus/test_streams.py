@@ -297,7 +297,7 @@ async def test_eight_streams_of_ten_thousand_chunks_do_not_mix() -> None:
 async def test_eight_streams_in_a_session_each_on_one_worker_do_not_mix() -> None:
     async with open_bus(streaming()) as bus, anyio.create_task_group() as tasks:
         for number in range(8):
-            tasks.start_soon(partial(count, bus, str(number), 2_500, session=f"s{number}"))
+            tasks.start_soon(partial(count, bus, str(number), 10_000, session=f"s{number}"))
 
 
 @pytest.mark.timeout(120)  # tens of thousands of chunks, measured for coverage too
