@@ -106,6 +106,9 @@ class Backend(Protocol):
     def check_pool(self, pool_id: str) -> None:
         """Refuse, with the stored reason, if every worker of the pool is parked."""
 
+    def hear(self, pool_id: str, on: bool) -> None:
+        """Say whether somebody wants the notifications of a pool; what nobody wants need not come."""
+
     def drain(self, worker: int, drain_s: float, *, retire: bool = False) -> None:
         """Let a worker finish, then replace it, or end it for good if ``retire``."""
 

@@ -198,6 +198,8 @@ class NativeKernel:
         if bus == ffi.NULL:
             raise InvalidArgumentError(_text(ffi.string(error.text)))
         self._bus = bus
+        for pool in self._config.pools:
+            self.hear(pool.id, on=False)
 
     def _listen(self, options: Native) -> tuple[str, ...]:
         found: tuple[str, ...] = ()
@@ -583,6 +585,11 @@ class NativeKernel:
         result = lib.abk_check_pool(self._bus, self._pools[pool_id])
         if result < 0:
             raise self._refused(result)
+
+    def hear(self, pool_id: str, on: bool) -> None:
+        """Have the kernel hand over the notifications of a pool, or drop and count them."""
+        if self._bus is not None:
+            lib.abk_hear(self._bus, self._pools[pool_id], on)
 
     def drain(self, worker: int, drain_s: float, *, retire: bool = False) -> None:
         """Let a worker finish what it has, then end it; its successor starts unless ``retire``."""

@@ -491,6 +491,9 @@ class Wire:
         params = {"pool": pool_id, "instances": instances, "drain_s": min(drain_s, 1e9)}
         self._admin("bus/resize", params, "resize a pool that others use")
 
+    def hear(self, pool_id: str, on: bool) -> None:
+        """Nothing depends on it: each notification is handed over."""
+
     def check_pool(self, pool_id: str) -> None:
         """Refuse, with the reason, if every slot of the pool is parked."""
         if self._lost is not None:

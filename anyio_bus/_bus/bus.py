@@ -1089,7 +1089,7 @@ class Bus:
             pending_bytes=calls.pending_bytes,
             waiting=calls.waiting,
             timeouts=calls.timeouts,
-            unhandled=calls.unhandled,
+            unhandled=calls.unhandled + kernel.unheard,
             unattributed=self._inbound.unattributed,
             handling=self._handlers.running,
             dropped_answers=self._handlers.dropped,

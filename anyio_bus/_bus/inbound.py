@@ -65,6 +65,7 @@ class Inbound:
         self._by_session: dict[str, list[Stream[object]]] = {}
         self._followers: dict[Follower, None] = {}
         self._known: dict[tuple[str, str], list[Follower]] = {}
+        self._listening = dict.fromkeys(self._profiles, 0)  # streams and followers of each pool
         self.unattributed: int = 0
 
     # -- streams ------------------------------------------------------------------------------
@@ -72,12 +73,15 @@ class Inbound:
     def open(self, stream: Stream[object], pool: str, session: str | None) -> None:
         """Let a stream have its chunks."""
         self._streams[stream] = (pool, session)
+        self._listen(pool, 1)
         if session is not None:
             self._by_session.setdefault(session, []).append(stream)
 
     def close(self, stream: Stream[object]) -> None:
         """A stream has come to its end."""
-        _, session = self._streams.pop(stream, ("", None))
+        pool, session = self._streams.pop(stream, ("", None))
+        if pool:
+            self._listen(pool, -1)
         self.brakes.release(stream)
         if session is not None:
             left = self._by_session[session]
@@ -94,10 +98,21 @@ class Inbound:
         with suppress(Refused):
             self._calls.backend.submit(frame, route, None)
 
+    def _listen(self, pool: str | None, change: int) -> None:
+        """Count who wants the notifications of a pool, None for all; say so if it was nobody, or is."""
+        for name in self._listening if pool is None else (pool,):
+            before = self._listening[name]
+            self._listening[name] = before + change
+            if not before or not before + change:
+                self._calls.backend.hear(name, not before)
+
     # -- notifications ------------------------------------------------------------------------
 
     def take(self, event: Lines, notes: list[Message]) -> None:
         """Take a run of one worker's notifications."""
+        if not self._listening[event.pool]:
+            self._calls.unhandled += len(notes)
+            return
         taken: list[bool] | None = None
         if self._streams:
             chunks = self._readers[event.pool](notes)
@@ -201,11 +216,13 @@ class Inbound:
     def follow(self, follower: Follower) -> None:
         """Let somebody follow."""
         self._followers[follower] = None
+        self._listen(follower.filter.pool, 1)
         self._known.clear()
 
     def leave(self, follower: Follower) -> None:
         """Somebody follows no more."""
-        self._followers.pop(follower, None)
+        if self._followers.pop(follower, self) is None:
+            self._listen(follower.filter.pool, -1)
         self._known.clear()
 
     def end_all(self) -> None:

@@ -489,6 +489,9 @@ class Kernel:
         for slot in slots[instances:]:
             slot.drain(drain_s, retire=True)
 
+    def hear(self, pool_id: str, on: bool) -> None:
+        """Nothing depends on it: each notification is handed over."""
+
     def check_pool(self, pool_id: str) -> None:
         """Refuse, with the stored reason, if every slot of the pool is parked."""
         failure = self._unavailable.get(pool_id)

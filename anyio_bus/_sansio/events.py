@@ -282,3 +282,4 @@ class KernelStatistics(msgspec.Struct, frozen=True, kw_only=True):
     client_connects: int = 0
     client_disconnects: int = 0
     clients: int = 0
+    unheard: int = 0

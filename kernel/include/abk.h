@@ -327,6 +327,9 @@ ABK_API int abk_lease(abk_bus *bus, int32_t worker, const char *session, size_t 
 ABK_API int abk_end_session(abk_bus *bus, const char *session, size_t session_len);
 /* ABK_EREFUSED with the stored reason if every slot of the pool is parked. */
 ABK_API int abk_check_pool(abk_bus *bus, const char *pool);
+/* Whether the host wants the notifications of a pool, as it does unless told; those that it does not are
+ * counted (unheard) and, as all that is nobody's, slow their worker down. Cancellations always come. */
+ABK_API int abk_hear(abk_bus *bus, const char *pool, bool on);
 /* Show every line of every pipe as ABK_EV_FRAME, or no more. */
 ABK_API int abk_tap(abk_bus *bus, bool on);
 
@@ -337,6 +340,7 @@ typedef struct abk_stats { /* docs/design/kernel.md says what each counts */
         stray_answers, withdrawn, cancelled, worker_restarts, routing_errors, dropped_notifications,
         client_connects, client_disconnects;
     uint64_t workers, live_requests, queued_requests, sessions, clients;
+    uint64_t unheard;
 } abk_stats;
 
 ABK_API int abk_statistics(const abk_bus *bus, abk_stats *stats);

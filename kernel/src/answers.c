@@ -443,14 +443,24 @@ static bool is_chunk(const abk_message *message, abk_text line)
            memcmp(line.at + line.len - size, behind, size) == 0;
 }
 
+/* Hand a request or a notification to the host, if it wants such. */
+static void call_host(run *self, const abk_message *message, const abk_frame *frame)
+{
+    abk_value cancelled;
+    if (self->process->lane->pool->unheard && message->id.kind == ABK_ABSENT &&
+        !abk_cancel_profile(message, &cancelled))
+        self->process->slot->bus->counts.unheard++;
+    else
+        to_host(self, frame, is_chunk(message, frame->line) ? ABK_ONLY_CHUNKS : ABK_ONLY_CALLS);
+}
+
 static void take_call(run *self, const abk_message *message, abk_text line)
 {
-    const int only = is_chunk(message, line) ? ABK_ONLY_CHUNKS : ABK_ONLY_CALLS;
     abk_lane *lane = self->process->lane;
     abk_bus *bus = lane->pool->bus;
     aim to = {.frame = {.line = line}};
     if (bus->host != NULL && !bus->rewrite) { /* alone: it keeps the ids of workers itself */
-        to_host(self, &to.frame, only);
+        call_host(self, message, &to.frame);
         return;
     }
     find_client(lane, message, &to);
@@ -461,14 +471,14 @@ static void take_call(run *self, const abk_message *message, abk_text line)
         {
             abk_client *client = ABK_OF(link, abk_client, link);
             if (client == bus->host)
-                to_host(self, &to.frame, only);
+                call_host(self, message, &to.frame);
             else if (!client->needs_auth && !abk_client_full(client))
                 send_call(client, lane, &to.frame);
         }
     } else if (to.client == NULL) {
         bus->counts.dropped_notifications++;
     } else if (to.client == bus->host) {
-        to_host(self, &to.frame, only);
+        call_host(self, message, &to.frame);
     } else if (message->id.kind == ABK_ABSENT && abk_client_loses(to.client)) {
         overflow(lane, &to);
     } else {

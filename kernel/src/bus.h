@@ -182,6 +182,7 @@ typedef struct abk_pool {
     uint32_t queued; /* waits here and in lanes */
     uint32_t queued_here;
     uint64_t queued_bytes;
+    bool unheard;             /* the host does not want its notifications */
     abk_failure *unavailable; /* every slot is parked, and why */
 } abk_pool;
 

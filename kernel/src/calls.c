@@ -392,6 +392,16 @@ int abk_check_pool(abk_bus *bus, const char *pool_id)
     return ABK_EREFUSED;
 }
 
+int abk_hear(abk_bus *bus, const char *pool_id, bool on)
+{
+    const int result = abk_usable(bus);
+    abk_pool *pool = result < 0 ? NULL : pool_of(bus, pool_id);
+    if (pool == NULL)
+        return result < 0 ? result : ABK_ENOENT;
+    pool->unheard = !on;
+    return ABK_OK;
+}
+
 int abk_tap(abk_bus *bus, bool on)
 {
     const int result = abk_usable(bus);

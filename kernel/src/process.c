@@ -11,6 +11,7 @@
 enum { STDERR_BYTES = 16 * 1024, READ_BYTES = 64 * 1024, PARTS = 16, WRITES = 16 };
 enum { WIDE_FROM = 512 * 1024, WIDE_BYTES = 1024 * 1024, WIDE_PIPES = 16 };
 enum { WASTE_READ_NS = 50000, WASTE_BYTE_NS = 60, WASTE_NS = 2000000 }; /* 16 MB and 20,000 reads/s */
+enum { WASTE_TOLD_NS = 20000 }; /* of a bad line that the host is told of, one by one: 50,000/s */
 
 static const char handshake_id[] = "anyio-bus/handshake";
 
@@ -314,16 +315,18 @@ static void stdout_ended(abk_process *process)
 static uint64_t wasted(const abk_stats *counts)
 {
     return counts->bad_lines + counts->late_answers + counts->stray_answers +
-           counts->dropped_notifications;
+           counts->dropped_notifications + counts->unheard;
 }
 
 /* A worker that writes for nobody costs what the others need. So each read that brings more waste
  * than work is paid for by time: what a worker owes beyond WASTE_NS it has to rest. */
-static void pay(abk_process *process, uint64_t len)
+static void pay(abk_process *process, uint64_t len, uint64_t bad)
 {
     abk_bus *bus = process->slot->bus;
     const uint64_t from = process->waste_paid > bus->now ? process->waste_paid : bus->now;
     process->waste_paid = from + WASTE_READ_NS + len * WASTE_BYTE_NS;
+    if (bus->host != NULL)
+        process->waste_paid += bad * WASTE_TOLD_NS;
     if (process->waste_paid < bus->now + WASTE_NS || process->exited || process->closing)
         return; /* one that is to end can only do so if it is read */
     process->rest_until = process->waste_paid;
@@ -336,7 +339,7 @@ void abk_process_read(abk_process *process)
 {
     const abk_stats *counts = &process->slot->bus->counts;
     const uint64_t lines = counts->messages_in, waste = wasted(counts);
-    const uint64_t empty = process->empty_lines;
+    const uint64_t empty = process->empty_lines, bad = counts->bad_lines;
     const ssize_t got = abk_reader_fill(&process->reader, process->out.fd, READ_BYTES, ABK_READ_BUDGET);
     if (process->reader.more)
         abk_loop_again(&process->slot->bus->loop, &process->out);
@@ -352,7 +355,7 @@ void abk_process_read(abk_process *process)
     const bool none = process->empty_lines > empty && counts->messages_in == lines;
     if (none || process->reader.skipped > 0 ||
         2 * (wasted(counts) - waste) > counts->messages_in - lines)
-        pay(process, (uint64_t)got);
+        pay(process, (uint64_t)got, counts->bad_lines - bad);
 }
 
 static void keep_tail(abk_process *process, const char *at, size_t len)

@@ -239,6 +239,17 @@ static void what_is_no_line_at_all_is_paid_for_too(void)
     }
 }
 
+static void bad_lines_are_paid_for_one_by_one(void)
+{
+    rig r;
+    rig_open(&r, rig_config("", "", ""));
+    rig_answer(&r, rig_ask(&r, "rave", ""));
+    CHECK(rig_stats(&r).bad_lines == 500); /* 1000 bytes alone would cost next to nothing */
+    CHECK(strstr(rig_status(&r), "\"throttled\":0") == NULL);
+    rig_answer(&r, rig_ask(&r, "echo", ""));
+    rig_close(&r);
+}
+
 static void nothing_is_started_after_the_end(void)
 {
     rig r;
@@ -416,7 +427,8 @@ TEST_MAIN(
     TEST(a_stop_lets_finish_then_fails_then_ends), TEST(a_second_stop_ends_sooner),
     TEST(the_ladder_closes_stdin_then_terms_then_kills),
     TEST(what_a_worker_writes_in_the_end_is_read_though_nobody_wants_it),
-    TEST(what_is_no_line_at_all_is_paid_for_too), TEST(nothing_is_started_after_the_end),
+    TEST(what_is_no_line_at_all_is_paid_for_too), TEST(bad_lines_are_paid_for_one_by_one),
+    TEST(nothing_is_started_after_the_end),
     TEST(a_drained_worker_finishes_and_has_a_successor), TEST(a_second_drain_ends_sooner),
     TEST(a_kill_with_a_fault_says_so_and_counts), TEST(a_resting_worker_starts_when_it_is_needed),
     TEST(what_happens_between_steps_wakes_the_host),

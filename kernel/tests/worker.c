@@ -154,6 +154,16 @@ static void babble(const char *id, long n)
     answer(id, "1");
 }
 
+/* Bad lines, as short as can be, at once. */
+static void rave(const char *id)
+{
+    char lines[1000];
+    for (size_t i = 0; i < sizeof lines; i++)
+        lines[i] = i % 2 == 0 ? 'x' : '\n';
+    put(lines, sizeof lines);
+    answer(id, "1");
+}
+
 /* A line that is too long. */
 static void drone(const char *id, long n)
 {
@@ -241,6 +251,8 @@ static bool speak(const char *method, const char *id, const abk_message *m)
         big(id, number(m));
     else if (strcmp(method, "babble") == 0)
         babble(id, number(m));
+    else if (strcmp(method, "rave") == 0)
+        rave(id);
     else if (strcmp(method, "drone") == 0)
         drone(id, number(m));
     else if (strcmp(method, "flood") == 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -158,15 +159,19 @@ async def test_a_function_can_tell_what_is_a_chunk() -> None:
             assert [chunk.text async for chunk in stream] == ["5"]
 
 
-async def test_another_worker_cannot_send_chunks_into_a_stream() -> None:
-    async with open_bus(scripted("a"), scripted("b"), grace_s=2) as bus:
+@pytest.mark.parametrize("heard", [True, False])
+async def test_another_worker_cannot_send_chunks_into_a_stream(heard: bool) -> None:
+    async with open_bus(scripted("a"), scripted("b"), grace_s=2) as bus, AsyncExitStack() as stack:
+        if heard:
+            await stack.enter_async_context(bus.stream("hold", pool="b"))
         async with bus.stream("hold", pool="a") as stream:
             key = (await log(bus, pool="a"))[-1]["id"]
             line = NAMED.replace("$ID", str(key)) % "forged"
             await bus.request("say", {"lines": [line, DONE]}, pool="b")
             await bus.request("release", pool="a")
             assert [chunk.text async for chunk in stream] == []
-        assert bus.statistics().unattributed == 1
+        assert bus.statistics().unhandled == (3 if heard else 2)  # "hold" says that it came
+        assert bus.statistics().unattributed == heard
 
 
 # -- text -----------------------------------------------------------------------------------------

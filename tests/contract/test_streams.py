@@ -57,6 +57,31 @@ async def test_notifications_reach_subscribers_and_maps_their_results(place: Pla
         assert [note.params["text"] for note in await notes.receive_batch()] == list("01234")
 
 
+@all_places
+async def test_notifications_are_heard_while_somebody_follows(place: Place) -> None:
+    say = {"lines": ['{"method":"note"}', DONE]}
+    async with place.bus() as bus:
+
+        async def unheard() -> int:
+            await bus.request("say", say)
+            await bus.refresh()
+            return bus.statistics().unhandled
+
+        assert await unheard() == 1
+        async with bus.subscribe("note") as all_pools, bus.stream("say", SAY) as stream:
+            assert await unheard() == 1
+            async with bus.subscribe("note", pool="w") as one_pool:
+                assert await stream.result() == {}
+                assert await unheard() == 1
+                assert len(await one_pool.receive_batch()) == 1
+            assert await unheard() == 1
+            assert len(await all_pools.receive_batch()) == 3
+        assert await unheard() == 2
+        async with bus.stream("say", SAY) as stream:  # that of somebody who leaves early
+            pass
+        assert await unheard() >= 3
+
+
 # -- cancelled at any step ------------------------------------------------------------------------
 
 
