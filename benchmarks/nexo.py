@@ -5,7 +5,8 @@
 - ``events``: to a handler that only counts them; the last one tells how many there were.
 - ``publishes``: events that are each answered by an event, so many in flight.
 - ``tools``: calls of a tool that returns its arguments, so many in flight.
-- ``calls``: ``memory_recall`` by so many tasks of the plugin at once.
+- ``calls``: ``memory_recall`` by so many tasks of the plugin at once; ``--sdk by-hand`` is a Python that
+  does nothing but write a call and wait for its answer, without a loop.
 - ``starts``: from nothing to the answer to ``initialize``; ``--sdk bare`` is a Python with the same
   libraries and a loop, which answers that one line.
 
@@ -230,17 +231,24 @@ def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description="Measure a nexo plugin.")
     parser.add_argument("what", choices=(*MEASURED, "starts"))
-    parser.add_argument("--sdk", choices=("anyio-bus", "nexoai", "bare"), default="anyio-bus")
+    parser.add_argument(
+        "--sdk", choices=("anyio-bus", "nexoai", "bare", "by-hand"), default="anyio-bus"
+    )
     parser.add_argument("--loop", choices=("asyncio", "uvloop", "trio"), default="asyncio")
     parser.add_argument("--in-flight", type=int, default=64)
     parser.add_argument("--count", type=int, default=20_000)
+    parser.add_argument("--one-core", action="store_true", help="host and plugin share a core")
     options = parser.parse_args()
     if min(options.count, options.in_flight) < 1:
         parser.error("--count and --in-flight must be positive")
     if options.what != "starts" and options.sdk == "bare":
         parser.error("bare only starts")
+    if options.sdk == "by-hand" and (options.what, options.in_flight) != ("calls", 1):
+        parser.error("by-hand only calls, one at a time")
     if options.sdk == "nexoai" and options.loop != "asyncio":
         parser.error("nexoai runs on asyncio")
+    if options.one_core:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     figures = starts(options) if options.what == "starts" else measure(options)
     about = {"program": f"{options.sdk}, {options.loop}", "count": options.count}
     print(json.dumps(about | figures))

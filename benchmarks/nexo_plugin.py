@@ -1,15 +1,18 @@
-"""The plugin under the figures of ``nexo.py``: ``nexo_plugin.py anyio-bus|nexoai|bare LOOP``.
+"""The plugin under the figures of ``nexo.py``: ``nexo_plugin.py SDK LOOP``.
 
-``bare`` is what there is no way around: Python, the libraries, a loop, and one line answered.
+Of those that are no SDK ``bare`` is what no start can do without: Python, the libraries, a loop, and one
+line answered. ``by-hand`` is what no call can do without: a write and a read of a pipe, without a loop.
 """
 
 import json
+import os
 import sys
 from types import ModuleType
 from typing import Any
 
 MANIFEST = '[plugin]\nid = "bench"\nversion = "1.0.0"\n[plugin.extends]\ntools = ["bench_echo"]'
 TOPIC = "plugin.inbound.bench"
+READ_BYTES = 65536
 
 
 def make_adapter(sdk: ModuleType, tasks: Any) -> Any:
@@ -97,11 +100,31 @@ def run_bare(loop: str) -> None:
     )
 
 
+def run_by_hand() -> None:
+    """Call the host as often as it says, one call at a time, and do nothing else."""
+
+    def say(method: str, params: object, key: int | None = None) -> None:
+        message = {"jsonrpc": "2.0", "method": method, "params": params}
+        os.write(1, json.dumps(message if key is None else message | {"id": key}).encode() + b"\n")
+
+    key = json.loads(os.read(0, READ_BYTES))["id"]
+    result = {"manifest": {"plugin": {"id": "bench"}}}
+    os.write(1, json.dumps({"jsonrpc": "2.0", "id": key, "result": result}).encode() + b"\n")
+    while line := os.read(0, READ_BYTES):  # the host says nothing before it has its answer
+        found = 0
+        for number in range(json.loads(line)["params"]["event"]["payload"]["then"]["calls"]):
+            say("memory.recall", {"agent_id": "ana", "query": "apples", "limit": 10}, number)
+            found += len(json.loads(os.read(0, READ_BYTES))["result"]["entries"])
+        say("broker.publish", {"topic": TOPIC, "event": {"payload": {"found": found}}})
+
+
 if __name__ == "__main__":
     sdk, loop = sys.argv[1:]
     if sdk == "nexoai":
         run_nexoai()
     elif sdk == "bare":
         run_bare(loop)
+    elif sdk == "by-hand":
+        run_by_hand()
     else:
         run_ours(loop)

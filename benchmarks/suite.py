@@ -96,6 +96,7 @@ def requests(in_flight: int, share: float, *, of: slice = slice(None)) -> Compar
     some = rivals(options)[of]
     driver = f"{{driver}} --n {30_000 if in_flight == 1 else 300_000} {options} -- {{worker}}"
     tail = 3 if in_flight == 1 else None
+    waiters = [floor("loop_waiter", loop, options) for loop in LOOPS if in_flight > 1]
     return Comparison(
         f"request-{in_flight}",
         f"`request`, {in_flight} in flight",
@@ -103,6 +104,7 @@ def requests(in_flight: int, share: float, *, of: slice = slice(None)) -> Compar
             *(floor("loop_event", loop, options) for loop in LOOPS),
             *native(in_flight),
             *some,
+            *waiters,
             Program("C driver", driver),
         ],
         [
@@ -121,6 +123,14 @@ def requests(in_flight: int, share: float, *, of: slice = slice(None)) -> Compar
                 for loop in LOOPS
             ),
             Claim("asyncio: rate to a C client on pipes", "rate", ("request, asyncio", "C driver")),
+            *(
+                Claim(
+                    f"{one.label}, by hand with the cheapest wait there is: rate to acp",
+                    "rate",
+                    (one.label, "acp"),
+                )
+                for one in waiters
+            ),
         ],
     )
 
@@ -390,14 +400,14 @@ def daemon_alone() -> Comparison:
     )
 
 
-def nexo_plugins(what: str, question: str, count: int, in_flight: int = 64) -> Comparison:
+def nexo_plugins(what: str, question: str, count: int) -> Comparison:
     """Compare a nexo plugin with the same one by ``nexoai``."""
-    options = f"{what} --count {count} --in-flight {in_flight}"
+    options = f"{what} --count {count} --in-flight 64"
     command = f"python benchmarks/nexo.py {options}"
     their = Program("nexoai", f"{command} --sdk nexoai", "nexoai")
     least = {"events": 2.0, "calls": 2.0}.get(what)
     return Comparison(
-        f"nexo-{what}" if in_flight > 1 else f"nexo-{what}-1",
+        f"nexo-{what}",
         f"nexo plugin: {question}",
         [their, *(Program(loop, f"{command} --loop {loop}") for loop in LOOPS)],
         [
@@ -405,6 +415,32 @@ def nexo_plugins(what: str, question: str, count: int, in_flight: int = 64) -> C
             for loop in LOOPS
         ],
         quick_pairs=1,
+    )
+
+
+def nexo_calls_one_by_one(*, one_core: bool) -> Comparison:
+    """Compare calls whose time is mostly that of waking the other side; on one core it is not."""
+    command = "python benchmarks/nexo.py calls --in-flight 1 --count 5000"
+    where = "two cores"
+    if one_core:
+        command, where = f"{command} --one-core", "one core"
+    their = Program("nexoai", f"{command} --sdk nexoai", "nexoai")
+    hand = Program("by hand", f"{command} --sdk by-hand")
+    return Comparison(
+        f"nexo-calls-1-{where.replace(' ', '-')}",
+        f"nexo plugin: `memory_recall`, one at a time, on {where}",
+        [their, *(Program(loop, f"{command} --loop {loop}") for loop in LOOPS), hand],
+        [
+            *(
+                Claim(f"{loop}: rate to nexoai's", "rate", (loop, their.label), at_least=2)
+                for loop in LOOPS
+            ),
+            Claim(
+                "a write and a read, without a loop: rate to nexoai's",
+                "rate",
+                ("by hand", "nexoai"),
+            ),
+        ],
     )
 
 
@@ -464,7 +500,8 @@ SUITE: list[Comparison | Listing] = [
     nexo_plugins("publishes", "events that are answered, 64 in flight", 10_000),
     nexo_plugins("tools", "calls of a tool, 64 in flight", 10_000),
     nexo_plugins("calls", "`memory_recall`, 64 in flight", 10_000),
-    nexo_plugins("calls", "`memory_recall`, one at a time", 5_000, in_flight=1),
+    nexo_calls_one_by_one(one_core=False),
+    nexo_calls_one_by_one(one_core=True),
     nexo_starts(),
     Listing("memory", "memory", "memory.py --runs {runs} --", "bytes", runs=5, quick_runs=1),
     Listing(
