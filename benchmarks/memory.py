@@ -6,11 +6,11 @@ Each figure is the difference of two programs in ``memory_probes/``, run in turn
 their own, from ``/proc/self/smaps_rollup``: ``rss`` is resident memory, ``private`` the part of
 it that no other process shares. Medians over the runs; the worker's own memory is not counted.
 
-``idle_bus`` is in bytes: an idle bus with one worker against the same program without it.
-``idle_worker`` is in bytes a worker: the same bus with 17 workers against that with one.
-``pending_request`` is in bytes a request: 10,000 unanswered requests, each in its task, against
+``idle bus`` is in bytes: an idle bus with one worker against the same program without it.
+``idle worker`` is in bytes a worker: the same bus with 17 workers against that with one.
+``pending request`` is in bytes a request: 10,000 unanswered requests, each in its task, against
 10,000 tasks that wait on an ``anyio.Event`` each, both on top of 2,000 that wait already.
-``pending_map_request`` is the same of one ``bus.map``, which has no task a request, against nothing.
+``pending map request`` is the same of one ``bus.map``, which has no task a request, against nothing.
 Prints one JSON line for each loop and figure.
 """
 
@@ -26,6 +26,7 @@ from memory_probes._probe import MORE_WORKERS, PENDING
 
 PROBES = Path(__file__).parent / "memory_probes"
 TIMEOUT_S = 90
+OVER_EVENT = "pending request, more than a task that waits for an event"
 
 Reading = dict[str, int]
 
@@ -71,10 +72,10 @@ def main() -> None:
     for loop in options.loop or ("asyncio", "trio"):
         run_probe("idle_bus", [loop, options.backend, *options.argv])  # compiles what it imports
         for figure, base, probe, divisor in (
-            ("idle_bus", "idle_loop", "idle_bus", 1),
-            ("idle_worker", "idle_bus", "idle_workers", MORE_WORKERS),
-            ("pending_request", "pending_events", "pending_requests", PENDING),
-            ("pending_map_request", "nothing", "pending_map", PENDING),
+            ("idle bus", "idle_loop", "idle_bus", 1),
+            ("idle worker", "idle_bus", "idle_workers", MORE_WORKERS),
+            (OVER_EVENT, "pending_events", "pending_requests", PENDING),
+            ("pending map request", "nothing", "pending_map", PENDING),
         ):
             arguments = [loop, options.backend, *options.argv]
             readings = compare(base, probe, arguments, options.runs)
@@ -82,7 +83,7 @@ def main() -> None:
             pairs = zip(readings[base], readings[probe], strict=True)
             each = [(more["rss"] - less["rss"]) // divisor for less, more in pairs]
             line = {"program": "memory", "figure": figure, "loop": loop}
-            line |= {"text": f"{loop}: {figure.replace('_', ' ')}", "values": each}
+            line |= {"text": f"{loop}: {figure}", "values": each}
             line |= {"backend": options.backend, "runs": options.runs}
             line |= {field: (with_bus[field] - without[field]) // divisor for field in without}
             line |= {"without": without, "with": with_bus}
