@@ -107,7 +107,10 @@ class Backend(Protocol):
         """Refuse, with the stored reason, if every worker of the pool is parked."""
 
     def hear(self, pool_id: str, on: bool) -> None:
-        """Say whether somebody wants the notifications of a pool; what nobody wants need not come."""
+        """Say whether somebody wants the notifications of a pool, as is taken for granted.
+
+        What nobody wants need not come.
+        """
 
     def drain(self, worker: int, drain_s: float, *, retire: bool = False) -> None:
         """Let a worker finish, then replace it, or end it for good if ``retire``."""

@@ -198,8 +198,6 @@ class NativeKernel:
         if bus == ffi.NULL:
             raise InvalidArgumentError(_text(ffi.string(error.text)))
         self._bus = bus
-        for pool in self._config.pools:
-            self.hear(pool.id, on=False)
 
     def _listen(self, options: Native) -> tuple[str, ...]:
         found: tuple[str, ...] = ()

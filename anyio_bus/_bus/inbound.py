@@ -67,6 +67,8 @@ class Inbound:
         self._known: dict[tuple[str, str], list[Follower]] = {}
         self._listening = dict.fromkeys(self._profiles, 0)  # streams and followers of each pool
         self.unattributed: int = 0
+        for name in self._listening:
+            calls.backend.hear(name, on=False)
 
     # -- streams ------------------------------------------------------------------------------
 
