@@ -57,6 +57,14 @@ Reads a JSON file, or the [tool.anyio-bus] table of a TOML file, and lists its p
 are errors here. Nothing is started.
 """
 
+_RUN_CODES = """\
+exit codes:
+  0    stdin was read to its end; what went wrong with a request is in its answer
+  2    wrong use: the arguments, or a configuration file (the message names file and field)
+  130  interrupted by Ctrl-C, after a clean stop (143: by SIGTERM)
+  141  whoever read the output went away
+"""
+
 _CHECK_CODES = """\
 exit codes:
   0  it is valid, and the program of each pool is there
@@ -267,7 +275,11 @@ def _add_demo(commands: _Commands) -> None:
 
 def _add_run(commands: _Commands) -> None:
     run = _add(
-        commands, "run", "send requests from stdin to pools, print the answers", more=_RUN_HELP
+        commands,
+        "run",
+        "send requests from stdin to pools, print the answers",
+        more=_RUN_HELP,
+        codes=_RUN_CODES,
     )
     run.add_argument(
         "--config",
