@@ -371,7 +371,7 @@ async def _check(archive: Path, plugin: Plugin, folder: Path) -> None:
         async with open_host(command, plugin_id=plugin.id, env=env, cwd=str(folder.parent)):
             pass
     except (AssertionError, EOFError, PluginFailure, TimeoutError) as exc:
-        reason = exc.message if isinstance(exc, PluginFailure) else str(exc) or "no answer in time"
+        reason = exc.message if isinstance(exc, PluginFailure) else str(exc)
         msg = f"the packed plugin does not start and end as it should: {reason}".rstrip()
         raise CommandError(f"{msg}\n(--no-check packs it without starting it)") from None
 

@@ -138,12 +138,14 @@ class NexoHost:
             message["params"] = params
         self._waiting.add(key)
         await self.send(message)
-        with anyio.fail_after(timeout):
-            await self._until(lambda: key in self._answers, f"the answer to {method}")
+        await self._until(lambda: key in self._answers, f"the answer to {method}", limit_s=timeout)
         answer = self._answers.pop(key)
         if "error" in answer:
             error = answer["error"]
+            known = isinstance(error, dict) and {"code", "message"} <= {*error}
+            assert known, f"{method}: an error has a code and a message, not {error!r}"
             raise PluginFailure(error["code"], error["message"], error.get("data"))
+        assert "result" in answer, f"{method}: there is neither result nor error: {answer!r}"
         return answer["result"]
 
     async def initialize(self) -> dict[str, Any]:
@@ -154,15 +156,18 @@ class NexoHost:
             PluginFailure: It was answered with an error.
         """
         result = await self.request("initialize", {"nexo_version": "0.9.9"}, key=1, timeout=INIT_S)
-        plugin = result.get("manifest", {}).get("plugin", {})
-        found = plugin.get("id")
+        found = _at(result, "manifest", "plugin", "id")
         assert isinstance(found, str), f"initialize: manifest.plugin.id is {found!r}"
         if self._plugin_id is not None:
             assert found == self._plugin_id, f"initialize: {found!r} is not {self._plugin_id!r}"
         self._plugin_id = found
-        listed = plugin.get("extends", {}).get("tools", [])
-        for tool in result.get("tools", []):
-            assert set(tool) >= {"name", "description", "input_schema"}, f"tool {tool!r}"
+        listed = _at(result, "manifest", "plugin", "extends", "tools") or []
+        tools = _at(result, "tools") or []
+        for what, value in (("manifest.plugin.extends.tools", listed), ("tools", tools)):
+            assert isinstance(value, list), f"initialize: {what} is no list: {value!r}"
+        for tool in tools:
+            whole = isinstance(tool, dict) and {*tool} >= {"name", "description", "input_schema"}
+            assert whole, f"tool {tool!r}"
             assert tool["name"] in listed, f"tool {tool['name']!r} is not in extends.tools"
         return dict(result)
 
@@ -214,8 +219,7 @@ class NexoHost:
             TimeoutError: The real host would kill it.
         """
         await self.request("shutdown", {"reason": reason}, key=2, timeout=SHUTDOWN_S)
-        with anyio.fail_after(EXIT_S):
-            await self._until(lambda: self._ended, "the end", at_end=True)
+        await self._until_end(EXIT_S)
 
     async def close_input(self) -> None:
         """Be gone: the plugin reads the end of its input."""
@@ -236,8 +240,7 @@ class NexoHost:
             TimeoutError: None came.
             EOFError: The plugin has ended.
         """
-        with anyio.fail_after(timeout):
-            await self._until(lambda: bool(self._published), "an event")
+        await self._until(lambda: bool(self._published), "an event", limit_s=timeout)
         return self._published.popleft()
 
     async def next_notification(self, timeout: float = _NEXT_S) -> Message:
@@ -247,16 +250,32 @@ class NexoHost:
             TimeoutError: None came.
             EOFError: The plugin has ended.
         """
-        with anyio.fail_after(timeout):
-            await self._until(lambda: bool(self._others), "a notification")
+        await self._until(lambda: bool(self._others), "a notification", limit_s=timeout)
         return self._others.popleft()
 
-    async def _until(self, done: Callable[[], bool], what: str, *, at_end: bool = False) -> None:  # noqa: ASYNC910
-        while not done():
-            if self._ended and not at_end:
-                msg = f"the plugin has ended, and {what} has not come; stderr: {self.stderr}"
-                raise EOFError(msg)
-            await self._changed.wait()
+    async def _until(  # noqa: ASYNC910
+        self, done: Callable[[], bool], what: str, *, limit_s: float, at_end: bool = False
+    ) -> None:
+        try:
+            with anyio.fail_after(limit_s):
+                while not done():
+                    if self._ended and not at_end:
+                        code = "" if self.returncode is None else f" with {self.returncode}"
+                        msg = f"the plugin has ended{code}, and {what} has not come{self._said()}"
+                        raise EOFError(msg)
+                    await self._changed.wait()
+        except TimeoutError:
+            msg = f"{what} has not come in {limit_s:g} s{self._said()}"
+            raise TimeoutError(msg) from None
+
+    async def _until_end(self, limit_s: float) -> None:
+        what = "the end of the plugin, or of what has its stdout,"
+        await self._until(lambda: self._ended, what, limit_s=limit_s, at_end=True)
+
+    def _said(self) -> str:
+        """Return what may be the reason that something has not come."""
+        wrong = "".join(f"; {text}" for text in self.violations)
+        return f"{wrong}; stderr: {self.stderr}" if self.stderr else wrong
 
     def _note(self) -> None:
         self._changed.set()
@@ -416,9 +435,15 @@ class NexoHost:
         """End what has not ended, and say what was wrong."""
         if not self._ended and not self._input_closed:
             await self.shutdown()
-        with anyio.fail_after(SHUTDOWN_S + EXIT_S):
-            await self._until(lambda: self._ended, "the end", at_end=True)
+        await self._until_end(SHUTDOWN_S + EXIT_S)
         assert not self.violations, "\n".join(self.violations)
+
+
+def _at(value: Any, *path: str) -> Any:
+    """Return what stands at a path; None where there is nothing, or no object on the way."""
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 def topic_fits(pattern: str, topic: str) -> bool:

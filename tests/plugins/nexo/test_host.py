@@ -113,6 +113,12 @@ async def test_what_the_contract_forbids_fails_the_test(line: str, said: str) ->
             '"tools":[{"name":"x","description":"","input_schema":{}}]}',
             "not in extends.tools",
         ),
+        ("[]", "plugin.id is None"),
+        ("null", "plugin.id is None"),
+        ('{"manifest":[]}', "plugin.id is None"),
+        ('{"manifest":{"plugin":{"id":"demo"}},"tools":5}', "tools is no list: 5"),
+        ('{"manifest":{"plugin":{"id":"demo"}},"tools":[5]}', "tool 5"),
+        ('{"manifest":{"plugin":{"id":"demo","extends":{"tools":5}}}}', "tools is no list: 5"),
     ],
 )
 async def test_a_greeting_that_the_host_would_not_take_fails_the_test(
@@ -125,9 +131,34 @@ async def test_a_greeting_that_the_host_would_not_take_fails_the_test(
             pass
 
 
+@pytest.mark.parametrize("rest", ['"error":5', '"error":{"message":"x"}', '"error":null', '"x":1'])
+async def test_an_answer_that_is_none_fails_the_test(rest: str) -> None:
+    command = parrot()
+    command[-1] = f'{{"jsonrpc":"2.0","id":1,{rest}}}'
+    with pytest.raises(AssertionError, match=r"initialize: .*(error)"):
+        async with open_host(command):
+            pass
+
+
+async def test_what_a_plugin_said_is_told_when_it_does_not_answer() -> None:
+    waits = "import sys; print('no id'); print('I wait', file=sys.stderr); sys.stdin.read()"
+    async with open_host([sys.executable, "-uc", waits], initialize=False) as host:
+        with anyio.fail_after(5):
+            while not (host.stderr and host.violations):
+                with pytest.raises(TimeoutError, match=r"has not come in 0\.01 s"):
+                    await host.request("ask", timeout=0.01)
+        with pytest.raises(TimeoutError, match=r"no JSON on the wire(?s:.)*stderr: I wait"):
+            await host.request("ask", timeout=0.01)
+        await host.close_input()
+        host.violations.clear()
+
+
 async def test_a_plugin_that_ends_or_never_starts_is_told_with_its_stderr() -> None:
     with pytest.raises(EOFError, match="no wish to live"):
         async with open_host([sys.executable, "-c", "import sys; sys.exit('no wish to live')"]):
+            pass
+    with pytest.raises(EOFError, match="has ended with 3, and the answer to initialize"):
+        async with open_host([sys.executable, "-c", "import sys; sys.exit(3)"]):
             pass
     with pytest.raises(FileNotFoundError):
         async with open_host(["/no/such/program"]):
