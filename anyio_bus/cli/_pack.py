@@ -152,6 +152,8 @@ def read_plugin(folder: Path) -> Plugin:
         raise CommandError(f"{folder / MANIFEST}: {exc}", WRONG_USE) from None
     found = document["plugin"]
     files, left_out = list_files(folder)
+    if MANIFEST not in files:
+        raise CommandError(f"{folder / MANIFEST}: links are left out of the archive", WRONG_USE)
     entrypoint = found.get("entrypoint", {})
     program = _program(folder, entrypoint.get("command"), files)
     for name in (VENDOR, moved(program)):
@@ -214,8 +216,10 @@ def _program(folder: Path, command: object, files: dict[str, Path]) -> str:
         raise CommandError(msg, WRONG_USE)
     program = posixpath.normpath(command)
     if program not in files:
-        msg = f"{folder / MANIFEST}: plugin.entrypoint.command {command!r} is not in the archive"
-        raise CommandError(msg, WRONG_USE)
+        there = (folder / command).is_file()
+        why = "left out (a link, or a name of what is)" if there else "no file"
+        msg = f"plugin.entrypoint.command {command!r} is not in the archive: it is {why}"
+        raise CommandError(f"{folder / MANIFEST}: {msg}", WRONG_USE)
     return program
 
 
@@ -258,10 +262,12 @@ def read_requirements(folder: Path) -> list[str]:
 
 def _output(named: str | None, name: str) -> Path:
     output = Path(named or ".")
-    if output.is_dir():
+    if output.is_dir() or (named or "").endswith("/"):
         output /= name
     if not output.parent.is_dir():
         raise CommandError(f"--output {named}: there is no folder {output.parent}", WRONG_USE)
+    if output.exists() and not output.is_file():  # a device, such as /dev/null, is not replaced
+        raise CommandError(f"--output {output}: there is something that is no file", WRONG_USE)
     return output
 
 

@@ -296,7 +296,8 @@ def test_dependencies_that_cannot_be_read_are_wrong_use(
         ('version = "1.0.0"', 'version = "../1"', "no semantic version"),
         ("./plugin.py", "python3", "must be a Python file beside the manifest"),
         ("./plugin.py", "./../small/plugin.py", "is not in the archive"),
-        ("./plugin.py", "./test_plugin.py", "is not in the archive"),
+        ("./plugin.py", "./test_plugin.py", "is not in the archive: it is left out"),
+        ("./plugin.py", "./missing.py", "is not in the archive: it is no file"),
     ],
 )
 def test_a_manifest_that_a_host_could_not_start_is_wrong_use(
@@ -308,6 +309,16 @@ def test_a_manifest_that_a_host_could_not_start_is_wrong_use(
         read_plugin(folder)
     assert caught.value.code == 2
     assert str(folder / "nexo-plugin.toml") in str(caught.value)
+
+
+def test_a_manifest_that_is_a_link_is_wrong_use(tmp_path: Path) -> None:
+    """It would be left out, and no host takes an archive without it."""
+    folder = write_plugin(tmp_path / "small")
+    (folder / "nexo-plugin.toml").rename(tmp_path / "shared.toml")
+    (folder / "nexo-plugin.toml").symlink_to("../shared.toml")
+    with pytest.raises(CommandError, match=r"nexo-plugin\.toml: links are left out") as caught:
+        read_plugin(folder)
+    assert caught.value.code == 2
 
 
 @pytest.mark.parametrize("name", ["vendor", "_packed_plugin.py"])
@@ -330,6 +341,28 @@ def test_a_folder_without_a_manifest_and_an_output_nowhere_are_wrong_use(tmp_pat
         2,
         "anyio-bus: --output no/where.tar.gz: there is no folder no\n",
     )
+
+
+def test_an_output_that_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    """Root, in a container, would lose /dev/null."""
+    write_plugin(tmp_path / "small")
+    os.mkfifo(tmp_path / "fifo")
+    done = pack("small", "--output", "fifo", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "anyio-bus: --output fifo: there is something that is no file\n",
+    )
+    assert (tmp_path / "fifo").is_fifo()
+
+
+def test_an_output_that_ends_with_a_slash_is_a_folder(tmp_path: Path) -> None:
+    write_plugin(tmp_path / "small")
+    done = pack("small", "--output", "made/", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "anyio-bus: --output made/: there is no folder made\n",
+    )
+    assert not (tmp_path / "made").exists()
 
 
 def test_what_the_system_refuses_is_one_line(tmp_path: Path) -> None:
