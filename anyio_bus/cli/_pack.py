@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import io
+import json
 import os
 import posixpath
 import re
@@ -287,8 +288,8 @@ async def _install(
 ) -> None:
     _say("installing the dependencies with pip")
     common = ("--quiet", "--disable-pip-version-check", "--no-input", "--no-user", "--no-compile")
-    place = f"--target={folder / VENDOR}"
-    command = [*target.pip_install(), *common, place, *options, *requirements]
+    place = f"--target={folder / VENDOR}"  # after the options: there may be another in them
+    command = [*target.pip_install(), *common, *options, place, *requirements]
     code = await run_tool(command, "pip", folder, limit_s=PIP_LIMIT_S)
     if code != 0:
         msg = (
@@ -296,6 +297,34 @@ async def _install(
             "pip, as in `-- --find-links FOLDER`"
         )
         raise CommandError(msg)
+    check_installed(folder / VENDOR, target)
+
+
+def check_installed(vendor: Path, target: Target) -> None:
+    """Check what pip did not take from an index: the folders, archives and URLs of requirements.
+
+    Raises:
+        CommandError: A package is not in the archive, or was compiled here for another machine.
+    """
+    for path in sorted(vendor.glob("*.dist-info/direct_url.json")):
+        package = path.parent.name.removesuffix(".dist-info")
+        origin = json.loads(path.read_bytes())
+        if origin.get("dir_info", {}).get("editable"):
+            msg = (
+                f"{package} would not be in the archive: it is editable (-e), from {origin['url']}"
+            )
+            raise CommandError(msg)
+        built = not origin["url"].endswith(".whl")
+        if built and target != this_target() and not _is_portable(path.with_name("WHEEL")):
+            msg = (
+                f"{package} was compiled for this machine: for {target} there must be a wheel of it"
+            )
+            raise CommandError(msg)
+
+
+def _is_portable(wheel: Path) -> bool:
+    """Return whether a package fits all platforms, by what it says of itself."""
+    return any(re.match("Tag: .*-none-any$", line) for line in wheel.read_text().splitlines())
 
 
 def members(plugin: Plugin, target: Target, vendor: Path) -> list[Member]:

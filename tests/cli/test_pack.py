@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import re
 import subprocess
@@ -21,6 +22,7 @@ from anyio_bus.cli._exits import CommandError
 from anyio_bus.cli._pack import (
     LEFT_OUT,
     Member,
+    check_installed,
     list_files,
     members,
     read_plugin,
@@ -183,6 +185,52 @@ def test_what_pip_cannot_install_leaves_no_archive(tmp_path: Path) -> None:
     assert "no-such-package" in done.stderr
     assert "pip ended with 1" in done.stderr
     assert archives(tmp_path) == []
+
+
+def test_what_follows_the_dashes_does_not_lead_packages_elsewhere(tmp_path: Path) -> None:
+    write_wheel(tmp_path / "wheels", "part", "py3-none-any", files={"part.py": ""})
+    write_plugin(tmp_path / "small", f"import part\n{PROGRAM}", requirements_txt="part")
+    options = ("--no-index", "--find-links", "wheels", "--target", "elsewhere")
+    done = pack("small", "--", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def write_installed(vendor: Path, tag: str, origin: dict[str, Any]) -> None:
+    """Write of a package what pip writes of one that comes from no index."""
+    info = vendor / "part-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "WHEEL").write_text(f"Wheel-Version: 1.0\nTag: {tag}\n")
+    (info / "direct_url.json").write_text(json.dumps(origin))
+
+
+@pytest.mark.parametrize("url", ["file:///part", "https://x/part-1.0.tar.gz"])
+def test_what_was_compiled_here_is_not_packed_for_another_machine(tmp_path: Path, url: str) -> None:
+    """pip builds what is named by its place even where it is told to take only wheels."""
+    there = Target(MINOR + 1, TRIPLES[1])
+    write_installed(tmp_path, f"cp3{MINOR}-cp3{MINOR}-linux_x86_64", {"url": url, "dir_info": {}})
+    with pytest.raises(CommandError, match=r"part-1\.0 was compiled for this machine: for cp3"):
+        check_installed(tmp_path, there)
+    own = this_target()
+    assert own is not None
+    check_installed(tmp_path, own)
+
+
+@pytest.mark.parametrize(
+    ("tag", "url"),
+    [("py3-none-any", "file:///part"), ("cp311-abi3-linux_x", "file:///part-1.0-cp311.whl")],
+)
+def test_pure_packages_and_wheels_by_their_place_are_packed_for_all(
+    tmp_path: Path, tag: str, url: str
+) -> None:
+    write_installed(tmp_path, tag, {"url": url})
+    check_installed(tmp_path, Target(MINOR + 1, TRIPLES[1]))
+
+
+def test_an_editable_package_is_refused_as_its_files_would_stay_here(tmp_path: Path) -> None:
+    write_installed(tmp_path, "py3-none-any", {"url": "file:///p", "dir_info": {"editable": True}})
+    with pytest.raises(CommandError, match=r"part-1\.0 would not be in the archive.*file:///p"):
+        check_installed(tmp_path, Target(MINOR, TRIPLES[0]))
 
 
 def test_without_pip_it_says_how_to_get_it(tmp_path: Path) -> None:
