@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import anyio.lowlevel
+from anyio import from_thread, to_thread
 
 from anyio_bus.cli._exits import OK, WRONG_USE, CommandError
 from anyio_bus.cli._loop import run_in_loop
@@ -100,9 +101,11 @@ class Plugin(NamedTuple):
 def execute(arguments: Arguments) -> int:
     """Run the command."""
     target = parse_target(arguments.target)
+    packing_time()  # what is wrong with it is told first
     try:
         plugin = read_plugin(Path(arguments.folder))
         output = _output(arguments.output, f"{plugin.id}-{plugin.version}-{target}.tar.gz")
+        plugin = _without(output, plugin)
         if plugin.requirements and importlib.util.find_spec("pip") is None:
             raise CommandError(NO_PIP)
         here = " (this machine)" if target == this_target() else ""
@@ -123,10 +126,11 @@ async def _pack(
 ) -> int:
     with tempfile.TemporaryDirectory(prefix="anyio-bus-pack-") as name:
         folder = Path(name)
-        if plugin.requirements:
-            await _install(plugin.requirements, target, folder, options)
         with _unfinished(output) as archive:
-            await write_archive(archive, members(plugin, target, folder / VENDOR))
+            if plugin.requirements:
+                await _install(plugin.requirements, target, folder, options)
+            files = members(plugin, target, folder / VENDOR)
+            await write_archive(archive, files)
             if not check or target != this_target():
                 why = "--no-check" if not check else "it is for another machine"
                 _say(f"the packed plugin was not started: {why}")
@@ -272,6 +276,21 @@ def _output(named: str | None, name: str) -> Path:
     return output
 
 
+def _without(output: Path, plugin: Plugin) -> Plugin:
+    """Leave an older archive out, whatever its name.
+
+    Raises:
+        CommandError: It is what the archive is made of.
+    """
+    if not output.exists():
+        return plugin
+    older = [name for name, path in plugin.files.items() if output.samefile(path)]
+    if {plugin.program, MANIFEST} & {*older}:
+        raise CommandError(f"--output {output}: that is a file of the plugin", WRONG_USE)
+    files = {name: path for name, path in plugin.files.items() if name not in older}
+    return plugin._replace(files=files, left_out=[*plugin.left_out, *older])
+
+
 # --- the archive ----------------------------------------------------------------------------------
 
 
@@ -351,8 +370,43 @@ def _is_executable(path: Path) -> bool:
     return bool(path.stat().st_mode & 0o100)
 
 
-async def write_archive(path: Path, files: list[Member]) -> None:  # noqa: ASYNC910
+class _File(io.FileIO):
+    """A file that is read in a thread of anyio's until its task is cancelled: some are large."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        from_thread.check_cancelled()
+        return super().read(size)
+
+
+async def write_archive(path: Path, files: list[Member]) -> None:
     """Write an archive whose bytes come of names and contents alone.
+
+    Raises:
+        CommandError: ``SOURCE_DATE_EPOCH`` is no time.
+    """
+    await to_thread.run_sync(_write, path, files)
+
+
+def _write(path: Path, files: list[Member]) -> None:
+    mtime = packing_time()
+    with (
+        path.open("wb") as raw,
+        gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        for member in files:
+            content = member.content
+            with io.BytesIO(content) if isinstance(content, bytes) else _File(content) as source:
+                info = tarfile.TarInfo(member.name)
+                info.size = source.seek(0, os.SEEK_END)
+                info.mtime = mtime
+                info.mode = 0o755 if member.executable else 0o644
+                source.seek(0)
+                archive.addfile(info, source)
+
+
+def packing_time() -> int:
+    """Return the time that all files of an archive have.
 
     Raises:
         CommandError: ``SOURCE_DATE_EPOCH`` is no time.
@@ -360,27 +414,15 @@ async def write_archive(path: Path, files: list[Member]) -> None:  # noqa: ASYNC
     epoch = os.environ.get("SOURCE_DATE_EPOCH") or "0"
     if not re.fullmatch(r"\d{1,10}", epoch, re.ASCII):
         raise CommandError(f"SOURCE_DATE_EPOCH is no time: {epoch!r}", WRONG_USE)
-    with (
-        path.open("xb") as raw,
-        gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
-        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
-    ):
-        for member in files:
-            content = member.content
-            data = content if isinstance(content, bytes) else content.read_bytes()
-            info = tarfile.TarInfo(member.name)
-            info.size = len(data)
-            info.mtime = int(epoch)
-            info.mode = 0o755 if member.executable else 0o644
-            archive.addfile(info, io.BytesIO(data))
-            await anyio.lowlevel.checkpoint()
+    return int(epoch)
 
 
 @contextmanager
 def _unfinished(output: Path) -> Iterator[Path]:
-    """Give the name that the archive has until it is whole; then nothing has it any more."""
+    """Give a file for the archive until it is whole; then nothing has its name any more."""
     path = output.with_name(f".{output.name}.{os.getpid()}")
     try:
+        path.touch()  # what cannot be written is told before pip has worked for it
         yield path
     finally:
         path.unlink(missing_ok=True)
@@ -396,19 +438,25 @@ async def _check(archive: Path, plugin: Plugin, folder: Path) -> None:
         CommandError: It does not start, or it does not end.
     """
     _say("starting the packed plugin")
-    with tarfile.open(archive) as packed:
-        packed.extraction_filter = getattr(tarfile, "data_filter", None)  # from 3.11.4 on
-        packed.extractall(folder)
+    await to_thread.run_sync(_unpack, archive, folder)
     # Without site-packages: what the archive lacks is not to be found there.
     command = [sys.executable, "-I", "-S", str(folder / plugin.program), *plugin.arguments]
     env = {**os.environ, **plugin.env}
     try:
         async with open_host(command, plugin_id=plugin.id, env=env, cwd=str(folder.parent)):
             pass
-    except (AssertionError, EOFError, PluginFailure, TimeoutError) as exc:
+    except (AssertionError, EOFError, PluginFailure, TimeoutError, ValueError) as exc:
         reason = exc.message if isinstance(exc, PluginFailure) else str(exc)
         msg = f"the packed plugin does not start and end as it should: {reason}".rstrip()
         raise CommandError(f"{msg}\n(--no-check packs it without starting it)") from None
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    with tarfile.open(archive) as packed:
+        packed.extraction_filter = getattr(tarfile, "data_filter", None)  # from 3.11.4 on
+        for member in packed:
+            from_thread.check_cancelled()
+            packed.extract(member, folder)
 
 
 def _say(text: str) -> None:

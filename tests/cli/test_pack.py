@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 import anyio_bus
@@ -448,6 +449,61 @@ async def test_an_archive_is_made_of_names_and_contents_alone(
         ("run", 0o755, 1700000000),
     ]
     assert {(info.uid, info.gid, info.uname, info.gname) for info in infos} == {(0, 0, "", "")}
+
+
+async def test_an_archive_that_is_cancelled_ends_within_a_large_file(tmp_path: Path) -> None:
+    """Its 64 GB are holes; whole, they would take minutes and all memory."""
+    with (tmp_path / "data").open("wb") as data:
+        data.truncate(2**36)
+    path = tmp_path / "archive"
+    path.touch()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(write_archive, path, [Member("data", tmp_path / "data", False)])
+        with anyio.fail_after(10):
+            while path.stat().st_size == 0:
+                await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()
+
+
+def test_what_cannot_be_packed_is_told_before_pip_has_worked(tmp_path: Path) -> None:
+    write_plugin(tmp_path / "small", requirements_txt="no-such-package")
+    env = {**os.environ, "SOURCE_DATE_EPOCH": "today"}
+    done = cli("pack", "small", cwd=tmp_path, env=env)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "anyio-bus: SOURCE_DATE_EPOCH is no time: 'today'\n",
+    )
+    done = pack("small", "--output", "x" * 250, "--", "--no-index", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "File name too long" in done.stderr
+    assert "with pip" not in done.stderr
+
+
+def test_an_older_archive_in_the_folder_is_left_out_and_a_source_is_not_replaced(
+    tmp_path: Path,
+) -> None:
+    write_plugin(tmp_path / "small")
+    for _ in range(2):
+        done = pack("small", "--no-check", "--output", "small/old.tgz", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert "left out: old.tgz\n" in done.stderr
+    with tarfile.open(tmp_path / "small" / "old.tgz") as archive:
+        assert "old.tgz" not in archive.getnames()
+    done = pack("small", "--no-check", "--output", "small/plugin.py", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "anyio-bus: --output small/plugin.py: that is a file of the plugin\n",
+    )
+    assert (tmp_path / "small" / "plugin.py").read_text() == PROGRAM
+
+
+def test_an_argument_that_no_program_can_get_is_one_line(tmp_path: Path) -> None:
+    folder = write_plugin(tmp_path / "small")
+    (folder / "nexo-plugin.toml").write_text(MANIFEST + r'args = ["\u0000"]')
+    done = pack("small", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "does not start and end as it should: embedded null byte\n" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 async def test_a_time_that_is_none_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
