@@ -65,7 +65,8 @@ if sys.version_info[:2] != (3, {minor}):
     sys.exit("this plugin is packed for {target}, and this is Python " + sys.version.split()[0])
 here = os.path.dirname(os.path.realpath(__file__))
 sys.path[:0] = [here, os.path.normpath(os.path.join(here, {vendor!r}))]
-runpy.run_path(os.path.join(here, {program!r}), run_name="__main__")
+# By the name that this file has: to import it is to import the program.
+globals().update(runpy.run_path(os.path.join(here, {program!r}), run_name=__name__))
 '''
 
 NO_PIP = (

@@ -547,6 +547,21 @@ def test_the_launcher_starts_a_program_in_a_folder_and_refuses_another_python(
     assert f"is packed for cp3{MINOR + 1}-{TRIPLES[0]}" in other.stderr
 
 
+def test_a_module_beside_the_program_can_import_it(tmp_path: Path) -> None:
+    """Where the program was is the launcher, and to import that must not start the plugin again."""
+    program = "import helper\nWORD = 'hello'\nif __name__ == '__main__':\n    print(helper.word())"
+    helper = "def word():\n    import plugin\n    return plugin.WORD"
+    write_plugin(tmp_path / "small", program, helper_py=helper)
+    done = pack("small", "--no-check", "--output", "it.tar.gz", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(tmp_path / "it.tar.gz") as archive:
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)
+        archive.extractall(tmp_path / "unpacked")
+    command = [sys.executable, tmp_path / "unpacked" / "plugin.py"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ran.stdout, ran.stderr) == ("hello\n", "")
+
+
 # --- targets --------------------------------------------------------------------------------------
 
 
