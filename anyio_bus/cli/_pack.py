@@ -317,6 +317,8 @@ async def _install(
             "pip, as in `-- --find-links FOLDER`"
         )
         raise CommandError(msg)
+    if not any((folder / VENDOR).glob("*")):
+        _say("pip has installed nothing: no dependency is for this target")
     check_installed(folder / VENDOR, target)
 
 

@@ -179,6 +179,13 @@ def test_another_target_gets_its_wheels_and_what_its_markers_say(tmp_path: Path)
     assert "vendor/useless.py" not in found
 
 
+def test_dependencies_of_which_none_is_for_the_target_are_told(tmp_path: Path) -> None:
+    write_plugin(tmp_path / "small", requirements_txt="part; python_version < '3'")
+    done = pack("small", "--no-check", "--", "--no-index", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "pip has installed nothing" in done.stderr
+
+
 def test_what_pip_cannot_install_leaves_no_archive(tmp_path: Path) -> None:
     write_plugin(tmp_path / "small", requirements_txt="no-such-package\n")
     done = pack("small", "--", "--no-index", cwd=tmp_path)
@@ -576,9 +583,21 @@ def test_each_target_is_known_by_its_name_and_named_by_the_help() -> None:
     assert parse_target(None) == this_target() == parse_target(str(this_target()))
 
 
-@pytest.mark.parametrize("name", ["", "cp310-" + TRIPLES[0], "cp311", "cp311-win", TRIPLES[0]])
-def test_a_target_that_is_not_known_is_wrong_use_and_the_known_ones_are_said(name: str) -> None:
-    with pytest.raises(CommandError, match="is not known") as caught:
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("", "the Python ''"),
+        ("cp310-" + TRIPLES[0], "the Python 'cp310'"),
+        ("cp313t-" + TRIPLES[0], "the Python 'cp313t'"),
+        ("cp311", "the platform ''"),
+        ("cp311-win", "the platform 'win'"),
+        (TRIPLES[0], "the Python 'x86_64'"),
+    ],
+)
+def test_a_target_that_is_not_known_is_wrong_use_and_the_known_ones_are_said(
+    name: str, wrong: str
+) -> None:
+    with pytest.raises(CommandError, match=f"--target '{name}': {wrong} is not known") as caught:
         parse_target(name)
     assert caught.value.code == 2
     assert all(triple in str(caught.value) for triple in (*TRIPLES, str(this_target())))
