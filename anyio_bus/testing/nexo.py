@@ -35,6 +35,8 @@ EXIT_S = 1.0  # and then for the process to end
 CALL_S = 60.0  # and for a tool
 _NEXT_S = 5.0  # that a test waits for what takes milliseconds
 _UNANSWERED = -32603
+_SAID_VIOLATIONS = 3  # the first ones
+_SAID_CHARACTERS = 10_000  # the last ones of stderr: a traceback ends with its error
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 
 Message = dict[str, Any]
@@ -104,6 +106,7 @@ class NexoHost:
         self._input_closed = False
         self._rest = b""
         self._stderr: list[bytes] = []
+        self._stderr_read = anyio.Event()
         self._write: Callable[[bytes], Any] = _nowhere
         self._close: Callable[[], Any] = _nowhere
 
@@ -260,7 +263,11 @@ class NexoHost:
             with anyio.fail_after(limit_s):
                 while not done():
                     if self._ended and not at_end:
-                        code = "" if self.returncode is None else f" with {self.returncode}"
+                        code = ""
+                        if self.returncode is not None:
+                            code = f" with {self.returncode}"
+                            with anyio.move_on_after(EXIT_S):  # a child of its may have it still
+                                await self._stderr_read.wait()
                         msg = f"the plugin has ended{code}, and {what} has not come{self._said()}"
                         raise EOFError(msg)
                     await self._changed.wait()
@@ -273,9 +280,10 @@ class NexoHost:
         await self._until(lambda: self._ended, what, limit_s=limit_s, at_end=True)
 
     def _said(self) -> str:
-        """Return what may be the reason that something has not come."""
-        wrong = "".join(f"; {text}" for text in self.violations)
-        return f"{wrong}; stderr: {self.stderr}" if self.stderr else wrong
+        """Return what may be the reason that something has not come; a flood is cut."""
+        wrong = "".join(f"; {text}" for text in self.violations[:_SAID_VIOLATIONS])
+        said = self.stderr[-_SAID_CHARACTERS:]
+        return f"{wrong}; stderr: {said}" if said else wrong
 
     def _note(self) -> None:
         self._changed.set()
@@ -426,6 +434,7 @@ class NexoHost:
             while True:
                 self._stderr.append(await stream.receive())
                 self._note()
+        self._stderr_read.set()
 
     def _end(self) -> None:
         self._ended = True

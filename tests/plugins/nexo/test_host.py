@@ -153,6 +153,15 @@ async def test_what_a_plugin_said_is_told_when_it_does_not_answer() -> None:
         host.violations.clear()
 
 
+async def test_a_flood_of_what_a_plugin_said_is_cut() -> None:
+    floods = "import sys; print('no id\\n' * 10_000); sys.exit('begins' + 'x' * 1_000_000 + 'ends')"
+    with pytest.raises(EOFError, match=r"no JSON on the wire(?s:.)*xends") as caught:
+        async with open_host([sys.executable, "-c", floods]):
+            pass
+    assert "begins" not in str(caught.value)
+    assert len(str(caught.value)) < 12_000
+
+
 async def test_a_plugin_that_ends_or_never_starts_is_told_with_its_stderr() -> None:
     with pytest.raises(EOFError, match="no wish to live"):
         async with open_host([sys.executable, "-c", "import sys; sys.exit('no wish to live')"]):
