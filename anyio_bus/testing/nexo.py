@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import signal
 import subprocess
+import sys
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -482,6 +485,8 @@ async def open_host(
 ) -> AsyncIterator[NexoHost]:
     """Start a plugin and be its host; at the end it is shut down and must end in time.
 
+    What it has started and left behind is killed then.
+
     Args:
         plugin: A command to start, or an adapter to serve in this process.
         initialize: Shake hands before the block begins.
@@ -495,7 +500,7 @@ async def open_host(
         TimeoutError: It did not end in time.
 
     Cancellation:
-        Kills the process.
+        Kills the process, and what it has started.
     """
     host = NexoHost(plugin_id, allowed)
     body_error: BaseException | None = None
@@ -506,7 +511,11 @@ async def open_host(
                 await tasks.start(host._run_adapter, plugin)
             else:
                 process = await anyio.open_process(
-                    list(plugin), env=env, cwd=cwd, stderr=subprocess.PIPE
+                    list(plugin),
+                    env=env,
+                    cwd=cwd,
+                    stderr=subprocess.PIPE,
+                    start_new_session=True,
                 )
                 assert process.stderr is not None
                 tasks.start_soon(host._read_stderr, process.stderr)
@@ -518,14 +527,23 @@ async def open_host(
         except Exception as exc:  # raised bare, after the join  # noqa: BLE001
             body_error = exc
         finally:
-            if process is not None and process.returncode is None:
-                process.kill()
+            if process is not None:
+                _kill(process)
             tasks.cancel_scope.cancel("the host is gone")
             if process is not None:
                 with anyio.CancelScope(shield=True):
                     await process.aclose()
     if body_error is not None:
         raise body_error
+
+
+def _kill(process: anyio.abc.Process) -> None:
+    """Kill what is left of a plugin: on Unix its group, which its children are in as well."""
+    if sys.platform != "win32":
+        with suppress(ProcessLookupError, PermissionError):  # macOS: only dead ones are in it
+            os.killpg(process.pid, signal.SIGKILL)
+    elif process.returncode is None:
+        process.kill()
 
 
 async def _nowhere(_data: bytes = b"") -> None:  # noqa: ASYNC910

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from anyio_bus.plugins.nexo import Event, PluginAdapter
@@ -172,6 +173,23 @@ async def test_a_plugin_that_ends_or_never_starts_is_told_with_its_stderr() -> N
     with pytest.raises(FileNotFoundError):
         async with open_host(["/no/such/program"]):
             pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no groups to kill")
+async def test_what_a_plugin_leaves_behind_is_killed() -> None:
+    """The suite fails a test that leaves a process."""
+    child = "import sys, time; print('runs', file=sys.stderr, flush=True); time.sleep(1000)"
+    starts = (
+        "import subprocess\n"
+        f"subprocess.Popen([sys.executable, '-c', {child!r}], stdin=-3, stdout=-3)  # DEVNULL\n"
+    )
+    command = parrot()
+    command[2] = PARROT.replace("for line", f"{starts}for line", 1)
+    with anyio.fail_after(5):
+        async with open_host(command) as host:
+            while "runs" not in host.stderr:
+                await anyio.lowlevel.checkpoint()
+    assert host.returncode == 0
 
 
 async def test_what_the_test_raises_comes_out_as_it_is_and_the_plugin_is_gone() -> None:
