@@ -376,7 +376,7 @@ def _is_executable(path: Path) -> bool:
 class _File(io.FileIO):
     """A file that is read in a thread of anyio's until its task is cancelled: some are large."""
 
-    def read(self, size: int = -1, /) -> bytes:
+    def read(self, size: int | None = -1, /) -> bytes:
         from_thread.check_cancelled()
         return super().read(size)
 

@@ -564,7 +564,7 @@ def test_a_module_beside_the_program_can_import_it(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "it.tar.gz") as archive:
         archive.extraction_filter = getattr(tarfile, "data_filter", None)
         archive.extractall(tmp_path / "unpacked")
-    command = [sys.executable, tmp_path / "unpacked" / "plugin.py"]
+    command = [sys.executable, str(tmp_path / "unpacked" / "plugin.py")]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ran.stdout, ran.stderr) == ("hello\n", "")
 
