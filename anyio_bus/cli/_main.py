@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _guarded(argv: Sequence[str] | None) -> int:
     try:
         _open_missing_fds()
+        _escape_what_stdout_lacks()
         return _dispatch(parse(argv))
     except SystemExit as exc:  # argparse has said what it had to say
         return exc.code if isinstance(exc.code, int) else FAILED
@@ -74,6 +76,12 @@ def _open_missing_fds() -> None:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
+
+
+def _escape_what_stdout_lacks() -> None:
+    """Have stdout escape a name that its encoding does not have, as stderr does."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _drop_stdout() -> None:

@@ -147,6 +147,8 @@ def _decoded(raw: bytes) -> tuple[str, str]:
 
 
 def _read_and_rewrite(path: Path) -> Rewritten:
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        return Rewritten("", 0, [Note(1, "it is no file")])
     try:
         raw = path.read_bytes()
         if not any(old.encode() in raw for old in _PACKAGES) and b"\0" not in raw:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from importlib.resources import files
 from pathlib import Path
@@ -46,7 +47,7 @@ def execute(arguments: Arguments) -> int:
         raise CommandError(msg) from exc
     for name in NAMES:
         print(folder / name)
-    print(f"python -m pytest {folder}  runs its tests", file=sys.stderr)
+    print(f"python -m pytest {shlex.quote(str(folder))}  runs its tests", file=sys.stderr)
     return OK
 
 

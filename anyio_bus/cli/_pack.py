@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import io
+import json
 import os
 import posixpath
 import re
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import anyio.lowlevel
+from anyio import from_thread, to_thread
 
 from anyio_bus.cli._exits import OK, WRONG_USE, CommandError
 from anyio_bus.cli._loop import run_in_loop
@@ -63,7 +65,8 @@ if sys.version_info[:2] != (3, {minor}):
     sys.exit("this plugin is packed for {target}, and this is Python " + sys.version.split()[0])
 here = os.path.dirname(os.path.realpath(__file__))
 sys.path[:0] = [here, os.path.normpath(os.path.join(here, {vendor!r}))]
-runpy.run_path(os.path.join(here, {program!r}), run_name="__main__")
+# By the name that this file has: to import it is to import the program.
+globals().update(runpy.run_path(os.path.join(here, {program!r}), run_name=__name__))
 '''
 
 NO_PIP = (
@@ -99,9 +102,11 @@ class Plugin(NamedTuple):
 def execute(arguments: Arguments) -> int:
     """Run the command."""
     target = parse_target(arguments.target)
+    packing_time()  # what is wrong with it is told first
     try:
         plugin = read_plugin(Path(arguments.folder))
         output = _output(arguments.output, f"{plugin.id}-{plugin.version}-{target}.tar.gz")
+        plugin = _without(output, plugin)
         if plugin.requirements and importlib.util.find_spec("pip") is None:
             raise CommandError(NO_PIP)
         here = " (this machine)" if target == this_target() else ""
@@ -122,10 +127,11 @@ async def _pack(
 ) -> int:
     with tempfile.TemporaryDirectory(prefix="anyio-bus-pack-") as name:
         folder = Path(name)
-        if plugin.requirements:
-            await _install(plugin.requirements, target, folder, options)
         with _unfinished(output) as archive:
-            await write_archive(archive, members(plugin, target, folder / VENDOR))
+            if plugin.requirements:
+                await _install(plugin.requirements, target, folder, options)
+            files = members(plugin, target, folder / VENDOR)
+            await write_archive(archive, files)
             if not check or target != this_target():
                 why = "--no-check" if not check else "it is for another machine"
                 _say(f"the packed plugin was not started: {why}")
@@ -152,6 +158,8 @@ def read_plugin(folder: Path) -> Plugin:
         raise CommandError(f"{folder / MANIFEST}: {exc}", WRONG_USE) from None
     found = document["plugin"]
     files, left_out = list_files(folder)
+    if MANIFEST not in files:
+        raise CommandError(f"{folder / MANIFEST}: links are left out of the archive", WRONG_USE)
     entrypoint = found.get("entrypoint", {})
     program = _program(folder, entrypoint.get("command"), files)
     for name in (VENDOR, moved(program)):
@@ -214,8 +222,10 @@ def _program(folder: Path, command: object, files: dict[str, Path]) -> str:
         raise CommandError(msg, WRONG_USE)
     program = posixpath.normpath(command)
     if program not in files:
-        msg = f"{folder / MANIFEST}: plugin.entrypoint.command {command!r} is not in the archive"
-        raise CommandError(msg, WRONG_USE)
+        there = (folder / command).is_file()
+        why = "left out (a link, or a name of what is)" if there else "no file"
+        msg = f"plugin.entrypoint.command {command!r} is not in the archive: it is {why}"
+        raise CommandError(f"{folder / MANIFEST}: {msg}", WRONG_USE)
     return program
 
 
@@ -258,11 +268,28 @@ def read_requirements(folder: Path) -> list[str]:
 
 def _output(named: str | None, name: str) -> Path:
     output = Path(named or ".")
-    if output.is_dir():
+    if output.is_dir() or (named or "").endswith("/"):
         output /= name
     if not output.parent.is_dir():
         raise CommandError(f"--output {named}: there is no folder {output.parent}", WRONG_USE)
+    if output.exists() and not output.is_file():  # a device, such as /dev/null, is not replaced
+        raise CommandError(f"--output {output}: there is something that is no file", WRONG_USE)
     return output
+
+
+def _without(output: Path, plugin: Plugin) -> Plugin:
+    """Leave an older archive out, whatever its name.
+
+    Raises:
+        CommandError: It is what the archive is made of.
+    """
+    if not output.exists():
+        return plugin
+    older = [name for name, path in plugin.files.items() if output.samefile(path)]
+    if {plugin.program, MANIFEST} & {*older}:
+        raise CommandError(f"--output {output}: that is a file of the plugin", WRONG_USE)
+    files = {name: path for name, path in plugin.files.items() if name not in older}
+    return plugin._replace(files=files, left_out=[*plugin.left_out, *older])
 
 
 # --- the archive ----------------------------------------------------------------------------------
@@ -281,8 +308,8 @@ async def _install(
 ) -> None:
     _say("installing the dependencies with pip")
     common = ("--quiet", "--disable-pip-version-check", "--no-input", "--no-user", "--no-compile")
-    place = f"--target={folder / VENDOR}"
-    command = [*target.pip_install(), *common, place, *options, *requirements]
+    place = f"--target={folder / VENDOR}"  # after the options: there may be another in them
+    command = [*target.pip_install(), *common, *options, place, *requirements]
     code = await run_tool(command, "pip", folder, limit_s=PIP_LIMIT_S)
     if code != 0:
         msg = (
@@ -290,6 +317,36 @@ async def _install(
             "pip, as in `-- --find-links FOLDER`"
         )
         raise CommandError(msg)
+    if not any((folder / VENDOR).glob("*")):
+        _say("pip has installed nothing: no dependency is for this target")
+    check_installed(folder / VENDOR, target)
+
+
+def check_installed(vendor: Path, target: Target) -> None:
+    """Check what pip did not take from an index: the folders, archives and URLs of requirements.
+
+    Raises:
+        CommandError: A package is not in the archive, or was compiled here for another machine.
+    """
+    for path in sorted(vendor.glob("*.dist-info/direct_url.json")):
+        package = path.parent.name.removesuffix(".dist-info")
+        origin = json.loads(path.read_bytes())
+        if origin.get("dir_info", {}).get("editable"):
+            msg = (
+                f"{package} would not be in the archive: it is editable (-e), from {origin['url']}"
+            )
+            raise CommandError(msg)
+        built = not origin["url"].endswith(".whl")
+        if built and target != this_target() and not _is_portable(path.with_name("WHEEL")):
+            msg = (
+                f"{package} was compiled for this machine: for {target} there must be a wheel of it"
+            )
+            raise CommandError(msg)
+
+
+def _is_portable(wheel: Path) -> bool:
+    """Return whether a package fits all platforms, by what it says of itself."""
+    return any(re.match("Tag: .*-none-any$", line) for line in wheel.read_text().splitlines())
 
 
 def members(plugin: Plugin, target: Target, vendor: Path) -> list[Member]:
@@ -316,8 +373,43 @@ def _is_executable(path: Path) -> bool:
     return bool(path.stat().st_mode & 0o100)
 
 
-async def write_archive(path: Path, files: list[Member]) -> None:  # noqa: ASYNC910
+class _File(io.FileIO):
+    """A file that is read in a thread of anyio's until its task is cancelled: some are large."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        from_thread.check_cancelled()
+        return super().read(size)
+
+
+async def write_archive(path: Path, files: list[Member]) -> None:
     """Write an archive whose bytes come of names and contents alone.
+
+    Raises:
+        CommandError: ``SOURCE_DATE_EPOCH`` is no time.
+    """
+    await to_thread.run_sync(_write, path, files)
+
+
+def _write(path: Path, files: list[Member]) -> None:
+    mtime = packing_time()
+    with (
+        path.open("wb") as raw,
+        gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        for member in files:
+            content = member.content
+            with io.BytesIO(content) if isinstance(content, bytes) else _File(content) as source:
+                info = tarfile.TarInfo(member.name)
+                info.size = source.seek(0, os.SEEK_END)
+                info.mtime = mtime
+                info.mode = 0o755 if member.executable else 0o644
+                source.seek(0)
+                archive.addfile(info, source)
+
+
+def packing_time() -> int:
+    """Return the time that all files of an archive have.
 
     Raises:
         CommandError: ``SOURCE_DATE_EPOCH`` is no time.
@@ -325,27 +417,15 @@ async def write_archive(path: Path, files: list[Member]) -> None:  # noqa: ASYNC
     epoch = os.environ.get("SOURCE_DATE_EPOCH") or "0"
     if not re.fullmatch(r"\d{1,10}", epoch, re.ASCII):
         raise CommandError(f"SOURCE_DATE_EPOCH is no time: {epoch!r}", WRONG_USE)
-    with (
-        path.open("xb") as raw,
-        gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
-        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
-    ):
-        for member in files:
-            content = member.content
-            data = content if isinstance(content, bytes) else content.read_bytes()
-            info = tarfile.TarInfo(member.name)
-            info.size = len(data)
-            info.mtime = int(epoch)
-            info.mode = 0o755 if member.executable else 0o644
-            archive.addfile(info, io.BytesIO(data))
-            await anyio.lowlevel.checkpoint()
+    return int(epoch)
 
 
 @contextmanager
 def _unfinished(output: Path) -> Iterator[Path]:
-    """Give the name that the archive has until it is whole; then nothing has it any more."""
+    """Give a file for the archive until it is whole; then nothing has its name any more."""
     path = output.with_name(f".{output.name}.{os.getpid()}")
     try:
+        path.touch()  # what cannot be written is told before pip has worked for it
         yield path
     finally:
         path.unlink(missing_ok=True)
@@ -361,19 +441,25 @@ async def _check(archive: Path, plugin: Plugin, folder: Path) -> None:
         CommandError: It does not start, or it does not end.
     """
     _say("starting the packed plugin")
-    with tarfile.open(archive) as packed:
-        packed.extraction_filter = getattr(tarfile, "data_filter", None)  # from 3.11.4 on
-        packed.extractall(folder)
+    await to_thread.run_sync(_unpack, archive, folder)
     # Without site-packages: what the archive lacks is not to be found there.
     command = [sys.executable, "-I", "-S", str(folder / plugin.program), *plugin.arguments]
     env = {**os.environ, **plugin.env}
     try:
         async with open_host(command, plugin_id=plugin.id, env=env, cwd=str(folder.parent)):
             pass
-    except (AssertionError, EOFError, PluginFailure, TimeoutError) as exc:
-        reason = exc.message if isinstance(exc, PluginFailure) else str(exc) or "no answer in time"
+    except (AssertionError, EOFError, PluginFailure, TimeoutError, ValueError) as exc:
+        reason = exc.message if isinstance(exc, PluginFailure) else str(exc)
         msg = f"the packed plugin does not start and end as it should: {reason}".rstrip()
         raise CommandError(f"{msg}\n(--no-check packs it without starting it)") from None
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    with tarfile.open(archive) as packed:
+        packed.extraction_filter = getattr(tarfile, "data_filter", None)  # from 3.11.4 on
+        for member in packed:
+            from_thread.check_cancelled()
+            packed.extract(member, folder)
 
 
 def _say(text: str) -> None:

@@ -14,7 +14,7 @@ from anyio_bus.cli._exits import WRONG_USE, CommandError
 __all__ = ("TRIPLES", "Target", "parse_target", "this_target")
 
 _MINOR = 11  # of the oldest Python that anyio_bus runs on
-_NAME = re.compile(r"cp3(\d\d)-(.+)", re.ASCII)
+_PYTHON = re.compile(r"cp3(\d\d)", re.ASCII)
 
 # The oldest systems that wheels are taken for: Debian 10, RHEL 8, Alpine 3.13, macOS 13.
 _GLIBC, _OLDEST_GLIBC = 28, 5
@@ -110,12 +110,17 @@ def parse_target(name: str | None) -> Target:
             msg = f"this Python is no target; --target names one: {_names()}"
             raise CommandError(msg, WRONG_USE)
         return here
-    found = _NAME.fullmatch(name)
-    if found is None or int(found[1]) < _MINOR or found[2] not in _KNOWN:
-        hint = "" if here is None else f" (this machine's is {here})"
-        msg = f"--target {name!r} is not known{hint}; it is {_names()}"
-        raise CommandError(msg, WRONG_USE)
-    return Target(int(found[1]), found[2])
+    python, _, triple = name.partition("-")
+    found = _PYTHON.fullmatch(python)
+    if found is None or int(found[1]) < _MINOR:
+        wrong = f"the Python {python!r}"
+    elif triple not in _KNOWN:
+        wrong = f"the platform {triple!r}"
+    else:
+        return Target(int(found[1]), triple)
+    hint = "" if here is None else f" (this machine's is {here})"
+    msg = f"--target {name!r}: {wrong} is not known{hint}; it is {_names()}"
+    raise CommandError(msg, WRONG_USE)
 
 
 def _names() -> str:

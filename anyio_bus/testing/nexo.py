@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import signal
 import subprocess
+import sys
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -35,6 +38,8 @@ EXIT_S = 1.0  # and then for the process to end
 CALL_S = 60.0  # and for a tool
 _NEXT_S = 5.0  # that a test waits for what takes milliseconds
 _UNANSWERED = -32603
+_SAID_VIOLATIONS = 3  # the first ones
+_SAID_CHARACTERS = 10_000  # the last ones of stderr: a traceback ends with its error
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 
 Message = dict[str, Any]
@@ -104,6 +109,7 @@ class NexoHost:
         self._input_closed = False
         self._rest = b""
         self._stderr: list[bytes] = []
+        self._stderr_read = anyio.Event()
         self._write: Callable[[bytes], Any] = _nowhere
         self._close: Callable[[], Any] = _nowhere
 
@@ -138,12 +144,14 @@ class NexoHost:
             message["params"] = params
         self._waiting.add(key)
         await self.send(message)
-        with anyio.fail_after(timeout):
-            await self._until(lambda: key in self._answers, f"the answer to {method}")
+        await self._until(lambda: key in self._answers, f"the answer to {method}", limit_s=timeout)
         answer = self._answers.pop(key)
         if "error" in answer:
             error = answer["error"]
+            known = isinstance(error, dict) and {"code", "message"} <= {*error}
+            assert known, f"{method}: an error has a code and a message, not {error!r}"
             raise PluginFailure(error["code"], error["message"], error.get("data"))
+        assert "result" in answer, f"{method}: there is neither result nor error: {answer!r}"
         return answer["result"]
 
     async def initialize(self) -> dict[str, Any]:
@@ -154,15 +162,18 @@ class NexoHost:
             PluginFailure: It was answered with an error.
         """
         result = await self.request("initialize", {"nexo_version": "0.9.9"}, key=1, timeout=INIT_S)
-        plugin = result.get("manifest", {}).get("plugin", {})
-        found = plugin.get("id")
+        found = _at(result, "manifest", "plugin", "id")
         assert isinstance(found, str), f"initialize: manifest.plugin.id is {found!r}"
         if self._plugin_id is not None:
             assert found == self._plugin_id, f"initialize: {found!r} is not {self._plugin_id!r}"
         self._plugin_id = found
-        listed = plugin.get("extends", {}).get("tools", [])
-        for tool in result.get("tools", []):
-            assert set(tool) >= {"name", "description", "input_schema"}, f"tool {tool!r}"
+        listed = _at(result, "manifest", "plugin", "extends", "tools") or []
+        tools = _at(result, "tools") or []
+        for what, value in (("manifest.plugin.extends.tools", listed), ("tools", tools)):
+            assert isinstance(value, list), f"initialize: {what} is no list: {value!r}"
+        for tool in tools:
+            whole = isinstance(tool, dict) and {*tool} >= {"name", "description", "input_schema"}
+            assert whole, f"tool {tool!r}"
             assert tool["name"] in listed, f"tool {tool['name']!r} is not in extends.tools"
         return dict(result)
 
@@ -214,8 +225,7 @@ class NexoHost:
             TimeoutError: The real host would kill it.
         """
         await self.request("shutdown", {"reason": reason}, key=2, timeout=SHUTDOWN_S)
-        with anyio.fail_after(EXIT_S):
-            await self._until(lambda: self._ended, "the end", at_end=True)
+        await self._until_end(EXIT_S)
 
     async def close_input(self) -> None:
         """Be gone: the plugin reads the end of its input."""
@@ -236,8 +246,7 @@ class NexoHost:
             TimeoutError: None came.
             EOFError: The plugin has ended.
         """
-        with anyio.fail_after(timeout):
-            await self._until(lambda: bool(self._published), "an event")
+        await self._until(lambda: bool(self._published), "an event", limit_s=timeout)
         return self._published.popleft()
 
     async def next_notification(self, timeout: float = _NEXT_S) -> Message:
@@ -247,16 +256,37 @@ class NexoHost:
             TimeoutError: None came.
             EOFError: The plugin has ended.
         """
-        with anyio.fail_after(timeout):
-            await self._until(lambda: bool(self._others), "a notification")
+        await self._until(lambda: bool(self._others), "a notification", limit_s=timeout)
         return self._others.popleft()
 
-    async def _until(self, done: Callable[[], bool], what: str, *, at_end: bool = False) -> None:  # noqa: ASYNC910
-        while not done():
-            if self._ended and not at_end:
-                msg = f"the plugin has ended, and {what} has not come; stderr: {self.stderr}"
-                raise EOFError(msg)
-            await self._changed.wait()
+    async def _until(  # noqa: ASYNC910
+        self, done: Callable[[], bool], what: str, *, limit_s: float, at_end: bool = False
+    ) -> None:
+        try:
+            with anyio.fail_after(limit_s):
+                while not done():
+                    if self._ended and not at_end:
+                        code = ""
+                        if self.returncode is not None:
+                            code = f" with {self.returncode}"
+                            with anyio.move_on_after(EXIT_S):  # a child of its may have it still
+                                await self._stderr_read.wait()
+                        msg = f"the plugin has ended{code}, and {what} has not come{self._said()}"
+                        raise EOFError(msg)
+                    await self._changed.wait()
+        except TimeoutError:
+            msg = f"{what} has not come in {limit_s:g} s{self._said()}"
+            raise TimeoutError(msg) from None
+
+    async def _until_end(self, limit_s: float) -> None:
+        what = "the end of the plugin, or of what has its stdout,"
+        await self._until(lambda: self._ended, what, limit_s=limit_s, at_end=True)
+
+    def _said(self) -> str:
+        """Return what may be the reason that something has not come; a flood is cut."""
+        wrong = "".join(f"; {text}" for text in self.violations[:_SAID_VIOLATIONS])
+        said = self.stderr[-_SAID_CHARACTERS:]
+        return f"{wrong}; stderr: {said}" if said else wrong
 
     def _note(self) -> None:
         self._changed.set()
@@ -407,6 +437,7 @@ class NexoHost:
             while True:
                 self._stderr.append(await stream.receive())
                 self._note()
+        self._stderr_read.set()
 
     def _end(self) -> None:
         self._ended = True
@@ -416,9 +447,15 @@ class NexoHost:
         """End what has not ended, and say what was wrong."""
         if not self._ended and not self._input_closed:
             await self.shutdown()
-        with anyio.fail_after(SHUTDOWN_S + EXIT_S):
-            await self._until(lambda: self._ended, "the end", at_end=True)
+        await self._until_end(SHUTDOWN_S + EXIT_S)
         assert not self.violations, "\n".join(self.violations)
+
+
+def _at(value: Any, *path: str) -> Any:
+    """Return what stands at a path; None where there is nothing, or no object on the way."""
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 def topic_fits(pattern: str, topic: str) -> bool:
@@ -448,6 +485,8 @@ async def open_host(
 ) -> AsyncIterator[NexoHost]:
     """Start a plugin and be its host; at the end it is shut down and must end in time.
 
+    What it has started and left behind is killed then.
+
     Args:
         plugin: A command to start, or an adapter to serve in this process.
         initialize: Shake hands before the block begins.
@@ -461,7 +500,7 @@ async def open_host(
         TimeoutError: It did not end in time.
 
     Cancellation:
-        Kills the process.
+        Kills the process, and what it has started.
     """
     host = NexoHost(plugin_id, allowed)
     body_error: BaseException | None = None
@@ -472,7 +511,11 @@ async def open_host(
                 await tasks.start(host._run_adapter, plugin)
             else:
                 process = await anyio.open_process(
-                    list(plugin), env=env, cwd=cwd, stderr=subprocess.PIPE
+                    list(plugin),
+                    env=env,
+                    cwd=cwd,
+                    stderr=subprocess.PIPE,
+                    start_new_session=True,
                 )
                 assert process.stderr is not None
                 tasks.start_soon(host._read_stderr, process.stderr)
@@ -484,14 +527,23 @@ async def open_host(
         except Exception as exc:  # raised bare, after the join  # noqa: BLE001
             body_error = exc
         finally:
-            if process is not None and process.returncode is None:
-                process.kill()
+            if process is not None:
+                _kill(process)
             tasks.cancel_scope.cancel("the host is gone")
             if process is not None:
                 with anyio.CancelScope(shield=True):
                     await process.aclose()
     if body_error is not None:
         raise body_error
+
+
+def _kill(process: anyio.abc.Process) -> None:
+    """Kill what is left of a plugin: on Unix its group, which its children are in as well."""
+    if sys.platform != "win32":
+        with suppress(ProcessLookupError, PermissionError):  # macOS: only dead ones are in it
+            os.killpg(process.pid, signal.SIGKILL)
+    elif process.returncode is None:
+        process.kill()
 
 
 async def _nowhere(_data: bytes = b"") -> None:  # noqa: ASYNC910

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +26,19 @@ def test_help_lists_the_commands_and_the_exit_codes() -> None:
     assert done.returncode == 0
     for word in (*COMMANDS, "exit codes", "130", "141"):
         assert word in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name", "shown"),
+    [("ascii:strict", "\xe9", "\\xe9"), ("utf-8:strict", "\udcff", "\\udcff")],
+)
+def test_a_name_that_stdout_cannot_show_is_escaped(
+    tmp_path: Path, encoding: str, name: str, shown: str
+) -> None:
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = cli("new", "nexo-plugin", name, "--id", "words", cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    assert f"{shown}/plugin.py\n" in done.stdout
 
 
 @pytest.mark.parametrize("command", COMMANDS)

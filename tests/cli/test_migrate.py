@@ -183,3 +183,11 @@ def test_every_name_of_the_client_is_rewritten_to_one_that_is_there() -> None:
     namespace: dict[str, object] = {}
     exec(compile(ast.parse(done.text), "migrated", "exec"), namespace)
     assert namespace["AsyncStdioBus"] is stdiobus.AsyncStdioBus
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_pipe_is_named_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.py")
+    done = cli("migrate", "pipe.py", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("pipe.py:1: not rewritten: it is no file\n")

@@ -57,6 +57,11 @@ async def test_a_host_starts_what_the_manifest_names_from_any_folder(
         assert await host.invoke("counts_count", {"text": "a b c"}) == 3
 
 
+def test_the_command_for_its_tests_can_be_pasted(tmp_path: Path) -> None:
+    done = new("word count", "--id", "counts", cwd=tmp_path)
+    assert done.stderr == "python -m pytest 'word count'  runs its tests\n"
+
+
 def test_its_id_is_everywhere_and_the_host_takes_its_manifest(tmp_path: Path) -> None:
     assert new("a", "--id", "x" * 32, cwd=tmp_path).returncode == 0
     texts = {name: (tmp_path / "a" / name).read_text() for name in FILES}

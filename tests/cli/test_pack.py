@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import re
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 import anyio_bus
@@ -21,6 +23,7 @@ from anyio_bus.cli._exits import CommandError
 from anyio_bus.cli._pack import (
     LEFT_OUT,
     Member,
+    check_installed,
     list_files,
     members,
     read_plugin,
@@ -176,6 +179,13 @@ def test_another_target_gets_its_wheels_and_what_its_markers_say(tmp_path: Path)
     assert "vendor/useless.py" not in found
 
 
+def test_dependencies_of_which_none_is_for_the_target_are_told(tmp_path: Path) -> None:
+    write_plugin(tmp_path / "small", requirements_txt="part; python_version < '3'")
+    done = pack("small", "--no-check", "--", "--no-index", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "pip has installed nothing" in done.stderr
+
+
 def test_what_pip_cannot_install_leaves_no_archive(tmp_path: Path) -> None:
     write_plugin(tmp_path / "small", requirements_txt="no-such-package\n")
     done = pack("small", "--", "--no-index", cwd=tmp_path)
@@ -183,6 +193,52 @@ def test_what_pip_cannot_install_leaves_no_archive(tmp_path: Path) -> None:
     assert "no-such-package" in done.stderr
     assert "pip ended with 1" in done.stderr
     assert archives(tmp_path) == []
+
+
+def test_what_follows_the_dashes_does_not_lead_packages_elsewhere(tmp_path: Path) -> None:
+    write_wheel(tmp_path / "wheels", "part", "py3-none-any", files={"part.py": ""})
+    write_plugin(tmp_path / "small", f"import part\n{PROGRAM}", requirements_txt="part")
+    options = ("--no-index", "--find-links", "wheels", "--target", "elsewhere")
+    done = pack("small", "--", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def write_installed(vendor: Path, tag: str, origin: dict[str, Any]) -> None:
+    """Write of a package what pip writes of one that comes from no index."""
+    info = vendor / "part-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "WHEEL").write_text(f"Wheel-Version: 1.0\nTag: {tag}\n")
+    (info / "direct_url.json").write_text(json.dumps(origin))
+
+
+@pytest.mark.parametrize("url", ["file:///part", "https://x/part-1.0.tar.gz"])
+def test_what_was_compiled_here_is_not_packed_for_another_machine(tmp_path: Path, url: str) -> None:
+    """pip builds what is named by its place even where it is told to take only wheels."""
+    there = Target(MINOR + 1, TRIPLES[1])
+    write_installed(tmp_path, f"cp3{MINOR}-cp3{MINOR}-linux_x86_64", {"url": url, "dir_info": {}})
+    with pytest.raises(CommandError, match=r"part-1\.0 was compiled for this machine: for cp3"):
+        check_installed(tmp_path, there)
+    own = this_target()
+    assert own is not None
+    check_installed(tmp_path, own)
+
+
+@pytest.mark.parametrize(
+    ("tag", "url"),
+    [("py3-none-any", "file:///part"), ("cp311-abi3-linux_x", "file:///part-1.0-cp311.whl")],
+)
+def test_pure_packages_and_wheels_by_their_place_are_packed_for_all(
+    tmp_path: Path, tag: str, url: str
+) -> None:
+    write_installed(tmp_path, tag, {"url": url})
+    check_installed(tmp_path, Target(MINOR + 1, TRIPLES[1]))
+
+
+def test_an_editable_package_is_refused_as_its_files_would_stay_here(tmp_path: Path) -> None:
+    write_installed(tmp_path, "py3-none-any", {"url": "file:///p", "dir_info": {"editable": True}})
+    with pytest.raises(CommandError, match=r"part-1\.0 would not be in the archive.*file:///p"):
+        check_installed(tmp_path, Target(MINOR, TRIPLES[0]))
 
 
 def test_without_pip_it_says_how_to_get_it(tmp_path: Path) -> None:
@@ -296,7 +352,8 @@ def test_dependencies_that_cannot_be_read_are_wrong_use(
         ('version = "1.0.0"', 'version = "../1"', "no semantic version"),
         ("./plugin.py", "python3", "must be a Python file beside the manifest"),
         ("./plugin.py", "./../small/plugin.py", "is not in the archive"),
-        ("./plugin.py", "./test_plugin.py", "is not in the archive"),
+        ("./plugin.py", "./test_plugin.py", "is not in the archive: it is left out"),
+        ("./plugin.py", "./missing.py", "is not in the archive: it is no file"),
     ],
 )
 def test_a_manifest_that_a_host_could_not_start_is_wrong_use(
@@ -308,6 +365,16 @@ def test_a_manifest_that_a_host_could_not_start_is_wrong_use(
         read_plugin(folder)
     assert caught.value.code == 2
     assert str(folder / "nexo-plugin.toml") in str(caught.value)
+
+
+def test_a_manifest_that_is_a_link_is_wrong_use(tmp_path: Path) -> None:
+    """It would be left out, and no host takes an archive without it."""
+    folder = write_plugin(tmp_path / "small")
+    (folder / "nexo-plugin.toml").rename(tmp_path / "shared.toml")
+    (folder / "nexo-plugin.toml").symlink_to("../shared.toml")
+    with pytest.raises(CommandError, match=r"nexo-plugin\.toml: links are left out") as caught:
+        read_plugin(folder)
+    assert caught.value.code == 2
 
 
 @pytest.mark.parametrize("name", ["vendor", "_packed_plugin.py"])
@@ -330,6 +397,28 @@ def test_a_folder_without_a_manifest_and_an_output_nowhere_are_wrong_use(tmp_pat
         2,
         "anyio-bus: --output no/where.tar.gz: there is no folder no\n",
     )
+
+
+def test_an_output_that_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    """Root, in a container, would lose /dev/null."""
+    write_plugin(tmp_path / "small")
+    os.mkfifo(tmp_path / "fifo")
+    done = pack("small", "--output", "fifo", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "anyio-bus: --output fifo: there is something that is no file\n",
+    )
+    assert (tmp_path / "fifo").is_fifo()
+
+
+def test_an_output_that_ends_with_a_slash_is_a_folder(tmp_path: Path) -> None:
+    write_plugin(tmp_path / "small")
+    done = pack("small", "--output", "made/", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "anyio-bus: --output made/: there is no folder made\n",
+    )
+    assert not (tmp_path / "made").exists()
 
 
 def test_what_the_system_refuses_is_one_line(tmp_path: Path) -> None:
@@ -367,6 +456,61 @@ async def test_an_archive_is_made_of_names_and_contents_alone(
         ("run", 0o755, 1700000000),
     ]
     assert {(info.uid, info.gid, info.uname, info.gname) for info in infos} == {(0, 0, "", "")}
+
+
+async def test_an_archive_that_is_cancelled_ends_within_a_large_file(tmp_path: Path) -> None:
+    """Its 64 GB are holes; whole, they would take minutes and all memory."""
+    with (tmp_path / "data").open("wb") as data:
+        data.truncate(2**36)
+    path = tmp_path / "archive"
+    path.touch()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(write_archive, path, [Member("data", tmp_path / "data", False)])
+        with anyio.fail_after(10):
+            while path.stat().st_size == 0:
+                await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()
+
+
+def test_what_cannot_be_packed_is_told_before_pip_has_worked(tmp_path: Path) -> None:
+    write_plugin(tmp_path / "small", requirements_txt="no-such-package")
+    env = {**os.environ, "SOURCE_DATE_EPOCH": "today"}
+    done = cli("pack", "small", cwd=tmp_path, env=env)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "anyio-bus: SOURCE_DATE_EPOCH is no time: 'today'\n",
+    )
+    done = pack("small", "--output", "x" * 250, "--", "--no-index", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "File name too long" in done.stderr
+    assert "with pip" not in done.stderr
+
+
+def test_an_older_archive_in_the_folder_is_left_out_and_a_source_is_not_replaced(
+    tmp_path: Path,
+) -> None:
+    write_plugin(tmp_path / "small")
+    for _ in range(2):
+        done = pack("small", "--no-check", "--output", "small/old.tgz", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert "left out: old.tgz\n" in done.stderr
+    with tarfile.open(tmp_path / "small" / "old.tgz") as archive:
+        assert "old.tgz" not in archive.getnames()
+    done = pack("small", "--no-check", "--output", "small/plugin.py", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "anyio-bus: --output small/plugin.py: that is a file of the plugin\n",
+    )
+    assert (tmp_path / "small" / "plugin.py").read_text() == PROGRAM
+
+
+def test_an_argument_that_no_program_can_get_is_one_line(tmp_path: Path) -> None:
+    folder = write_plugin(tmp_path / "small")
+    (folder / "nexo-plugin.toml").write_text(MANIFEST + r'args = ["\u0000"]')
+    done = pack("small", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "does not start and end as it should: embedded null byte\n" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 async def test_a_time_that_is_none_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -410,6 +554,21 @@ def test_the_launcher_starts_a_program_in_a_folder_and_refuses_another_python(
     assert f"is packed for cp3{MINOR + 1}-{TRIPLES[0]}" in other.stderr
 
 
+def test_a_module_beside_the_program_can_import_it(tmp_path: Path) -> None:
+    """Where the program was is the launcher, and to import that must not start the plugin again."""
+    program = "import helper\nWORD = 'hello'\nif __name__ == '__main__':\n    print(helper.word())"
+    helper = "def word():\n    import plugin\n    return plugin.WORD"
+    write_plugin(tmp_path / "small", program, helper_py=helper)
+    done = pack("small", "--no-check", "--output", "it.tar.gz", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(tmp_path / "it.tar.gz") as archive:
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)
+        archive.extractall(tmp_path / "unpacked")
+    command = [sys.executable, str(tmp_path / "unpacked" / "plugin.py")]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ran.stdout, ran.stderr) == ("hello\n", "")
+
+
 # --- targets --------------------------------------------------------------------------------------
 
 
@@ -424,9 +583,21 @@ def test_each_target_is_known_by_its_name_and_named_by_the_help() -> None:
     assert parse_target(None) == this_target() == parse_target(str(this_target()))
 
 
-@pytest.mark.parametrize("name", ["", "cp310-" + TRIPLES[0], "cp311", "cp311-win", TRIPLES[0]])
-def test_a_target_that_is_not_known_is_wrong_use_and_the_known_ones_are_said(name: str) -> None:
-    with pytest.raises(CommandError, match="is not known") as caught:
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("", "the Python ''"),
+        ("cp310-" + TRIPLES[0], "the Python 'cp310'"),
+        ("cp313t-" + TRIPLES[0], "the Python 'cp313t'"),
+        ("cp311", "the platform ''"),
+        ("cp311-win", "the platform 'win'"),
+        (TRIPLES[0], "the Python 'x86_64'"),
+    ],
+)
+def test_a_target_that_is_not_known_is_wrong_use_and_the_known_ones_are_said(
+    name: str, wrong: str
+) -> None:
+    with pytest.raises(CommandError, match=f"--target '{name}': {wrong} is not known") as caught:
         parse_target(name)
     assert caught.value.code == 2
     assert all(triple in str(caught.value) for triple in (*TRIPLES, str(this_target())))

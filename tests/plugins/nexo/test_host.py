@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from anyio_bus.plugins.nexo import Event, PluginAdapter
@@ -113,6 +114,12 @@ async def test_what_the_contract_forbids_fails_the_test(line: str, said: str) ->
             '"tools":[{"name":"x","description":"","input_schema":{}}]}',
             "not in extends.tools",
         ),
+        ("[]", "plugin.id is None"),
+        ("null", "plugin.id is None"),
+        ('{"manifest":[]}', "plugin.id is None"),
+        ('{"manifest":{"plugin":{"id":"demo"}},"tools":5}', "tools is no list: 5"),
+        ('{"manifest":{"plugin":{"id":"demo"}},"tools":[5]}', "tool 5"),
+        ('{"manifest":{"plugin":{"id":"demo","extends":{"tools":5}}}}', "tools is no list: 5"),
     ],
 )
 async def test_a_greeting_that_the_host_would_not_take_fails_the_test(
@@ -125,13 +132,64 @@ async def test_a_greeting_that_the_host_would_not_take_fails_the_test(
             pass
 
 
+@pytest.mark.parametrize("rest", ['"error":5', '"error":{"message":"x"}', '"error":null', '"x":1'])
+async def test_an_answer_that_is_none_fails_the_test(rest: str) -> None:
+    command = parrot()
+    command[-1] = f'{{"jsonrpc":"2.0","id":1,{rest}}}'
+    with pytest.raises(AssertionError, match=r"initialize: .*(error)"):
+        async with open_host(command):
+            pass
+
+
+async def test_what_a_plugin_said_is_told_when_it_does_not_answer() -> None:
+    waits = "import sys; print('no id'); print('I wait', file=sys.stderr); sys.stdin.read()"
+    async with open_host([sys.executable, "-uc", waits], initialize=False) as host:
+        with anyio.fail_after(5):
+            while not (host.stderr and host.violations):
+                with pytest.raises(TimeoutError, match=r"has not come in 0\.01 s"):
+                    await host.request("ask", timeout=0.01)
+        with pytest.raises(TimeoutError, match=r"no JSON on the wire(?s:.)*stderr: I wait"):
+            await host.request("ask", timeout=0.01)
+        await host.close_input()
+        host.violations.clear()
+
+
+async def test_a_flood_of_what_a_plugin_said_is_cut() -> None:
+    floods = "import sys; print('no id\\n' * 10_000); sys.exit('begins' + 'x' * 1_000_000 + 'ends')"
+    with pytest.raises(EOFError, match=r"no JSON on the wire(?s:.)*xends") as caught:
+        async with open_host([sys.executable, "-c", floods]):
+            pass
+    assert "begins" not in str(caught.value)
+    assert len(str(caught.value)) < 12_000
+
+
 async def test_a_plugin_that_ends_or_never_starts_is_told_with_its_stderr() -> None:
     with pytest.raises(EOFError, match="no wish to live"):
         async with open_host([sys.executable, "-c", "import sys; sys.exit('no wish to live')"]):
             pass
+    with pytest.raises(EOFError, match="has ended with 3, and the answer to initialize"):
+        async with open_host([sys.executable, "-c", "import sys; sys.exit(3)"]):
+            pass
     with pytest.raises(FileNotFoundError):
         async with open_host(["/no/such/program"]):
             pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no groups to kill")
+async def test_what_a_plugin_leaves_behind_is_killed() -> None:
+    """The suite fails a test that leaves a process."""
+    child = "import sys, time; print('runs', file=sys.stderr, flush=True); time.sleep(1000)"
+    starts = (
+        "import subprocess\n"
+        f"subprocess.Popen([sys.executable, '-c', {child!r}], stdin=-3, stdout=-3)  # DEVNULL\n"
+    )
+    command = parrot()
+    command[2] = PARROT.replace("for line", f"{starts}for line", 1)
+    with anyio.fail_after(5):
+        async with open_host(command) as host:
+            while "runs" not in host.stderr:
+                await anyio.lowlevel.checkpoint()
+    assert host.returncode == 0
 
 
 async def test_what_the_test_raises_comes_out_as_it_is_and_the_plugin_is_gone() -> None:
