@@ -1,8 +1,17 @@
 """Structured-concurrency transport for worker processes that speak NDJSON JSON-RPC on stdio.
 
-The public names are loaded on first use (PEP 562), so that ``anyio_bus.worker`` and the command
-line start quickly.
+Open a bus, which owns pools of workers, and ask them; on asyncio and on trio::
+
+    async with open_bus(Pool("echo", ["anyio-bus", "worker", "echo"], instances=2)) as bus:
+        print(await bus.request("echo", {"message": "hello"}))
+
+Begin with :func:`open_bus`, :class:`Pool` and :class:`Bus`; without an event loop with
+``anyio_bus.sync``. Workers are written with ``anyio_bus.worker``. Every error of the
+library is a :class:`BusError`.
 """
+
+# The public names are loaded on first use (PEP 562), so that `anyio_bus.worker` and the command line
+# start quickly.
 
 from __future__ import annotations
 
