@@ -227,6 +227,7 @@ typedef struct abk_process { /* one incarnation */
     int exit_code, killed_by;
     bool spoke, has_read, up, exited, closing, paused, in_full;
     bool wide_in, wide_out; /* its pipes were asked to hold more */
+    bool told_bad; /* the host was told of bad lines: it is read less at once until much is good */
     bool polled; /* no fd tells of its end */
     const char *closed; /* "closed its stdout": static */
     char hung_up[288];  /* why it is to be ended; empty: it is not */
