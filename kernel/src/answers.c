@@ -443,12 +443,11 @@ static bool is_chunk(const abk_message *message, abk_text line)
            memcmp(line.at + line.len - size, behind, size) == 0;
 }
 
-/* Hand a request or a notification to the host, if it wants such. */
+/* Hand a request or a notification to the host, if it wants such: which requests of a worker it serves,
+ * and so what can be cancelled, it knows itself. */
 static void call_host(run *self, const abk_message *message, const abk_frame *frame)
 {
-    abk_value cancelled;
-    if (self->process->lane->pool->unheard && message->id.kind == ABK_ABSENT &&
-        !abk_cancel_profile(message, &cancelled))
+    if (self->process->lane->pool->unheard && message->id.kind == ABK_ABSENT && !abk_cancels(message))
         self->process->slot->bus->counts.unheard++;
     else
         to_host(self, frame, is_chunk(message, frame->line) ? ABK_ONLY_CHUNKS : ABK_ONLY_CALLS);

@@ -563,6 +563,7 @@ void abk_watchers_source(abk_client *client, const abk_lane *lane);
 void abk_watchers_bad_line(abk_slot *slot, const char *at, size_t len, const char *reason,
                            uint64_t size);
 abk_pool *abk_pool_find(abk_bus *bus, abk_text id);
+bool abk_cancels(const abk_message *message);
 int abk_cancel_profile(const abk_message *message, abk_value *id); /* 1: it cancels this id */
 void abk_cancel_frame(abk_buf *out, abk_cancel profile, abk_text id, abk_text reason);
 

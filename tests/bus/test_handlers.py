@@ -310,6 +310,17 @@ async def test_worker_cancels_its_request_in_any_profile(notice: str, answer: in
         assert bus.statistics().unhandled == 3  # nothing of that kind runs any more
 
 
+async def test_worker_cancels_its_request_whose_id_is_null() -> None:
+    async with one_worker() as bus:
+        gate = Gate()
+        bus.add_handler("ask", gate)
+        await say(bus, '{"id":null,"method":"ask"}')
+        await until(lambda: gate.inside == 1)
+        await say(bus, '{"method":"$/cancelRequest","params":{"id":null}}')
+        await until(lambda: gate.cancelled == 1)
+        assert bus.statistics().unhandled == 0
+
+
 async def test_cancelled_handler_that_takes_its_time_is_answered_at_once_and_once() -> None:
     async with one_worker() as bus, bus.open_scope(name="turn") as scope:
         begun, ended = anyio.Event(), anyio.Event()
