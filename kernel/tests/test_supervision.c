@@ -268,8 +268,10 @@ static uint64_t rests_for(rig *r, const abk_process *process, int lines)
     while (!rig_ended(r, id)) {
         rig_step(r, 0);
         CHECK(process->rest_until < r->bus->now + ABK_S);
-        if (process->rest_until != 0)
+        if (process->rest_until != 0) {
+            CHECK_HAS(rig_status(r), "\"paused\":true"); /* no probe may take it for ill */
             abk_test.later += ABK_S;
+        }
     }
     return process->throttled - before;
 }
