@@ -312,13 +312,11 @@ static void stdout_ended(abk_process *process)
 }
 
 /* Lines that are nobody's: notifications without a client, answers without a request, no JSON. Reads of
- * nothing but empty lines, or of a line that is too long, are waste as well. A host that taps them reads
- * what it did not want as notifications. */
-static uint64_t wasted(const abk_bus *bus)
+ * nothing but empty lines, or of a line that is too long, are waste as well. */
+static uint64_t wasted(const abk_stats *counts)
 {
-    const abk_stats *counts = &bus->counts;
     return counts->bad_lines + counts->late_answers + counts->stray_answers +
-           counts->dropped_notifications + (bus->host_taps ? 0 : counts->unheard);
+           counts->dropped_notifications + counts->unheard;
 }
 
 /* A worker that writes for nobody costs what the others need. So each read that brings more waste
@@ -342,7 +340,7 @@ void abk_process_read(abk_process *process)
 {
     const abk_bus *bus = process->slot->bus;
     const abk_stats *counts = &bus->counts;
-    const uint64_t lines = counts->messages_in, waste = wasted(bus);
+    const uint64_t lines = counts->messages_in, waste = wasted(counts);
     const uint64_t empty = process->empty_lines, bad = counts->bad_lines;
     const size_t most = process->told_bad ? READ_BYTES : ABK_READ_BUDGET;
     const ssize_t got = abk_reader_fill(&process->reader, process->out.fd, READ_BYTES, most);
@@ -363,7 +361,7 @@ void abk_process_read(abk_process *process)
         process->told_bad = false;
     const bool none = process->empty_lines > empty && counts->messages_in == lines;
     if (none || process->reader.skipped > 0 ||
-        2 * (wasted(bus) - waste) > counts->messages_in - lines)
+        2 * (wasted(counts) - waste) > counts->messages_in - lines)
         pay(process, (uint64_t)got, counts->bad_lines - bad);
 }
 
