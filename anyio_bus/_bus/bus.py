@@ -658,6 +658,7 @@ class Bus:
         if pool is not None:
             self._route(pool)
         if isinstance(session, Session):
+            session._check_bus(self)
             pool, session = session.pool, session.id
         return Filter(pattern, pool, session)
 

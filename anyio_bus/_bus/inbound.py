@@ -112,11 +112,11 @@ class Inbound:
 
     def take(self, event: Lines, notes: list[Message]) -> None:
         """Take a run of one worker's notifications."""
-        if not self._listening[event.pool]:
+        if self._listening.get(event.pool) == 0:
             self._calls.unhandled += len(notes)
             return
         taken: list[bool] | None = None
-        if self._streams:
+        if self._streams and event.pool in self._readers:  # a daemon may have further pools
             chunks = self._readers[event.pool](notes)
             one = self._take_run(event, chunks)
             taken = [True] * len(notes) if one else self._attribute(event, chunks)

@@ -97,11 +97,15 @@ class Session:
         info = self._bus._backend.find_session(self.id)
         return info is not None and info.worker is None
 
-    def _route_for(self, bus: Bus, pool: str | None) -> Route:
-        """Return where its calls go, if this bus and this pool are its own."""
+    def _check_bus(self, bus: Bus) -> None:
+        """Refuse use with a bus that is not its own."""
         if self._bus is not bus:
             msg = f"session: {self!r} is of another bus"
             raise InvalidArgumentError(msg, field="session")
+
+    def _route_for(self, bus: Bus, pool: str | None) -> Route:
+        """Return where its calls go, if this bus and this pool are its own."""
+        self._check_bus(bus)
         if pool is not None and pool != self.pool:
             msg = f"pool={pool!r}: session {self.id!r} is in pool {self.pool!r}"
             raise InvalidArgumentError(msg, field="pool")

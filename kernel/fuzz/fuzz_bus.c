@@ -233,7 +233,10 @@ static void primitive(void)
     case 8: abk_release(bus, worker_); break;
     case 9: abk_lease(bus, worker_, name, strlen(name), (what & 0x20) != 0); break;
     case 10: abk_end_session(bus, name, strlen(name)); break;
-    case 11: abk_check_pool(bus, "a"); break;
+    case 11:
+        abk_check_pool(bus, "a");
+        abk_hear(bus, (what & 0x40) != 0 ? "b" : "a", (what & 0x20) != 0);
+        break;
     case 12: abk_tap(bus, (what & 0x20) != 0); break;
     case 13: MUST(abk_status(bus, &len) != NULL || forgives); break;
     case 14: abk_find_session(bus, name, strlen(name), &len); break;

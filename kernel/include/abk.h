@@ -328,7 +328,8 @@ ABK_API int abk_end_session(abk_bus *bus, const char *session, size_t session_le
 /* ABK_EREFUSED with the stored reason if every slot of the pool is parked. */
 ABK_API int abk_check_pool(abk_bus *bus, const char *pool);
 /* Whether the host wants the notifications of a pool, as it does unless told; those that it does not are
- * counted (unheard) and, as all that is nobody's, slow their worker down. Cancellations always come. */
+ * counted (unheard) and, as all that is nobody's, slow their worker down. Cancellations always come, and
+ * so does all while it taps, and what is read together with a request, after it. */
 ABK_API int abk_hear(abk_bus *bus, const char *pool, bool on);
 /* Show every line of every pipe as ABK_EV_FRAME, or no more. */
 ABK_API int abk_tap(abk_bus *bus, bool on);

@@ -16,6 +16,7 @@ typedef struct run {
     int only;         /* ABK_ONLY_...: what is true of all of them */
     bool results;     /* the run is an array of results; their ids are in event_keys, at offset */
     bool noted;       /* there is a request or notification among them */
+    bool asked;       /* a request came in this read: the host may begin to listen when it takes that */
     int64_t sole;     /* the only request in flight when the first of these came */
     abk_text sole_id; /* in the entry: the run is told before that ends */
 } run;
@@ -443,13 +444,14 @@ static bool is_chunk(const abk_message *message, abk_text line)
            memcmp(line.at + line.len - size, behind, size) == 0;
 }
 
-/* Hand a request or a notification to the host, if it wants such. */
+/* Hand a request or a notification to the host, if it wants such: which requests of a worker it serves,
+ * and so what can be cancelled, it knows itself. Who taps the lines wants them. */
 static void call_host(run *self, const abk_message *message, const abk_frame *frame)
 {
-    abk_value cancelled;
-    if (self->process->lane->pool->unheard && message->id.kind == ABK_ABSENT &&
-        !abk_cancel_profile(message, &cancelled))
-        self->process->slot->bus->counts.unheard++;
+    const abk_pool *pool = self->process->lane->pool;
+    self->asked = self->asked || message->id.kind != ABK_ABSENT;
+    if (pool->unheard && !pool->bus->host_taps && !self->asked && !abk_cancels(message))
+        pool->bus->counts.unheard++;
     else
         to_host(self, frame, is_chunk(message, frame->line) ? ABK_ONLY_CHUNKS : ABK_ONLY_CALLS);
 }

@@ -227,6 +227,7 @@ typedef struct abk_process { /* one incarnation */
     int exit_code, killed_by;
     bool spoke, has_read, up, exited, closing, paused, in_full;
     bool wide_in, wide_out; /* its pipes were asked to hold more */
+    bool told_bad; /* the host was told of bad lines: it is read less at once until much is good */
     bool polled; /* no fd tells of its end */
     const char *closed; /* "closed its stdout": static */
     char hung_up[288];  /* why it is to be ended; empty: it is not */
@@ -562,6 +563,7 @@ void abk_watchers_source(abk_client *client, const abk_lane *lane);
 void abk_watchers_bad_line(abk_slot *slot, const char *at, size_t len, const char *reason,
                            uint64_t size);
 abk_pool *abk_pool_find(abk_bus *bus, abk_text id);
+bool abk_cancels(const abk_message *message);
 int abk_cancel_profile(const abk_message *message, abk_value *id); /* 1: it cancels this id */
 void abk_cancel_frame(abk_buf *out, abk_cancel profile, abk_text id, abk_text reason);
 

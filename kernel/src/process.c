@@ -12,6 +12,7 @@ enum { STDERR_BYTES = 16 * 1024, READ_BYTES = 64 * 1024, PARTS = 16, WRITES = 16
 enum { WIDE_FROM = 512 * 1024, WIDE_BYTES = 1024 * 1024, WIDE_PIPES = 16 };
 enum { WASTE_READ_NS = 50000, WASTE_BYTE_NS = 60, WASTE_NS = 2000000 }; /* 16 MB and 20,000 reads/s */
 enum { WASTE_TOLD_NS = 20000 }; /* of a bad line that the host is told of, one by one: 50,000/s */
+enum { WASTE_MOST_NS = 500000000 }; /* of one read: what a worker writes next has not to wait for ever */
 
 static const char handshake_id[] = "anyio-bus/handshake";
 
@@ -324,9 +325,9 @@ static void pay(abk_process *process, uint64_t len, uint64_t bad)
 {
     abk_bus *bus = process->slot->bus;
     const uint64_t from = process->waste_paid > bus->now ? process->waste_paid : bus->now;
-    process->waste_paid = from + WASTE_READ_NS + len * WASTE_BYTE_NS;
-    if (bus->host != NULL)
-        process->waste_paid += bad * WASTE_TOLD_NS;
+    const uint64_t told = bus->host != NULL ? bad * WASTE_TOLD_NS : 0;
+    const uint64_t cost = WASTE_READ_NS + len * WASTE_BYTE_NS + told;
+    process->waste_paid = from + (cost < WASTE_MOST_NS ? cost : WASTE_MOST_NS);
     if (process->waste_paid < bus->now + WASTE_NS || process->exited || process->closing)
         return; /* one that is to end can only do so if it is read */
     process->rest_until = process->waste_paid;
@@ -337,10 +338,12 @@ static void pay(abk_process *process, uint64_t len, uint64_t bad)
 
 void abk_process_read(abk_process *process)
 {
-    const abk_stats *counts = &process->slot->bus->counts;
+    const abk_bus *bus = process->slot->bus;
+    const abk_stats *counts = &bus->counts;
     const uint64_t lines = counts->messages_in, waste = wasted(counts);
     const uint64_t empty = process->empty_lines, bad = counts->bad_lines;
-    const ssize_t got = abk_reader_fill(&process->reader, process->out.fd, READ_BYTES, ABK_READ_BUDGET);
+    const size_t most = process->told_bad ? READ_BYTES : ABK_READ_BUDGET;
+    const ssize_t got = abk_reader_fill(&process->reader, process->out.fd, READ_BYTES, most);
     if (process->reader.more)
         abk_loop_again(&process->slot->bus->loop, &process->out);
     if (got == -EAGAIN || got == -EINTR || got == -ENOMEM)
@@ -352,6 +355,10 @@ void abk_process_read(abk_process *process)
     process->bytes_in += (uint64_t)got;
     widen(process, &process->wide_out, &process->reader.buf, process->out.fd);
     abk_take_lines(process);
+    if (counts->bad_lines > bad)
+        process->told_bad = bus->host != NULL;
+    else if ((size_t)got >= READ_BYTES)
+        process->told_bad = false;
     const bool none = process->empty_lines > empty && counts->messages_in == lines;
     if (none || process->reader.skipped > 0 ||
         2 * (wasted(counts) - waste) > counts->messages_in - lines)

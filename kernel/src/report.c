@@ -60,7 +60,8 @@ void abk_report_worker(const abk_slot *slot, abk_buf *out, size_t tail_bytes)
         abk_out(out, "null");
     abk_out_format(out, ",\"own\":%s", slot->own ? "true" : "false");
     abk_out_number(out, "served", lane == NULL ? 0 : (int64_t)lane->served);
-    abk_out_format(out, ",\"paused\":%s", process != NULL && process->paused ? "true" : "false");
+    const bool unread = process != NULL && (process->paused || process->rest_until != 0);
+    abk_out_format(out, ",\"paused\":%s", unread ? "true" : "false"); /* its silence says nothing */
     abk_out_number(out, "throttled", process != NULL ? (int64_t)process->throttled : 0);
     abk_out_number(out, "bytes_in", process == NULL ? 0 : (int64_t)process->bytes_in);
     abk_out_number(out, "stderr_bytes", process == NULL ? 0 : (int64_t)process->stderr_bytes);

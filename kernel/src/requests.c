@@ -17,6 +17,16 @@ static const struct {
 
 static abk_text text_of(const char *text) { return (abk_text){text, (uint32_t)strlen(text)}; }
 
+/* Whether a notification is one that cancels, of any profile, whatever it names. */
+bool abk_cancels(const abk_message *message)
+{
+    for (size_t i = 0; i < sizeof cancels / sizeof *cancels; i++) {
+        if (abk_value_is(&message->method, text_of(cancels[i].method)))
+            return true;
+    }
+    return false;
+}
+
 /* Whether a notification cancels a request, in the way of any profile; and which. */
 int abk_cancel_profile(const abk_message *message, abk_value *id)
 {

@@ -195,6 +195,17 @@ static void notifications_that_the_host_does_not_want_are_counted_and_paid_for(v
     rig_close(&r);
 }
 
+static void notifications_come_and_are_no_waste_while_the_host_taps(void)
+{
+    rig r;
+    rig_open(&r, rig_config("", "", ""));
+    CHECK(abk_hear(r.bus, "a", false) == ABK_OK && abk_tap(r.bus, true) == ABK_OK);
+    CHECK_HAS(rig_answer(&r, rig_ask(&r, "flood", "\"n\":3000")), "flooded");
+    CHECK(r.notes == 3000 && rig_stats(&r).unheard == 0);
+    CHECK_HAS(rig_status(&r), "\"throttled\":0");
+    rig_close(&r);
+}
+
 static void a_probe_is_nobodys_work(void)
 {
     const abk_route probe = {.size = sizeof probe, .worker = -1, .flags = ABK_ROUTE_PROBE};
@@ -553,7 +564,8 @@ TEST_MAIN(LINUX_TESTS TEST(what_many_withdrawals_leave_is_written),
           TEST(requests_of_a_worker_reach_the_host_and_its_answer_the_worker),
           TEST(the_only_request_in_flight_is_named),
           TEST(of_chunks_of_our_own_workers_the_params_are_told),
-          TEST(notifications_that_the_host_does_not_want_are_counted_and_paid_for), TEST(a_probe_is_nobodys_work),
+          TEST(notifications_that_the_host_does_not_want_are_counted_and_paid_for),
+          TEST(notifications_come_and_are_no_waste_while_the_host_taps), TEST(a_probe_is_nobodys_work),
           TEST(an_orphan_has_no_key_and_a_stray_answer),
           TEST(events_that_are_not_taken_are_not_lost), TEST(what_is_no_frame_is_refused),
           TEST(an_id_in_use_is_refused_by_its_value), TEST(what_waits_is_bounded_and_in_order),

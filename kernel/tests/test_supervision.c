@@ -1,5 +1,8 @@
 /* Workers that start, end, die, and what falls with them; the primitives that steer this. */
+#include "../src/bus.h"
 #include "rig.h"
+
+#include <sys/ioctl.h>
 
 #define SOON "\"restart_delay_s\":0.01,\"restart_delay_max_s\":0.01"
 #define WITH_HANDSHAKE                                                                             \
@@ -250,6 +253,45 @@ static void bad_lines_are_paid_for_one_by_one(void)
     rig_close(&r);
 }
 
+/* Have a worker write so many bad lines that wait to be read together; return how often it rests. */
+static uint64_t rests_for(rig *r, const abk_process *process, int lines)
+{
+    const uint64_t before = process->throttled;
+    const int room = process->wide_out ? 2 * lines : 16384;
+    int unread = 0;
+    char params[32];
+    snprintf(params, sizeof params, "\"n\":%d", lines);
+    CHECK(abk_pause(r->bus, 0) == ABK_OK);
+    const int id = rig_ask(r, "rave", params);
+    UNTIL(r, ioctl(process->child.out, FIONREAD, &unread) == 0 && unread >= room);
+    CHECK(abk_resume(r->bus, 0) == ABK_OK);
+    while (!rig_ended(r, id)) {
+        rig_step(r, 0);
+        CHECK(process->rest_until < r->bus->now + ABK_S);
+        if (process->rest_until != 0) {
+            CHECK_HAS(rig_status(r), "\"paused\":true"); /* no probe may take it for ill */
+            abk_test.later += ABK_S;
+        }
+    }
+    return process->throttled - before;
+}
+
+static void no_rest_is_long_however_much_is_bad(void)
+{
+    rig r;
+    rig_open(&r, rig_config("", "", ""));
+    rig_answer(&r, rig_ask(&r, "big", "\"n\":2000000")); /* its pipe holds more from now on */
+    const abk_process *process = ABK_OF(abk_list_first(&r.bus->processes), abk_process, link);
+    rests_for(&r, process, 200000);
+    rig_answer(&r, rig_ask(&r, "echo", ""));
+    CHECK(rests_for(&r, process, 200000) >= 400000 / 65536); /* it is read less at once, */
+    CHECK(process->told_bad);
+    rig_answer(&r, rig_ask(&r, "big", "\"n\":200000"));
+    CHECK(!process->told_bad); /* until much is good */
+    rig_close(&r);
+    abk_test.later = 0;
+}
+
 static void nothing_is_started_after_the_end(void)
 {
     rig r;
@@ -428,6 +470,7 @@ TEST_MAIN(
     TEST(the_ladder_closes_stdin_then_terms_then_kills),
     TEST(what_a_worker_writes_in_the_end_is_read_though_nobody_wants_it),
     TEST(what_is_no_line_at_all_is_paid_for_too), TEST(bad_lines_are_paid_for_one_by_one),
+    TEST(no_rest_is_long_however_much_is_bad),
     TEST(nothing_is_started_after_the_end),
     TEST(a_drained_worker_finishes_and_has_a_successor), TEST(a_second_drain_ends_sooner),
     TEST(a_kill_with_a_fault_says_so_and_counts), TEST(a_resting_worker_starts_when_it_is_needed),

@@ -155,12 +155,13 @@ static void babble(const char *id, long n)
 }
 
 /* Bad lines, as short as can be, at once. */
-static void rave(const char *id)
+static void rave(const char *id, long n)
 {
-    char lines[1000];
-    for (size_t i = 0; i < sizeof lines; i++)
+    static char lines[400000];
+    const size_t size = n > 0 ? 2 * (size_t)n : 1000;
+    for (size_t i = 0; i < size; i++)
         lines[i] = i % 2 == 0 ? 'x' : '\n';
-    put(lines, sizeof lines);
+    put(lines, size);
     answer(id, "1");
 }
 
@@ -252,7 +253,7 @@ static bool speak(const char *method, const char *id, const abk_message *m)
     else if (strcmp(method, "babble") == 0)
         babble(id, number(m));
     else if (strcmp(method, "rave") == 0)
-        rave(id);
+        rave(id, number(m));
     else if (strcmp(method, "drone") == 0)
         drone(id, number(m));
     else if (strcmp(method, "flood") == 0)

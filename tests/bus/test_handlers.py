@@ -20,6 +20,7 @@ from anyio_bus import (
     InvalidArgumentError,
     Limits,
     Memory,
+    Notification,
     Pool,
     RemoteError,
     UnknownPoolError,
@@ -308,6 +309,31 @@ async def test_worker_cancels_its_request_in_any_profile(notice: str, answer: in
         assert bus.statistics().unhandled == 0
         await say(bus, notice, notice.replace("7", "[7]"), notice.replace('"params"', '"x"'))
         assert bus.statistics().unhandled == 3  # nothing of that kind runs any more
+
+
+async def test_a_handler_can_follow_what_its_worker_says_next() -> None:
+    async with one_worker() as bus:
+        heard: list[Notification] = []
+
+        @bus.handler("ask")
+        def follow() -> None:
+            bus.on_notification(heard.append, "news")
+
+        await say(bus, '{"method":"news"}', '{"id":1,"method":"ask"}', '{"method":"news"}')
+        await until(lambda: bus.statistics().handling == 0)
+        assert len(heard) == 1
+        assert bus.statistics().unhandled == 1
+
+
+async def test_worker_cancels_its_request_whose_id_is_null() -> None:
+    async with one_worker() as bus:
+        gate = Gate()
+        bus.add_handler("ask", gate)
+        await say(bus, '{"id":null,"method":"ask"}')
+        await until(lambda: gate.inside == 1)
+        await say(bus, '{"method":"$/cancelRequest","params":{"id":null}}')
+        await until(lambda: gate.cancelled == 1)
+        assert bus.statistics().unhandled == 0
 
 
 async def test_cancelled_handler_that_takes_its_time_is_answered_at_once_and_once() -> None:

@@ -206,6 +206,26 @@ async def test_a_pool_that_is_not_there_is_named(shared: str) -> None:
     assert caught.value.pool == "other"
 
 
+async def test_what_a_pool_says_that_is_not_ours_harms_nobody() -> None:
+    changed = {"lines": ['{"method":"notifications/tools/list_changed"}']}  # told to everybody
+    pools = scripted(), scripted("far", cancel="mcp")
+    with daemon(BusConfig(pools, Limits())) as url:
+        async with (
+            open_bus(backend=Connect(url)) as whole,
+            open_bus(scripted(), backend=Connect(url)) as part,
+        ):
+            await whole.notify("say", changed, pool="far")
+            await until(lambda: part.statistics().unhandled == 1)
+            async with part.stream("mute"):
+                await whole.notify("say", changed, pool="far")
+                await until(lambda: part.statistics().unhandled == 2)
+                async with part.subscribe() as notes:
+                    await whole.notify("say", changed, pool="far")
+                    assert (await notes.receive()).pool == "far"
+            assert await part.request("echo", [1]) == [1]
+            assert part.statistics().unattributed == 0
+
+
 async def test_two_programs_share_workers_and_nothing_else(shared: str) -> None:
     async with open_bus(backend=Connect(shared)) as one, open_bus(backend=Connect(shared)) as two:
         heard: dict[str, list[Any]] = {"one": [], "two": []}

@@ -57,6 +57,17 @@ async def test_a_subscription_can_be_of_one_pool_or_session() -> None:
             assert numbers(await of_session.receive_batch()) == [1, 2]
 
 
+async def test_a_session_of_another_bus_cannot_be_followed() -> None:
+    async with open_bus(scripted("a")) as bus, open_bus(scripted("b")) as other:
+        async with other.session() as session:
+            with pytest.raises(InvalidArgumentError, match="is of another bus"):
+                await bus.subscribe(session=session).__aenter__()
+            with pytest.raises(InvalidArgumentError, match="is of another bus"):
+                bus.on_notification(print, session=session)
+        assert await bus.request("say", {"lines": ['{"method":"note"}', DONE]}) == "done"
+        assert bus.statistics().unhandled == 1
+
+
 async def test_params_are_decoded_into_the_type_that_was_asked_for() -> None:
     class Note(msgspec.Struct):
         n: int
