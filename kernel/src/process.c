@@ -11,6 +11,7 @@
 enum { STDERR_BYTES = 16 * 1024, READ_BYTES = 64 * 1024, PARTS = 16, WRITES = 16 };
 enum { WIDE_FROM = 512 * 1024, WIDE_BYTES = 1024 * 1024, WIDE_PIPES = 16 };
 enum { WASTE_READ_NS = 50000, WASTE_BYTE_NS = 60, WASTE_NS = 2000000 }; /* 16 MB and 20,000 reads/s */
+enum { WASTE_UNHEARD = 4 }; /* what the host does not want is dropped at once: a quarter of that */
 enum { WASTE_TOLD_NS = 20000 }; /* of a bad line that the host is told of, one by one: 50,000/s */
 enum { WASTE_MOST_NS = 500000000 }; /* of one read: what a worker writes next has not to wait for ever */
 
@@ -321,12 +322,13 @@ static uint64_t wasted(const abk_stats *counts)
 
 /* A worker that writes for nobody costs what the others need. So each read that brings more waste
  * than work is paid for by time: what a worker owes beyond WASTE_NS it has to rest. */
-static void pay(abk_process *process, uint64_t len, uint64_t bad)
+static void pay(abk_process *process, uint64_t len, uint64_t bad, bool unheard)
 {
     abk_bus *bus = process->slot->bus;
     const uint64_t from = process->waste_paid > bus->now ? process->waste_paid : bus->now;
     const uint64_t told = bus->host != NULL ? bad * WASTE_TOLD_NS : 0;
-    const uint64_t cost = WASTE_READ_NS + len * WASTE_BYTE_NS + told;
+    const uint64_t read = WASTE_READ_NS + len * WASTE_BYTE_NS;
+    const uint64_t cost = (unheard ? read / WASTE_UNHEARD : read) + told;
     process->waste_paid = from + (cost < WASTE_MOST_NS ? cost : WASTE_MOST_NS);
     if (process->waste_paid < bus->now + WASTE_NS || process->exited || process->closing)
         return; /* one that is to end can only do so if it is read */
@@ -342,6 +344,7 @@ void abk_process_read(abk_process *process)
     const abk_stats *counts = &bus->counts;
     const uint64_t lines = counts->messages_in, waste = wasted(counts);
     const uint64_t empty = process->empty_lines, bad = counts->bad_lines;
+    const uint64_t before = counts->unheard;
     const size_t most = process->told_bad ? READ_BYTES : ABK_READ_BUDGET;
     const ssize_t got = abk_reader_fill(&process->reader, process->out.fd, READ_BYTES, most);
     if (process->reader.more)
@@ -360,9 +363,10 @@ void abk_process_read(abk_process *process)
     else if ((size_t)got >= READ_BYTES)
         process->told_bad = false;
     const bool none = process->empty_lines > empty && counts->messages_in == lines;
-    if (none || process->reader.skipped > 0 ||
-        2 * (wasted(counts) - waste) > counts->messages_in - lines)
-        pay(process, (uint64_t)got, counts->bad_lines - bad);
+    const uint64_t more = wasted(counts) - waste;
+    const bool unheard = more > 0 && more == counts->unheard - before;
+    if (none || process->reader.skipped > 0 || 2 * more > counts->messages_in - lines)
+        pay(process, (uint64_t)got, counts->bad_lines - bad, unheard);
 }
 
 static void keep_tail(abk_process *process, const char *at, size_t len)
