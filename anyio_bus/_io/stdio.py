@@ -56,6 +56,9 @@ class Stdio:
         self._opened: list[int] = []
         self._made_non_blocking: int | None = None
         self._chunks: _Chunks | None = None
+        self._taken = threading.Semaphore(
+            0
+        )  # released for each chunk that the thread may follow up
         self._read_bytes = READ_BYTES
         if not threads:
             self._take_non_blocking()
@@ -100,9 +103,11 @@ class Stdio:
         if self._chunks is None:
             self._chunks = self._start_thread()
         try:
-            return await self._chunks[1].receive()
+            data = await self._chunks[1].receive()
         except anyio.EndOfStream:
             return b""
+        self._taken.release()
+        return data
 
     def _read(self) -> bytes:
         data = os.read(self._in, self._read_bytes)
@@ -150,7 +155,7 @@ class Stdio:
 
     def _start_thread(self) -> _Chunks:
         chunks = anyio.create_memory_object_stream[bytes](1)
-        arguments = (self._in, chunks[0], anyio.lowlevel.current_token())
+        arguments = (self._in, chunks[0], self._taken, anyio.lowlevel.current_token())
         # A daemon: a read cannot be interrupted, and must not hold up the end of the process.
         name = "anyio-bus stdin"
         threading.Thread(target=_read_all, args=arguments, name=name, daemon=True).start()
@@ -192,6 +197,7 @@ class Stdio:
         if self._chunks is not None:
             for end in self._chunks:
                 end.close()
+            self._taken.release()
         if sys.platform != "win32" and self._made_non_blocking is not None:
             os.set_blocking(self._made_non_blocking, True)
             self._made_non_blocking = None
@@ -213,13 +219,18 @@ def _own_description(fd: int, flags: int) -> int | None:
 
 
 def _read_all(
-    fd: int, chunks: MemoryObjectSendStream[bytes], token: anyio.lowlevel.EventLoopToken
+    fd: int,
+    chunks: MemoryObjectSendStream[bytes],
+    taken: threading.Semaphore,
+    token: anyio.lowlevel.EventLoopToken,
 ) -> None:
-    """Hand everything that can be read to the loop, as fast as it takes it."""
+    """Hand everything that can be read to the loop, each time that it has taken the last."""
     with suppress(BaseException):  # the loop has enough, or has ended: trio says Cancelled to that
         with suppress(OSError):
             while data := _read(fd):
-                anyio.from_thread.run(chunks.send, data, token=token)
+                # No coroutine: the loop may end before it would have begun to run it.
+                anyio.from_thread.run_sync(chunks.send_nowait, data, token=token)
+                taken.acquire()
         anyio.from_thread.run_sync(chunks.close, token=token)
 
 
