@@ -495,9 +495,15 @@ class Calls:
         """Wake a task that waits for something else than the outcome of a call."""
         self._loop.wake(waiter, None)
 
-    def renew(self, call: Call) -> None:
-        """Start a call's timeout anew: there was progress."""
-        self.peer.renew(call, self.now())
+    def renew(self, call: Call, timeout_s: float | None) -> float:
+        """Start a call's timeout anew, all of it: there was progress; return the time."""
+        now = self.now()
+        if call.timeout_s == timeout_s:
+            self.peer.renew(call, now)
+        elif self.peer.close(call.key) is not None:  # it had what its last attempts had left
+            call.timeout_s = timeout_s
+            self.peer.open(call, now)
+        return now
 
     def _forget(self, call: Call) -> None:
         self.peer.close(call.key)
@@ -648,10 +654,14 @@ class Calls:
             scope.cancel("deadline")
         self.brakes.expire(now)
 
-    @staticmethod
-    def _timeout_error(method: str, timeout_s: float | None, *, sent: bool) -> BusError:
-        text = f"request {method!r} got no answer within {timeout_s:g} s"
+    def _timeout_error(self, method: str, timeout_s: float | None, *, sent: bool) -> BusError:
+        text = self.timeout_text(method, timeout_s)
         return RequestTimeoutError(text, method=method, timeout_s=timeout_s, sent=sent)
+
+    @staticmethod
+    def timeout_text(method: str | None, timeout_s: float | None) -> str:
+        """Return the sentence of a timeout."""
+        return f"request {method!r} got no answer within {timeout_s:g} s"
 
     # -- events of the kernel -----------------------------------------------------------------
 
