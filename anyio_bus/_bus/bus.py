@@ -41,7 +41,7 @@ from anyio_bus._bus.lifetime import BusState, Lifetime
 from anyio_bus._bus.maps import MapResults, open_map
 from anyio_bus._bus.observing import observed
 from anyio_bus._bus.policy import Policies
-from anyio_bus._bus.retries import Attempts
+from anyio_bus._bus.retries import Attempts, check_retry
 from anyio_bus._bus.sessions import Session, Sessions, scope_in
 from anyio_bus._bus.streams import DEFAULT_BUFFER_BYTES, ChunkSink, Collect, Stream, StreamOptions
 from anyio_bus._bus.subscriptions import Callback, Filter, Overflow, Subscription
@@ -348,6 +348,7 @@ class Bus:
         """Send a request that follows its chunks, or that may be sent again."""
         if retry is None:
             return await self._attempt(method, params, route, options)
+        check_retry(retry)
         attempts = Attempts(self._calls, retry, options.timeout_s)
         options = msgspec.structs.replace(options, attempts=attempts)
         while True:
@@ -449,6 +450,7 @@ class Bus:
             scope = scope_in(session, scope)
         if timeout is UNSET:
             timeout = self._timeout
+        self._calls.checked_scope(scope)
         check_timeout(timeout)
         check_count("max_buffer_bytes", max_buffer_bytes)
         if reply is not Any:
@@ -558,6 +560,7 @@ class Bus:
         route = self._route(pool, session)
         if session is not None:
             scope = scope_in(session, scope)
+        self._calls.checked_scope(scope)
         seconds = self._timeout if timeout is UNSET else timeout
         check_timeout(seconds)
         check_count("in_flight", in_flight)

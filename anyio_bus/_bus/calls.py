@@ -314,7 +314,7 @@ class Calls:
         root = self.root
         if scope is None:
             scope = root
-        elif scope._owner is not self:
+        elif type(scope) is not Scope or scope._owner is not self:
             raise _strange_scope("scope", scope)
         if scope.cancel_reason is not None:
             raise self._scope_error(method, scope)
@@ -443,19 +443,19 @@ class Calls:
 
     def new_scope(self, name: str, parent: Scope | None) -> Scope:
         """Make a scope in another one, cancelled if that is."""
-        if parent is not None and parent._owner is not self:
-            raise _strange_scope("parent", parent)
-        parent = parent or self.root
+        parent = self.checked_scope(parent, "parent")
         scope = Scope(self, name, parent)
         if parent.cancel_reason is not None:
             scope.cancel(parent.cancel_reason)
         return scope
 
-    def checked_scope(self, scope: Scope | None) -> Scope:
-        """Return a scope that was given, the root where there is none; refuse another bus's."""
-        if scope is not None and (not isinstance(scope, Scope) or scope._owner is not self):
-            raise _strange_scope("scope", scope)
-        return scope or self.root
+    def checked_scope(self, scope: Any, field: str = "scope") -> Scope:
+        """Return a scope that was given, the root where there is none; refuse all else."""
+        if scope is None:
+            return self.root
+        if type(scope) is not Scope or scope._owner is not self:
+            raise _strange_scope(field, scope)
+        return scope
 
     def calls_of(self, scope: Scope) -> list[Call]:
         """Return the calls that are in a scope, and in none of its children."""
@@ -830,8 +830,12 @@ def _nothing_with(_event: Lines, _notes: list[Message]) -> None:
     return
 
 
-def _strange_scope(field: str, scope: Scope) -> InvalidArgumentError:
-    return InvalidArgumentError(f"{field}: {scope!r} is of another bus", field=field)
+def _strange_scope(field: str, scope: object) -> InvalidArgumentError:
+    if isinstance(scope, Scope):
+        msg = f"{field}: {scope!r} is of another bus"
+    else:
+        msg = f"{field} must be a Scope from bus.open_scope(), not {scope!r}"
+    return InvalidArgumentError(msg, field=field)
 
 
 def _stopped(call: Call, reason: str, *, sent: bool) -> BusStoppedError:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from anyio_bus._errors import BusError, RequestTimeoutError
+from anyio_bus._config import Retry
+from anyio_bus._errors import BusError, InvalidArgumentError, RequestTimeoutError
 
 if TYPE_CHECKING:
     from anyio_bus._bus.calls import Calls
-    from anyio_bus._config import Retry
 
-__all__ = ("Attempts",)
+__all__ = ("Attempts", "check_retry")
+
+
+def check_retry(retry: Any) -> None:
+    """Refuse what does not say when a request is sent again."""
+    if not isinstance(retry, Retry):
+        count = retry if type(retry) is int and retry > 0 else 3
+        msg = f"retry must be a Retry or None, not {retry!r}; for example Retry(attempts={count})"
+        raise InvalidArgumentError(msg, field="retry")
 
 
 class Attempts:

@@ -7,6 +7,7 @@ import signal
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from anyio_bus import (
@@ -110,6 +111,18 @@ async def test_cancelling_ends_the_wait_between_two_attempts() -> None:
 def test_a_retry_validates_itself(options: Any, field: str) -> None:
     with pytest.raises(InvalidArgumentError, match=field):
         Retry(**options)
+
+
+@pytest.mark.parametrize("wrong", [3, True, "twice", Retry], ids=str)
+async def test_what_is_no_retry_is_refused_before_anything_is_sent(wrong: Any) -> None:
+    async with one_worker() as bus:
+        with pytest.raises(InvalidArgumentError, match=r"a Retry or None, not .*attempts=3\)$"):
+            await bus.request("die", retry=wrong)
+        with pytest.raises(InvalidArgumentError, match="retry must be"):
+            await anyio.to_thread.run_sync(
+                lambda: bus.from_thread.request("die", retry=wrong, collect="text")
+            )
+        assert methods(await log(bus)) == ["echo"]
 
 
 async def test_a_scope_ends_the_wait_between_two_attempts() -> None:
