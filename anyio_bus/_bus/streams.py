@@ -277,6 +277,7 @@ class Stream(anyio.abc.ObjectReceiveStream[Chunk], Generic[T_co]):
 
         Raises:
             anyio.EndOfStream: There is none left, and the request has its result.
+            anyio.ClosedResourceError: The stream's block was left.
             StreamOverflowError: The reader was too slow; what was held has been returned before.
             BusError: What became of the request, as :meth:`Bus.request`.
 
@@ -371,12 +372,13 @@ class Stream(anyio.abc.ObjectReceiveStream[Chunk], Generic[T_co]):
         when the task that has been reading calls this, and all if none has been.
 
         Raises:
+            anyio.ClosedResourceError: The stream's block was left before there was one.
             BusError: What became of the request, as :meth:`Bus.request`.
 
         Cancellation:
             Always a checkpoint. The wait ends; the request goes on until the block is left.
         """
-        if self._outcome is None:
+        if self._outcome is None and not self._closed:
             if self._reader in (None, anyio.get_current_task().id):
                 self._drop_unread()
             waiter = self._calls.waiter()
