@@ -312,6 +312,8 @@ def test_errors_are_those_of_the_bus() -> None:
             waiting.result()
         with pytest.raises(InvalidArgumentError, match="scope"):
             bus.request("echo", scope=scope._scope)  # type: ignore[call-overload]
+        with pytest.raises(InvalidArgumentError, match=r'@bus.handler\("held"\)'):
+            bus.handler(held)  # type: ignore[arg-type]
         with pytest.raises(InvalidArgumentError, match="retry must be a Retry or None, not 3"):
             bus.request("echo", retry=3)  # type: ignore[call-overload]
     with pytest.raises(WorkerStartError), open_bus_sync(missing) as bus:

@@ -64,6 +64,7 @@ from anyio_bus._errors import (
     error_from_failure,
 )
 from anyio_bus._io.loop import current_loop
+from anyio_bus._sansio.binding import check_name
 from anyio_bus._sansio.codec import (
     decode_envelope,
     decode_value,
@@ -918,7 +919,11 @@ class Bus:
 
         Returns:
             A decorator that returns the function as it is.
+
+        Raises:
+            InvalidArgumentError: There is no pattern: ``@bus.handler("name")`` needs one.
         """
+        check_name(pattern, "bus.handler", "pattern")
 
         def register(function: F) -> F:
             self._life.check_thread()
