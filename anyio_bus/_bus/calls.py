@@ -90,6 +90,7 @@ class Call(msgspec.Struct, eq=False):
     scope: Scope
     waiter: Any
     sink: Any = None
+    pool: str = ""
     size: int = 0  # of its frame, once there is one
     batch: Batch | None = None
     plain: bool = False
@@ -102,6 +103,7 @@ class Batch(msgspec.Struct, eq=False):
     """
 
     method: str
+    pool: str
     keys: list[RequestId]
     size: int  # of the frame of each, on average
     left: int  # of them without an outcome
@@ -128,7 +130,7 @@ class Batch(msgspec.Struct, eq=False):
 
     def call_of(self, key: RequestId) -> Call:
         """Return one of them as a call of its own."""
-        return Call(key, self.method, None, self.scope, None, self.sink, self.size, self)
+        return Call(key, self.method, None, self.scope, None, self.sink, self.pool, self.size, self)
 
 
 class Member(Protocol):
@@ -320,7 +322,7 @@ class Calls:
             raise self._scope_error(method, scope)
         loop = self._loop
         waiter = loop.waiter() if sink is None else None
-        call = Call(self.peer.new_key(), method, timeout_s, scope, waiter, sink)
+        call = Call(self.peer.new_key(), method, timeout_s, scope, waiter, sink, route.pool)
         if self.observer is not None:
             params = self.observer.begun(call.key, method, params, route.pool)
         if (
@@ -349,7 +351,8 @@ class Calls:
             The call; None if the kernel does not take it.
         """
         loop = self._loop
-        call = Call(self.peer.new_key(), method, timeout_s, self.root, loop.waiter())
+        waiter = loop.waiter()
+        call = Call(self.peer.new_key(), method, timeout_s, self.root, waiter, None, route.pool)
         try:
             self._submit(call, params, route, None)
         except BusError:
@@ -392,7 +395,8 @@ class Calls:
         if size == 0:
             return None
         count = len(keys)
-        batch = Batch(method, keys, -(-size // count), count, self.root, sink, timeout_s)
+        size = -(-size // count)
+        batch = Batch(method, route.pool, keys, size, count, self.root, sink, timeout_s)
         self.pending_bytes += batch.size * count
         if timeout_s is not None:
             self.alarm.nudge(self._batches.add(batch, timeout_s, self.now()))
@@ -649,19 +653,16 @@ class Calls:
             sent = call not in unsent and self.withdraw(call, "timeout")
             self.timeouts += 1
             timeout_s = call.timeout_s if call.batch is None else call.batch.deadline_s
-            self.end(call, self._timeout_error(call.method, timeout_s, sent=sent))
+            self.end(call, self._timeout_error(call, timeout_s, sent=sent))
         for scope in self._scope_deadlines.expire(now):
             scope.cancel("deadline")
         self.brakes.expire(now)
 
-    def _timeout_error(self, method: str, timeout_s: float | None, *, sent: bool) -> BusError:
-        text = self.timeout_text(method, timeout_s)
-        return RequestTimeoutError(text, method=method, timeout_s=timeout_s, sent=sent)
-
     @staticmethod
-    def timeout_text(method: str | None, timeout_s: float | None) -> str:
-        """Return the sentence of a timeout."""
-        return f"request {method!r} got no answer within {timeout_s:g} s"
+    def _timeout_error(call: Call, timeout_s: float | None, *, sent: bool) -> BusError:
+        text = timeout_text(call.method, call.pool, timeout_s)
+        facts = {"method": call.method, "pool": call.pool, "timeout_s": timeout_s}
+        return RequestTimeoutError(text, sent=sent, **facts)
 
     # -- events of the kernel -----------------------------------------------------------------
 
@@ -797,6 +798,11 @@ def _values_of(calls: list[Call | Batch | None], results: Results) -> list[Any]:
     except (AttributeError, *BAD_JSON):  # one is late, or no JSON to the decoder
         pass
     return results.answers()
+
+
+def timeout_text(method: str | None, pool: str | None, timeout_s: float | None) -> str:
+    """Return the sentence of a timeout."""
+    return f"request {method!r} got no answer from pool {pool!r} within {timeout_s:g} s"
 
 
 def _no_check() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from anyio_bus._bus.calls import timeout_text
 from anyio_bus._config import Retry
 from anyio_bus._errors import BusError, InvalidArgumentError, RequestTimeoutError
 
@@ -73,7 +74,7 @@ class Attempts:
         if not sent and self.sent:
             error.sent = True  # type: ignore[attr-defined]  # of an attempt before
         if isinstance(error, RequestTimeoutError) and self._last is not None:
-            error.args = (self._calls.timeout_text(error.method, self._timeout_s),)
+            error.args = (timeout_text(error.method, error.pool, self._timeout_s),)
             error.timeout_s = self._timeout_s  # it had what was left of that
             error.__cause__ = self._last
         return None
