@@ -1117,6 +1117,10 @@ class Bus:
     async def wait_ready(self, pool: str | None = None) -> None:
         """Wait until the workers of a pool, or of all pools, are ready.
 
+        With ``Pool(ready="spawn")``, the default, a worker is ready once its program is executed,
+        which is before its imports. Give the pool a :class:`Handshake`, ``ready=Handshake(...)``,
+        to know that it answers.
+
         Args:
             pool: The pool; None for all.
 
