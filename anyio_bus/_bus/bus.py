@@ -286,7 +286,8 @@ class Bus:
                 names a session that begins with its first use.
             timeout: Seconds from now to the answer, all attempts and the pauses between them
                 included; None for no limit; default that of the bus.
-            progress_renews: Start the timeout anew whenever a chunk of the answer comes.
+            progress_renews: Start the timeout anew whenever a chunk of the answer comes, all of it,
+                for further attempts as well.
             collect: ``"text"`` puts the joined text of its chunks into a result that is an object
                 without a ``text``; default that of the pool.
             retry: When to send it again; default never. A pause that would not end within the
