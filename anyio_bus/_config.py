@@ -204,7 +204,10 @@ class Retry(msgspec.Struct, frozen=True):
     """When a request is sent again.
 
     Only after a transport error, and only where that is safe: no byte of the request reached a
-    worker (``sent`` is False), or the call is marked as idempotent.
+    worker (``sent`` is False), or the call is marked as idempotent. Never after a
+    :class:`RequestTimeoutError`, not even one with ``sent=False``: the call's ``timeout`` is one
+    for all attempts and pauses, so nothing is left of it. A pause that would not end within it is
+    not waited for: the error before it is raised at once.
 
     Args:
         attempts: How often it is sent at most, the first time included.

@@ -146,6 +146,7 @@ class RequestTimeoutError(BusError, TimeoutError):
     """The call's own ``timeout`` ran out before its answer came."""
 
     method: str | None = None
+    pool: str | None = None
     timeout_s: float | None = None
     sent: bool = True
 

@@ -46,8 +46,8 @@ WITH_FACTS: list[tuple[BusError, dict[str, object]]] = [
     (NotSupportedError("m", backend="connect"), {"backend": "connect"}),
     (InvalidStateError("m"), {}),
     (
-        RequestTimeoutError("m", method="echo", timeout_s=1.5, sent=False),
-        {"method": "echo", "timeout_s": 1.5, "sent": False},
+        RequestTimeoutError("m", method="echo", pool="p", timeout_s=1.5, sent=False),
+        {"method": "echo", "pool": "p", "timeout_s": 1.5, "sent": False},
     ),
     (RemoteError(-1, "m", [1]), {"code": -1, "message": "m", "data": [1]}),
     (PolicyDeniedError(-2, "m"), {"code": -2, "message": "m", "data": None}),

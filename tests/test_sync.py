@@ -31,8 +31,10 @@ from anyio_bus import (
     Pool,
     RemoteError,
     RequestTimeoutError,
+    Retry,
     ScopeCancelledError,
     UnknownPoolError,
+    WorkerLostError,
     WorkerStartError,
     open_bus,
     sync,
@@ -312,8 +314,18 @@ def test_errors_are_those_of_the_bus() -> None:
             waiting.result()
         with pytest.raises(InvalidArgumentError, match="scope"):
             bus.request("echo", scope=scope._scope)  # type: ignore[call-overload]
+        with pytest.raises(InvalidArgumentError, match=r'@bus.handler\("held"\)'):
+            bus.handler(held)  # type: ignore[arg-type]
+        with pytest.raises(InvalidArgumentError, match="retry must be a Retry or None, not 3"):
+            bus.request("echo", retry=3)  # type: ignore[call-overload]
     with pytest.raises(WorkerStartError), open_bus_sync(missing) as bus:
         bus.wait_ready()
+
+
+def test_a_timeout_bounds_all_attempts_of_a_request_and_their_pauses() -> None:
+    slow = Retry(attempts=2, backoff_s=60, backoff_max_s=60, idempotent=True)
+    with one_worker() as bus, pytest.raises(WorkerLostError):
+        Thread(lambda: bus.request("die", timeout=30, retry=slow)).result()
 
 
 def test_bad_arguments_are_refused_before_a_thread_starts() -> None:

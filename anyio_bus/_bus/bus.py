@@ -41,6 +41,7 @@ from anyio_bus._bus.lifetime import BusState, Lifetime
 from anyio_bus._bus.maps import MapResults, open_map
 from anyio_bus._bus.observing import observed
 from anyio_bus._bus.policy import Policies
+from anyio_bus._bus.retries import Attempts, check_retry
 from anyio_bus._bus.sessions import Session, Sessions, scope_in
 from anyio_bus._bus.streams import DEFAULT_BUFFER_BYTES, ChunkSink, Collect, Stream, StreamOptions
 from anyio_bus._bus.subscriptions import Callback, Filter, Overflow, Subscription
@@ -63,6 +64,7 @@ from anyio_bus._errors import (
     error_from_failure,
 )
 from anyio_bus._io.loop import current_loop
+from anyio_bus._sansio.binding import check_name
 from anyio_bus._sansio.codec import (
     decode_envelope,
     decode_value,
@@ -282,11 +284,14 @@ class Bus:
             pool: The pool; may be left out where there is only one, and with a session that has one.
             session: The session that it belongs to: one of :meth:`session`, or any text, which
                 names a session that begins with its first use.
-            timeout: Seconds from now to the answer; None for no limit; default that of the bus.
-            progress_renews: Start the timeout anew whenever a chunk of the answer comes.
+            timeout: Seconds from now to the answer, all attempts and the pauses between them
+                included; None for no limit; default that of the bus.
+            progress_renews: Start the timeout anew whenever a chunk of the answer comes, all of it,
+                for further attempts as well.
             collect: ``"text"`` puts the joined text of its chunks into a result that is an object
                 without a ``text``; default that of the pool.
-            retry: When to send it again; default never.
+            retry: When to send it again; default never. A pause that would not end within the
+                timeout is not waited for: the error before it is raised at once.
             envelope: More members for the top level of its frame.
             scope: The scope that it belongs to; default that of the session, else the bus's own.
 
@@ -343,16 +348,19 @@ class Bus:
         self, method: str, params: object, route: Route, options: StreamOptions, retry: Retry | None
     ) -> Any:
         """Send a request that follows its chunks, or that may be sent again."""
-        attempt = 1
+        if retry is None:
+            return await self._attempt(method, params, route, options)
+        check_retry(retry)
+        attempts = Attempts(self._calls, retry, options.timeout_s)
+        options = msgspec.structs.replace(options, attempts=attempts)
         while True:
             try:
                 return await self._attempt(method, params, route, options)
             except BusError as exc:
-                if retry is None or not retry.allows(exc, attempt):
+                pause_s = attempts.pause_after(exc)
+                if pause_s is None:
                     raise
-                sent = getattr(exc, "sent", False)
-            await self._calls.rest(method, retry.delay_s(attempt), options.scope, sent=sent)
-            attempt += 1
+            await self._calls.rest(method, pause_s, options.scope, sent=attempts.sent)
 
     async def _attempt(
         self, method: str, params: object, route: Route, options: StreamOptions
@@ -366,7 +374,7 @@ class Bus:
         calls = self._calls
         if len(calls.peer.calls) < FEW_CALLS:  # else frames are not written before it waits
             await calls.checkpoint_if_cancelled()
-        call = calls.begin(method, params, route, options.timeout_s, options.scope)
+        call = calls.begin(method, params, route, options.left_s, options.scope)
         try:
             message = await call.waiter
         finally:
@@ -444,6 +452,7 @@ class Bus:
             scope = scope_in(session, scope)
         if timeout is UNSET:
             timeout = self._timeout
+        self._calls.checked_scope(scope)
         check_timeout(timeout)
         check_count("max_buffer_bytes", max_buffer_bytes)
         if reply is not Any:
@@ -553,6 +562,7 @@ class Bus:
         route = self._route(pool, session)
         if session is not None:
             scope = scope_in(session, scope)
+        self._calls.checked_scope(scope)
         seconds = self._timeout if timeout is UNSET else timeout
         check_timeout(seconds)
         check_count("in_flight", in_flight)
@@ -911,7 +921,11 @@ class Bus:
 
         Returns:
             A decorator that returns the function as it is.
+
+        Raises:
+            InvalidArgumentError: There is no pattern: ``@bus.handler("name")`` needs one.
         """
+        check_name(pattern, "bus.handler", "pattern")
 
         def register(function: F) -> F:
             self._life.check_thread()
@@ -1104,6 +1118,10 @@ class Bus:
 
     async def wait_ready(self, pool: str | None = None) -> None:
         """Wait until the workers of a pool, or of all pools, are ready.
+
+        With ``Pool(ready="spawn")``, the default, a worker is ready once its program is executed,
+        which is before its imports. Give the pool a :class:`Handshake`, ``ready=Handshake(...)``,
+        to know that it answers.
 
         Args:
             pool: The pool; None for all.

@@ -90,6 +90,7 @@ class Call(msgspec.Struct, eq=False):
     scope: Scope
     waiter: Any
     sink: Any = None
+    pool: str = ""
     size: int = 0  # of its frame, once there is one
     batch: Batch | None = None
     plain: bool = False
@@ -102,6 +103,7 @@ class Batch(msgspec.Struct, eq=False):
     """
 
     method: str
+    pool: str
     keys: list[RequestId]
     size: int  # of the frame of each, on average
     left: int  # of them without an outcome
@@ -128,7 +130,7 @@ class Batch(msgspec.Struct, eq=False):
 
     def call_of(self, key: RequestId) -> Call:
         """Return one of them as a call of its own."""
-        return Call(key, self.method, None, self.scope, None, self.sink, self.size, self)
+        return Call(key, self.method, None, self.scope, None, self.sink, self.pool, self.size, self)
 
 
 class Member(Protocol):
@@ -314,13 +316,13 @@ class Calls:
         root = self.root
         if scope is None:
             scope = root
-        elif scope._owner is not self:
+        elif type(scope) is not Scope or scope._owner is not self:
             raise _strange_scope("scope", scope)
         if scope.cancel_reason is not None:
             raise self._scope_error(method, scope)
         loop = self._loop
         waiter = loop.waiter() if sink is None else None
-        call = Call(self.peer.new_key(), method, timeout_s, scope, waiter, sink)
+        call = Call(self.peer.new_key(), method, timeout_s, scope, waiter, sink, route.pool)
         if self.observer is not None:
             params = self.observer.begun(call.key, method, params, route.pool)
         if (
@@ -349,7 +351,8 @@ class Calls:
             The call; None if the kernel does not take it.
         """
         loop = self._loop
-        call = Call(self.peer.new_key(), method, timeout_s, self.root, loop.waiter())
+        waiter = loop.waiter()
+        call = Call(self.peer.new_key(), method, timeout_s, self.root, waiter, None, route.pool)
         try:
             self._submit(call, params, route, None)
         except BusError:
@@ -392,7 +395,8 @@ class Calls:
         if size == 0:
             return None
         count = len(keys)
-        batch = Batch(method, keys, -(-size // count), count, self.root, sink, timeout_s)
+        size = -(-size // count)
+        batch = Batch(method, route.pool, keys, size, count, self.root, sink, timeout_s)
         self.pending_bytes += batch.size * count
         if timeout_s is not None:
             self.alarm.nudge(self._batches.add(batch, timeout_s, self.now()))
@@ -443,19 +447,19 @@ class Calls:
 
     def new_scope(self, name: str, parent: Scope | None) -> Scope:
         """Make a scope in another one, cancelled if that is."""
-        if parent is not None and parent._owner is not self:
-            raise _strange_scope("parent", parent)
-        parent = parent or self.root
+        parent = self.checked_scope(parent, "parent")
         scope = Scope(self, name, parent)
         if parent.cancel_reason is not None:
             scope.cancel(parent.cancel_reason)
         return scope
 
-    def checked_scope(self, scope: Scope | None) -> Scope:
-        """Return a scope that was given, the root where there is none; refuse another bus's."""
-        if scope is not None and (not isinstance(scope, Scope) or scope._owner is not self):
-            raise _strange_scope("scope", scope)
-        return scope or self.root
+    def checked_scope(self, scope: Any, field: str = "scope") -> Scope:
+        """Return a scope that was given, the root where there is none; refuse all else."""
+        if scope is None:
+            return self.root
+        if type(scope) is not Scope or scope._owner is not self:
+            raise _strange_scope(field, scope)
+        return scope
 
     def calls_of(self, scope: Scope) -> list[Call]:
         """Return the calls that are in a scope, and in none of its children."""
@@ -495,9 +499,15 @@ class Calls:
         """Wake a task that waits for something else than the outcome of a call."""
         self._loop.wake(waiter, None)
 
-    def renew(self, call: Call) -> None:
-        """Start a call's timeout anew: there was progress."""
-        self.peer.renew(call, self.now())
+    def renew(self, call: Call, timeout_s: float | None) -> float:
+        """Start a call's timeout anew, all of it: there was progress; return the time."""
+        now = self.now()
+        if call.timeout_s == timeout_s:
+            self.peer.renew(call, now)
+        elif self.peer.close(call.key) is not None:  # it had what its last attempts had left
+            call.timeout_s = timeout_s
+            self.peer.open(call, now)
+        return now
 
     def _forget(self, call: Call) -> None:
         self.peer.close(call.key)
@@ -643,15 +653,16 @@ class Calls:
             sent = call not in unsent and self.withdraw(call, "timeout")
             self.timeouts += 1
             timeout_s = call.timeout_s if call.batch is None else call.batch.deadline_s
-            self.end(call, self._timeout_error(call.method, timeout_s, sent=sent))
+            self.end(call, self._timeout_error(call, timeout_s, sent=sent))
         for scope in self._scope_deadlines.expire(now):
             scope.cancel("deadline")
         self.brakes.expire(now)
 
     @staticmethod
-    def _timeout_error(method: str, timeout_s: float | None, *, sent: bool) -> BusError:
-        text = f"request {method!r} got no answer within {timeout_s:g} s"
-        return RequestTimeoutError(text, method=method, timeout_s=timeout_s, sent=sent)
+    def _timeout_error(call: Call, timeout_s: float | None, *, sent: bool) -> BusError:
+        text = timeout_text(call.method, call.pool, timeout_s)
+        facts = {"method": call.method, "pool": call.pool, "timeout_s": timeout_s}
+        return RequestTimeoutError(text, sent=sent, **facts)
 
     # -- events of the kernel -----------------------------------------------------------------
 
@@ -789,6 +800,11 @@ def _values_of(calls: list[Call | Batch | None], results: Results) -> list[Any]:
     return results.answers()
 
 
+def timeout_text(method: str | None, pool: str | None, timeout_s: float | None) -> str:
+    """Return the sentence of a timeout."""
+    return f"request {method!r} got no answer from pool {pool!r} within {timeout_s:g} s"
+
+
 def _no_check() -> None:
     return
 
@@ -820,8 +836,12 @@ def _nothing_with(_event: Lines, _notes: list[Message]) -> None:
     return
 
 
-def _strange_scope(field: str, scope: Scope) -> InvalidArgumentError:
-    return InvalidArgumentError(f"{field}: {scope!r} is of another bus", field=field)
+def _strange_scope(field: str, scope: object) -> InvalidArgumentError:
+    if isinstance(scope, Scope):
+        msg = f"{field}: {scope!r} is of another bus"
+    else:
+        msg = f"{field} must be a Scope from bus.open_scope(), not {scope!r}"
+    return InvalidArgumentError(msg, field=field)
 
 
 def _stopped(call: Call, reason: str, *, sent: bool) -> BusStoppedError:

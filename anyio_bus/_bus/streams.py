@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from anyio_bus._bus.calls import Call, Calls, Scope, result_of
+from anyio_bus._bus.retries import Attempts
 from anyio_bus._errors import StreamOverflowError
 from anyio_bus._sansio.codec import decode_value, encode_notification
 from anyio_bus._sansio.messages import Message
@@ -68,6 +69,12 @@ class StreamOptions(msgspec.Struct, frozen=True):
     timeout_s: float | None
     progress_renews: bool
     collect: bool
+    attempts: Attempts | None = None  # of one request, with its timeout in common
+
+    @property
+    def left_s(self) -> float | None:
+        """What there is of the timeout."""
+        return self.timeout_s if self.attempts is None else self.attempts.left_s
 
 
 @final
@@ -167,7 +174,7 @@ class Stream(anyio.abc.ObjectReceiveStream[Chunk], Generic[T_co]):
         self._inbound.open(self, route.pool, session)
         try:
             self._call = self._calls.begin(
-                method, params, route, options.timeout_s, options.scope, None, self
+                method, params, route, options.left_s, options.scope, None, self
             )
         except BaseException:
             self._inbound.close(self)
@@ -184,7 +191,7 @@ class Stream(anyio.abc.ObjectReceiveStream[Chunk], Generic[T_co]):
         """
         self.worker = worker
         if self._options.progress_renews:
-            self._calls.renew(self._call)
+            self._renew()
         if self._texts is not None:
             self._collect(chunks)
         if self._unread or self._overflowed:
@@ -206,6 +213,12 @@ class Stream(anyio.abc.ObjectReceiveStream[Chunk], Generic[T_co]):
                 self._size += charge  # it sends more than it has credit for
         if self._size + self._reading > self._limit:
             self._inbound.brakes.press(self, worker, self._calls.now())
+
+    def _renew(self) -> None:
+        options = self._options
+        now = self._calls.renew(self._call, options.timeout_s)
+        if options.attempts is not None:
+            options.attempts.renew(now)
 
     def _collect(self, chunks: list[Chunk]) -> None:
         assert self._texts is not None
@@ -264,6 +277,7 @@ class Stream(anyio.abc.ObjectReceiveStream[Chunk], Generic[T_co]):
 
         Raises:
             anyio.EndOfStream: There is none left, and the request has its result.
+            anyio.ClosedResourceError: The stream's block was left.
             StreamOverflowError: The reader was too slow; what was held has been returned before.
             BusError: What became of the request, as :meth:`Bus.request`.
 
@@ -358,12 +372,13 @@ class Stream(anyio.abc.ObjectReceiveStream[Chunk], Generic[T_co]):
         when the task that has been reading calls this, and all if none has been.
 
         Raises:
+            anyio.ClosedResourceError: The stream's block was left before there was one.
             BusError: What became of the request, as :meth:`Bus.request`.
 
         Cancellation:
             Always a checkpoint. The wait ends; the request goes on until the block is left.
         """
-        if self._outcome is None:
+        if self._outcome is None and not self._closed:
             if self._reader in (None, anyio.get_current_task().id):
                 self._drop_unread()
             waiter = self._calls.waiter()

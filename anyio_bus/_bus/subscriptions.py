@@ -274,6 +274,7 @@ class Subscription(anyio.abc.ObjectReceiveStream[Notification]):
 
         Raises:
             anyio.EndOfStream: There is none left, and the bus has stopped.
+            anyio.ClosedResourceError: The subscription's block was left.
             StreamOverflowError: Its policy is ``"close"`` or ``"block"`` and the reader was too
                 slow; what was held has been returned before.
 

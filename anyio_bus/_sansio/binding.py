@@ -29,7 +29,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from anyio_bus._errors import InvalidArgumentError
 
-__all__ = ("Binding", "InvalidParamsError", "is_async")
+__all__ = ("Binding", "InvalidParamsError", "check_name", "is_async")
 
 Arguments = tuple[list[Any], dict[str, Any]]
 
@@ -41,6 +41,22 @@ _members = msgspec.json.Decoder(dict[str, Raw])
 
 class InvalidParamsError(Exception):
     """The params do not fit the handler; becomes -32602 on the wire."""
+
+
+def check_name(name: Any, decorator: str, field: str = "name") -> None:
+    """Refuse what is no name, such as the function itself where the parentheses were left out.
+
+    Args:
+        name: What the decorator was given.
+        decorator: How it is written, such as ``bus.handler``.
+        field: What it calls the name.
+    """
+    if isinstance(name, str):
+        return
+    example = getattr(name, "__name__", "name")
+    call = decorator.rpartition(".")[2]
+    msg = f'{call}() needs the name of a method: @{decorator}("{example}"), not {name!r}'
+    raise InvalidArgumentError(msg, field=field)
 
 
 class Binding:

@@ -517,7 +517,11 @@ class SyncBus:
 
         Returns:
             A decorator that returns the function as it is.
+
+        Raises:
+            InvalidArgumentError: There is no pattern: ``@bus.handler("name")`` needs one.
         """
+        self._bus.handler(pattern)  # refuses what is no pattern
 
         def register(function: F) -> F:
             names = sys._getframe(1).f_locals  # a handler inside a function may use its classes

@@ -86,6 +86,7 @@ class SyncStream(Generic[T_co]):
 
         Raises:
             anyio.EndOfStream: There is none left, and the request has its result.
+            anyio.ClosedResourceError: The stream's block was left.
             TimeoutError: None came in time; none is lost.
             StreamOverflowError: The reader was too slow; what was held has been returned before.
             BusError: What became of the request, as :meth:`SyncBus.request`.
@@ -107,6 +108,7 @@ class SyncStream(Generic[T_co]):
         when the thread that has been reading calls this, and all if none has been.
 
         Raises:
+            anyio.ClosedResourceError: The stream's block was left.
             BusError: What became of the request, as :meth:`SyncBus.request`.
         """
         if self._reader in (None, get_ident()):
@@ -183,6 +185,7 @@ class SyncSubscription:
 
         Raises:
             anyio.EndOfStream: There is none left, and the bus has stopped.
+            anyio.ClosedResourceError: The subscription's block was left.
             TimeoutError: None came in time; none is lost.
             StreamOverflowError: Its policy is ``"close"`` or ``"block"`` and the reader was too
                 slow; what was held has been returned before.

@@ -14,6 +14,7 @@ import anyio
 
 from anyio_bus._errors import InvalidArgumentError
 from anyio_bus._io.stdio import Stdio, open_stdio
+from anyio_bus._sansio.binding import check_name
 from anyio_bus.worker._handlers import Handler
 from anyio_bus.worker._serving import CONTROL_METHODS, Conversation, Receive, Send
 from anyio_bus.worker._settings import MIB, Settings, Telemetry
@@ -97,8 +98,10 @@ class Worker:
             A decorator that returns the function as it is.
 
         Raises:
-            InvalidArgumentError: The name is taken, or the function's signature cannot be served.
+            InvalidArgumentError: There is no name, it is taken, or the function's signature cannot
+                be served.
         """
+        check_name(name, "worker.method")
 
         def register(function: F) -> F:
             names = sys._getframe(1).f_locals  # a handler inside a function may use its classes
@@ -121,8 +124,10 @@ class Worker:
             A decorator that returns the function as it is.
 
         Raises:
-            InvalidArgumentError: The name is taken, or the function's signature cannot be served.
+            InvalidArgumentError: There is no name, it is taken, or the function's signature cannot
+                be served.
         """
+        check_name(name, "worker.notification")
         what = f"notification {name!r}"
         if name in CONTROL_METHODS:
             msg = f"{what} is the worker's own: it cancels requests, or gives credit"

@@ -558,6 +558,8 @@ async def test_wrong_registrations_are_refused_by_name() -> None:
                 bus.add_handler(pattern, function, **options)
         with pytest.raises(UnknownPoolError, match="'nowhere'"):
             bus.handler("b", pool="nowhere")(fine)
+        with pytest.raises(InvalidArgumentError, match=r'@bus.handler\("fine"\)'):
+            bus.handler(fine)  # type: ignore[arg-type]
 
     for handlers in ({"a": 5}, [fine]):
         with pytest.raises(InvalidArgumentError):

@@ -224,6 +224,7 @@ async def test_each_request_of_a_map_has_its_timeout() -> None:
             errors = [error async for error in results]
         assert [type(error) for error in errors] == [RequestTimeoutError] * 3
         assert errors[0].timeout_s == 0.05
+        assert errors[0].pool == "w"
         assert methods(await log(bus))[-3:] == ["$/cancelRequest"] * 3
         assert bus._calls._batches.next() is None
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
-from anyio_bus import Bus, InvalidArgumentError, Limits, ScopeCancelledError, open_bus
+from anyio_bus import (
+    Bus,
+    InvalidArgumentError,
+    Limits,
+    Retry,
+    ScopeCancelledError,
+    open_bus,
+)
 from tests.bus.support import begin, held, log, methods, one_worker, scripted, until
 
 
@@ -289,3 +298,36 @@ async def test_cancelling_from_another_task_wakes_the_caller_only_once() -> None
                     raise ScopeCancelledError  # it was cancelled before it woke: both are right
         assert bus.statistics().pending == 0
         assert bus.statistics().kernel.cancelled == 20
+
+
+NO_SCOPE: Any = "turn"
+USES: dict[str, Callable[[Bus], Any]] = {
+    "request": lambda bus: bus.request("echo", scope=NO_SCOPE),
+    "collect": lambda bus: bus.request("echo", scope=NO_SCOPE, collect="text"),
+    "retry": lambda bus: bus.request("echo", scope=NO_SCOPE, retry=Retry()),
+    "raw": lambda bus: bus.request_raw('{"id":1,"method":"echo"}', scope=NO_SCOPE),
+    "stream": lambda bus: bus.stream("echo", scope=NO_SCOPE).__aenter__(),
+    "map": lambda bus: bus.map("echo", [[1]], scope=NO_SCOPE).__aenter__(),
+    "thread": lambda bus: anyio.to_thread.run_sync(
+        lambda: bus.from_thread.request("echo", scope=NO_SCOPE)
+    ),
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=list(USES))
+async def test_what_is_no_scope_is_refused_by_each_call(use: Callable[[Bus], Any]) -> None:
+    async with one_worker() as bus:
+        with pytest.raises(
+            InvalidArgumentError, match=r"Scope from bus.open_scope\(\), not .turn."
+        ):
+            await use(bus)
+        assert bus.statistics().pending == 0
+        assert methods(await log(bus)) == ["echo"]
+
+
+async def test_what_is_no_scope_is_refused_as_a_parent_and_of_a_handler() -> None:
+    async with one_worker() as bus:
+        with pytest.raises(InvalidArgumentError, match="parent must be a Scope"):
+            await bus.open_scope(parent=NO_SCOPE).__aenter__()
+        with pytest.raises(InvalidArgumentError, match="scope must be a Scope"):
+            bus.add_handler("x", print, scope=NO_SCOPE)

@@ -25,7 +25,17 @@ from anyio_bus import (
     StreamOverflowError,
     open_bus,
 )
-from tests.bus.support import DONE, QUIET_LOOPS, log, methods, one_worker, scripted, until
+from tests.bus.support import (
+    DONE,
+    QUIET_LOOPS,
+    WAIT_S,
+    begin,
+    log,
+    methods,
+    one_worker,
+    scripted,
+    until,
+)
 
 STREAMING = Path(__file__).parent / "workers" / "streaming.py"
 BARE = '{"method":"chunk","params":{"text":"%s"}}'  # a chunk that names no request
@@ -211,6 +221,31 @@ async def test_leaving_a_stream_early_cancels_its_request() -> None:
         assert methods(await log(bus))[-1] == "$/cancelRequest"
         with pytest.raises(anyio.ClosedResourceError):
             await stream.receive()
+
+
+async def test_whatever_reads_a_stream_that_was_left_early_is_told_so() -> None:
+    async with one_worker() as bus, anyio.create_task_group() as tasks:
+        async with bus.stream("hold") as stream:
+            waiting = begin(tasks, stream.result)
+            await anyio.wait_all_tasks_blocked()
+        readers: list[Any] = [
+            waiting.wait,
+            stream.result,
+            stream.receive,
+            stream.receive_batch,
+            stream.__anext__,
+            stream.events().__anext__,
+        ]
+        for read in readers:
+            with anyio.fail_after(WAIT_S), pytest.raises(anyio.ClosedResourceError):
+                await read()
+
+
+async def test_the_result_of_a_stream_that_was_left_after_its_end_is_still_there() -> None:
+    async with one_worker() as bus:
+        async with bus.stream("echo", [1]) as stream:
+            await stream.result()
+        assert await stream.result() == [1]
 
 
 async def test_a_scope_ends_its_streams() -> None:

@@ -19,7 +19,9 @@ async def test_request_without_an_answer_in_time_raises_request_timeout_error() 
             await bus.request("hold", timeout=SHORT_S)
 
         assert isinstance(caught.value, TimeoutError)
+        assert str(caught.value) == "request 'hold' got no answer from pool 'w' within 0.05 s"
         assert caught.value.method == "hold"
+        assert caught.value.pool == "w"
         assert caught.value.timeout_s == SHORT_S
         assert caught.value.sent
         assert bus.statistics().timeouts == 1

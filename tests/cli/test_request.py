@@ -67,7 +67,9 @@ def test_a_program_that_cannot_be_executed_ends_with_1_and_is_named(
 def test_no_answer_in_time_ends_with_1(loop: str) -> None:
     done = cli("request", WORKER_LINE, "hang", "--timeout", "0.1", "--loop", loop)
     assert done.returncode == 1
-    assert done.stderr == "anyio-bus: request 'hang' got no answer within 0.1 s\n"
+    assert (
+        done.stderr == "anyio-bus: request 'hang' got no answer from pool 'request' within 0.1 s\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from msgspec import UNSET, Raw
 
 from anyio_bus import InvalidArgumentError
-from anyio_bus._sansio.binding import Binding, InvalidParamsError
+from anyio_bus._sansio.binding import Binding, InvalidParamsError, check_name
 
 CONTEXT: Any = object()
 
@@ -312,3 +312,12 @@ def test_a_signature_that_cannot_be_served_is_refused_at_registration(
     with pytest.raises(InvalidArgumentError, match=words) as caught:
         Binding(function, "method 'name'", Context)
     assert "method 'name'" in str(caught.value)
+
+
+def test_a_name_is_text_and_what_is_none_is_told_how_to_give_one() -> None:
+    check_name("who", "bus.handler")
+    with pytest.raises(
+        InvalidArgumentError, match=r'^handler\(\) needs .*: @bus.handler\("call"\)'
+    ) as info:
+        check_name(call, "bus.handler", "pattern")
+    assert info.value.field == "pattern"

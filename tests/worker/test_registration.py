@@ -39,6 +39,16 @@ def test_a_name_has_one_handler() -> None:
     worker.notification("m")(add)  # another table
 
 
+def test_a_decorator_without_parentheses_is_refused() -> None:
+    worker: Any = Worker()
+    with pytest.raises(InvalidArgumentError, match=r'^method\(\) needs .* @worker.method\("add"\)'):
+        worker.method(add)
+    with pytest.raises(InvalidArgumentError, match=r'@worker.notification\("add"\)'):
+        worker.notification(add)
+    with pytest.raises(InvalidArgumentError, match=r'@worker.method\("name"\), not 3'):
+        worker.method(3)
+
+
 @pytest.mark.parametrize(
     "name", ["$/cancelRequest", "notifications/cancelled", "$/cancel_request", "bus/credit"]
 )

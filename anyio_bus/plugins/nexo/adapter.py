@@ -189,8 +189,12 @@ class PluginAdapter:
 
         Raises:
             ManifestError: ``[plugin.extends].tools`` does not list it.
-            PluginError: The function's signature cannot be served.
+            PluginError: The function's signature cannot be served, or the parentheses are missing:
+                it is ``@adapter.tool()``.
         """
+        if name is not None and not isinstance(name, str):
+            msg = f"tool() needs parentheses: @adapter.tool() or @adapter.tool(name), not {name!r}"
+            raise PluginError(msg)
 
         def register(function: F) -> F:
             called = name or function.__name__
@@ -232,7 +236,7 @@ class PluginAdapter:
             PluginError: There is no such method, or it has a handler already.
         """
         if kind not in METHODS:
-            msg = f"{kind!r} is no method of the host"
+            msg = f"{kind!r} is no method of the host; one is LlmChat: @adapter.on(LlmChat)"
             raise PluginError(msg)
         usual, answer = METHODS[kind]
 

@@ -293,3 +293,16 @@ def test_each_bound_tool_shows_a_schema_of_an_object() -> None:
     assert shown(one, description="d", input_schema={"type": "object", "x": 1}) == ToolDef(
         "t", "d", {"type": "object", "x": 1}
     )
+
+
+def test_a_decorator_without_parentheses_is_refused() -> None:
+    """Else nothing would be registered, and nobody would say so."""
+
+    def add(a: int) -> int:
+        return a
+
+    adapter: Any = PluginAdapter(manifest_toml=MANIFEST)
+    with pytest.raises(PluginError, match=r"needs parentheses: @adapter.tool\(\)"):
+        adapter.tool(add)
+    with pytest.raises(PluginError, match=r"no method of the host; .* @adapter.on\(LlmChat\)"):
+        adapter.on(add)
