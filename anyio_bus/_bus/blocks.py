@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Generic, NoReturn, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
     from types import TracebackType
 
 __all__ = ("entered_as",)
@@ -24,17 +23,16 @@ class _Block(AbstractAsyncContextManager[T], Generic[T]):
         self._block = block
         self._usage = usage
 
-    # Both hand on the coroutines of what they wrap, rather than adding one of their own.
-    def __aenter__(self) -> Coroutine[Any, Any, T]:
-        return self._block.__aenter__()
+    async def __aenter__(self) -> T:
+        return await self._block.__aenter__()
 
-    def __aexit__(
+    async def __aexit__(
         self,
         kind: type[BaseException] | None,
         exc: BaseException | None,
         trace: TracebackType | None,
-    ) -> Coroutine[Any, Any, bool | None]:
-        return self._block.__aexit__(kind, exc, trace)
+    ) -> bool | None:
+        return await self._block.__aexit__(kind, exc, trace)
 
     def __getattr__(self, name: str) -> NoReturn:
         msg = f"use `{self._usage}`; it is what that gives that may have {name!r}"
