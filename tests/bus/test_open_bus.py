@@ -155,6 +155,11 @@ WRONG: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
         "limits",
     ),
     "an unknown backend": ((scripted(),), {"backend": "nativ"}, "backend='nativ'.*python"),
+    "the URL of a daemon": (
+        (scripted(),),
+        {"backend": "unix:///x"},
+        r"; for a daemon: Connect\('unix:///x'\)$",
+    ),
     "memory without workers": ((scripted(),), {"backend": "memory"}, "Memory"),
     "no backend": ((scripted(),), {"backend": None}, "backend"),
     "a pool without a memory worker": (
