@@ -32,7 +32,7 @@ class _Block(AbstractAsyncContextManager[T], Generic[T]):
         exc: BaseException | None,
         trace: TracebackType | None,
     ) -> bool | None:
-        return await self._block.__aexit__(kind, exc, trace)
+        return await self._block.__aexit__(kind, exc, trace)  # what it wraps has that  # noqa: ASYNC102
 
     def __getattr__(self, name: str) -> NoReturn:
         msg = f"use `{self._usage}`; it is what that gives that may have {name!r}"
