@@ -9,9 +9,11 @@ import re
 import shlex
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Literal, Self
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args, get_origin
 
 import msgspec
+from msgspec import UNSET
 from msgspec.structs import force_setattr
 
 from anyio_bus._errors import (
@@ -66,18 +68,47 @@ def _hints(cls: type) -> dict[str, Any]:
     return {f.name: (f.encode_name, f.type) for f in msgspec.structs.fields(cls)}
 
 
-def _fail(owner: object, field: str, problem: str) -> InvalidArgumentError:
-    label = owner if isinstance(owner, str) else type(owner).__name__
-    return InvalidArgumentError(f"{label}.{field}: {problem}", field=field)
+def _fail(owner: object, field: str, problem: str, key: object = UNSET) -> InvalidArgumentError:
+    label = type(owner).__name__
+    if isinstance(owner, Pool) and owner.id and isinstance(owner.id, str):
+        label = f"Pool({owner.id!r})"
+    where = field if key is UNSET else f"{field}[{key!r}]"
+    return InvalidArgumentError(f"{label}.{where}: {problem}", field=field)
 
 
 def _check_types(struct: msgspec.Struct) -> None:
     """Check every field against its annotation, as decoding from JSON would."""
     for name, (_, kind) in _hints(type(struct)).items():
-        try:
-            msgspec.convert(getattr(struct, name), kind)
-        except (msgspec.ValidationError, RecursionError) as exc:
-            raise _fail(struct, name, str(exc)) from None
+        value = getattr(struct, name)
+        problem = _mismatch(value, kind)
+        if problem is None:
+            continue
+        for key, part in value.items() if isinstance(value, dict) else ():
+            why = _mismatch({key: part}, kind)
+            if why is not None:  # without "at `$[...]`": this is where
+                raise _fail(struct, name, why.partition(" - at ")[0], key)
+        raise _fail(struct, name, problem)
+
+
+def _mismatch(value: object, kind: Any) -> str | None:
+    """Say why this is no value of a type; None where it is one."""
+    try:
+        msgspec.convert(value, kind)
+    except RecursionError as exc:
+        return str(exc)
+    except msgspec.ValidationError as exc:
+        choices = _choices(kind) if isinstance(value, str) else []
+        return f"must be one of {', '.join(choices)}, not {value!r}" if choices else str(exc)
+    return None
+
+
+def _choices(kind: Any) -> list[str]:
+    """Return what there is to choose from, as it is written, where a type has a Literal."""
+    parts = get_args(kind) if get_origin(kind) is not Literal else (kind,)
+    literals = [part for part in parts if get_origin(part) is Literal]
+    others = [part for part in parts if part not in literals] if literals else []
+    found = [repr(value) for literal in literals for value in get_args(literal)]
+    return found + ["None" if part is NoneType else f"{part.__name__}(...)" for part in others]
 
 
 def _check_range(
@@ -102,7 +133,33 @@ def _check_message(struct: msgspec.Struct, method: str, *more: str) -> None:
             raise _fail(struct, name, f"cannot be encoded as JSON: {exc}") from exc
 
 
-class Handshake(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
+if TYPE_CHECKING:
+    _Checked = msgspec.Struct  # for a type checker it is made as any Struct
+else:
+
+    class _NamesItself(type(msgspec.Struct)):
+        """A class whose refusal of an argument names it, and what was meant."""
+
+        def __call__(cls, *args: object, **options: object) -> object:
+            """Make one."""
+            try:
+                return super().__call__(*args, **options)
+            except TypeError as exc:
+                import difflib  # few programs need it  # noqa: PLC0415
+
+                known = cls.__struct_fields__
+                msg = f"{cls.__name__}: {exc}"
+                for name in options:
+                    if name not in known and repr(name) in msg:
+                        close = difflib.get_close_matches(name, known, 1, 0.7)
+                        msg += "".join(f"; did you mean {meant!r}?" for meant in close)
+                raise TypeError(msg) from None
+
+    class _Checked(msgspec.Struct, metaclass=_NamesItself):
+        """What a user makes."""
+
+
+class Handshake(_Checked, frozen=True, forbid_unknown_fields=False):
     """The exchange that a new worker must answer before it gets work, again after each restart.
 
     Args:
@@ -174,7 +231,7 @@ class Handshake(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
         return cls("initialize", params, None, timeout_s)
 
 
-class Probe(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
+class Probe(_Checked, frozen=True, forbid_unknown_fields=False):
     """How a pool finds out that a worker is ill: by its silence.
 
     A ready worker that has written nothing for ``every_s`` gets the request. If it writes nothing at
@@ -200,7 +257,7 @@ class Probe(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
         _check_message(self, "method", "params")
 
 
-class Retry(msgspec.Struct, frozen=True):
+class Retry(_Checked, frozen=True):
     """When a request is sent again.
 
     Only after a transport error, and only where that is safe: no byte of the request reached a
@@ -241,7 +298,7 @@ class Retry(msgspec.Struct, frozen=True):
         return full * (0.5 + 0.5 * random.random())  # only spreads load
 
 
-class Pool(msgspec.Struct, frozen=True):
+class Pool(_Checked, frozen=True):
     """A set of worker processes that run the same command.
 
     Args:
@@ -324,7 +381,6 @@ class Pool(msgspec.Struct, frozen=True):
         _check_types(self)
         if not self.id:
             raise _fail(self, "id", "must not be empty")
-        label = f"Pool({self.id!r})"
         _check_range(
             self,
             positive=("instances",),
@@ -340,20 +396,20 @@ class Pool(msgspec.Struct, frozen=True):
         head = [self.command] if isinstance(self.command, str) else list(self.command)
         argv = [*head, *self.args]
         if not argv or not argv[0]:
-            raise _fail(label, "command", "must not be empty")
+            raise _fail(self, "command", "must not be empty")
         if len(argv) == 1 and isinstance(self.command, str) and not os.path.exists(self.command):
             words = _shell_words(self.command)
             if len(words) > 1:
-                raise _fail(label, "command", f"is not split as a shell would; write {words!r}")
-        _check_chunks(label, self.chunks)
-        _check_session(label, self.session)
+                raise _fail(self, "command", f"is not split as a shell would; write {words!r}")
+        _check_chunks(self, self.chunks)
+        _check_session(self, self.session)
         if not all(map(_fits_system, argv)):
-            raise _fail(label, "command", "must not contain NUL or lone surrogates")
+            raise _fail(self, "command", "must not contain NUL or lone surrogates")
         if not _fits_system(self.cwd or ""):
-            raise _fail(label, "cwd", "must not contain NUL or lone surrogates")
+            raise _fail(self, "cwd", "must not contain NUL or lone surrogates")
         for name, value in self.env.items():
             if not name or "=" in name or not _fits_system(name + (value or "")):
-                raise _fail(label, "env", f"{name!r} is not a valid variable")
+                raise _fail(self, "env", f"{name!r} is not a valid variable")
         force_setattr(self, "command", tuple(argv))
         force_setattr(self, "args", ())
         self._check_options()
@@ -415,10 +471,10 @@ class Pool(msgspec.Struct, frozen=True):
 _SESSION_PATH = re.compile(r"params(\.[^.\s]+)+")
 
 
-def _check_session(label: str, path: str) -> None:
+def _check_session(pool: Pool, path: str) -> None:
     if path not in ("top", "acp") and not _SESSION_PATH.fullmatch(path):
         problem = "must be 'top', 'acp', or a path such as 'params.thread.id'"
-        raise _fail(label, "session", f"{problem}, not {path!r}")
+        raise _fail(pool, "session", f"{problem}, not {path!r}")
 
 
 _MCP = {"cancel": "mcp", "chunks": "mcp-progress"}
@@ -448,10 +504,10 @@ def _soft_and_hard(
     return soft, hard
 
 
-def _check_chunks(label: str, chunks: object) -> None:
+def _check_chunks(pool: Pool, chunks: object) -> None:
     if chunks not in CHUNK_PROFILES and not callable(chunks):
         names = ", ".join(map(repr, CHUNK_PROFILES))
-        raise _fail(label, "chunks", f"must be one of {names}, or a function")
+        raise _fail(pool, "chunks", f"must be one of {names}, or a function")
 
 
 def _without_paths(value: Any) -> Any:
@@ -487,7 +543,7 @@ _LIMIT_KEYS = {
 }
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True, rename=_LIMIT_KEYS):
+class Limits(_Checked, frozen=True, kw_only=True, rename=_LIMIT_KEYS):
     """Every bound of a bus, with its default.
 
     Args:
@@ -568,7 +624,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, rename=_LIMIT_KEYS):
         )
 
 
-class BusConfig(msgspec.Struct, frozen=True):
+class BusConfig(_Checked, frozen=True):
     """The pools of a bus and its limits; the content of a configuration file."""
 
     pools: Sequence[Pool]

@@ -120,20 +120,33 @@ class BusError(Exception):
 
 
 class InvalidArgumentError(BusError, ValueError):
-    """Wrong use, found before anything starts; the message names the field."""
+    """Wrong use, found before anything starts; the message names the field.
+
+    Attributes:
+        field: The argument, or the key of a configuration; None where there is none.
+    """
 
     field: str | None = None
 
 
 class UnknownPoolError(InvalidArgumentError):
-    """No pool has this name."""
+    """No pool has this name.
+
+    Attributes:
+        field: ``"pool"``.
+        pool: The name that no pool has.
+    """
 
     field: str | None = "pool"
     pool: str | None = None
 
 
 class NotSupportedError(BusError):
-    """This backend cannot do it; the message names the backend."""
+    """This backend cannot do it; the message names the backend.
+
+    Attributes:
+        backend: The backend; None where it is something else that cannot.
+    """
 
     backend: str | None = None
 
@@ -143,7 +156,13 @@ class InvalidStateError(BusError):
 
 
 class RequestTimeoutError(BusError, TimeoutError):
-    """The call's own ``timeout`` ran out before its answer came."""
+    """The call's own ``timeout`` ran out before its answer came.
+
+    Attributes:
+        method: Method of the request.
+        timeout_s: Seconds that it had.
+        sent: False guarantees that no byte of the request reached a worker.
+    """
 
     method: str | None = None
     pool: str | None = None
@@ -173,7 +192,12 @@ class PolicyDeniedError(RemoteError):
 
 
 class OverloadedError(BusError):
-    """A limit with policy "fail" is reached; ``limit`` names it."""
+    """A limit with policy "fail" is reached.
+
+    Attributes:
+        limit: Name of the limit.
+        sent: Always False: no byte of the request reached a worker.
+    """
 
     limit: str | None = None
     sent: bool = False
@@ -182,20 +206,28 @@ class OverloadedError(BusError):
 class TransportError(BusError):
     """The transport failed the call, not the handler.
 
-    ``sent=False`` guarantees that no byte of the request reached a worker.
+    Attributes:
+        sent: False guarantees that no byte of the request reached a worker.
     """
 
     sent: bool = True
 
 
 class BusStoppedError(TransportError, anyio.ClosedResourceError):
-    """The bus is shutting down: you stopped it."""
+    """The bus is shutting down: you stopped it.
+
+    Attributes:
+        sent: False guarantees that no byte of the request reached a worker.
+    """
 
 
 class ConnectionLostError(TransportError, anyio.BrokenResourceError):
     """The kernel is elsewhere, and cannot be reached (any more).
 
-    ``permanent`` says that this bus will not reach it again, or that trying anew is of no use.
+    Attributes:
+        reason: What became of it.
+        permanent: Whether this bus will not reach it again, or trying anew is of no use.
+        sent: False guarantees that no byte of the request reached a worker.
     """
 
     reason: str = ""
@@ -203,7 +235,21 @@ class ConnectionLostError(TransportError, anyio.BrokenResourceError):
 
 
 class WorkerStartError(TransportError, OSError):
-    """A worker did not come up: exec failed, it died at start, or its handshake failed."""
+    """A worker did not come up: exec failed, it died at start, or its handshake failed.
+
+    Attributes:
+        pool: The pool.
+        worker: Number of the worker.
+        pid: Its process; None where there was none.
+        phase: ``"spawn"`` (its command could not be executed), ``"start"`` (it ended before it did
+            anything) or ``"handshake"`` (it refused it, or did not answer in time).
+        errno: The system's error number, where it gave one.
+        exit_code: What it exited with; None where a signal killed it.
+        signal: What killed it; None where it exited.
+        stderr_tail: The last 4096 bytes of its stderr.
+        permanent: Whether another try cannot help.
+        sent: False guarantees that no byte of the request reached a worker.
+    """
 
     pool: str | None = None
     worker: int | None = None
@@ -217,7 +263,18 @@ class WorkerStartError(TransportError, OSError):
 
 
 class WorkerLostError(TransportError, anyio.BrokenResourceError):
-    """The worker exited, hung up, or was killed by us while the request was in flight."""
+    """The worker exited, hung up, or was killed by us while the request was in flight.
+
+    Attributes:
+        pool: The pool.
+        worker: Number of the worker.
+        pid: Its process; None where there was none.
+        exit_code: What it exited with; None where a signal killed it.
+        signal: What killed it; None where it exited.
+        reason: How it ended, in words.
+        stderr_tail: The last 4096 bytes of its stderr.
+        sent: False guarantees that no byte of the request reached a worker.
+    """
 
     pool: str | None = None
     worker: int | None = None
@@ -229,46 +286,85 @@ class WorkerLostError(TransportError, anyio.BrokenResourceError):
 
 
 class ScopeCancelledError(TransportError):
-    """The scope of the call was cancelled."""
+    """The scope of the call was cancelled.
+
+    Attributes:
+        reason: Why: what ``scope.cancel()`` was given, ``"deadline"`` or ``"scope closed"``.
+        sent: False guarantees that no byte of the request reached a worker.
+    """
 
     reason: str = ""
 
 
 class StreamOverflowError(TransportError):
-    """The reader of this stream was too slow."""
+    """The reader of this stream was too slow.
+
+    Attributes:
+        buffered_bytes: Bytes that had not been read.
+        sent: False guarantees that no byte of the request reached a worker.
+    """
 
     buffered_bytes: int | None = None
 
 
 class SessionLostError(TransportError):
-    """The worker that held this session's state is gone."""
+    """The worker that held this session's state is gone.
+
+    Attributes:
+        session: The session.
+        sent: False guarantees that no byte of the request reached a worker.
+    """
 
     session: str | None = None
 
 
 class PoolUnavailableError(TransportError):
-    """Every slot of the pool is parked; ``reason`` says why."""
+    """Every slot of the pool is parked, or a worker that was asked for is not there.
+
+    Attributes:
+        pool: The pool.
+        reason: Why, in words: what became of its last worker, for example.
+        sent: False guarantees that no byte of the request reached a worker.
+    """
 
     pool: str | None = None
     reason: str = ""
 
 
 class FrameTooLargeError(TransportError):
-    """A line is over ``max_frame_bytes``."""
+    """A line is over ``max_frame_bytes``.
+
+    Attributes:
+        limit_bytes: The limit.
+        sent: False guarantees that no byte of the request reached a worker.
+    """
 
     limit_bytes: int | None = None
 
 
 class ProtocolError(TransportError):
-    """The rules of NDJSON JSON-RPC 2.0 are broken."""
+    """The rules of NDJSON JSON-RPC 2.0 are broken.
+
+    Attributes:
+        sent: False guarantees that no byte of the request reached a worker.
+    """
 
 
 class LocalProtocolError(ProtocolError):
-    """We would break them."""
+    """We would break them.
+
+    Attributes:
+        sent: False guarantees that no byte of the request reached a worker.
+    """
 
 
 class RemoteProtocolError(ProtocolError):
-    """The worker broke them; ``line_prefix`` holds at most 200 bytes of its line."""
+    """The worker broke them.
+
+    Attributes:
+        line_prefix: At most 200 bytes of its line.
+        sent: False guarantees that no byte of the request reached a worker.
+    """
 
     line_prefix: bytes = b""
 

@@ -123,10 +123,51 @@ def test_a_pool_can_be_changed_and_comes_back_from_json_as_it_was() -> None:
     ],
 )
 def test_a_bad_field_of_a_pool_is_refused_by_name(field: str, value: Any) -> None:
-    with pytest.raises(InvalidArgumentError, match=rf"^Pool.*\.{field}: ") as caught:
+    with pytest.raises(InvalidArgumentError, match=rf"^Pool.*\.{field}(\[.+\])?: ") as caught:
         Pool(**{"id": "p", "command": ["worker"], field: value})
 
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"instances": 0}, "Pool('p').instances: must be greater than 0, not 0"),
+        ({"nice": 50}, "Pool('p').nice: must be within -40 and 40, not 50"),
+        (
+            {"balance": "random"},
+            "balance: must be one of 'least_busy', 'round_robin', not 'random'",
+        ),
+        ({"cancel": "lps"}, "cancel: must be one of 'lsp', 'mcp', 'acp', 'none', not 'lps'"),
+        ({"collect": "all"}, "collect: must be one of 'text', None, not 'all'"),
+        ({"ready": "soon"}, "ready: must be one of 'spawn', Handshake(...), not 'soon'"),
+        ({"env": {"B": "b", "A": 1}}, "Pool('p').env['A']: Expected `str | null`, got `int`"),
+        ({"env": {1: "a"}}, "Pool('p').env[1]: Expected `str`, got `int`"),
+    ],
+)
+def test_the_refusal_of_a_field_says_whose_it_is_and_what_is_possible(
+    options: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        Pool("p", "worker", **options)
+
+    assert str(caught.value).endswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda wrong: Pool("p", "x", instance=wrong), "Pool: .*'instance'.*mean 'instances'"),
+        (lambda wrong: Limits(max_pendin=wrong), "Limits: .*'max_pendin'.*mean 'max_pending'"),
+        (lambda wrong: Pool("p", "x", timeout=wrong), "Pool: .*'timeout'$"),
+        (lambda _: Pool("p"), "Pool: Missing required argument 'command'"),
+    ],
+)
+def test_an_argument_that_is_none_is_refused_by_class_with_what_was_meant(
+    make: Any, problem: str
+) -> None:
+    with pytest.raises(TypeError, match=rf"^{problem}"):
+        make(1)
 
 
 def test_a_command_line_is_not_split_and_the_error_shows_how_to_write_it() -> None:

@@ -142,6 +142,15 @@ def test_a_fact_that_an_error_does_not_have_is_a_type_error() -> None:
         SessionLostError("m", pid=7)
 
 
+@pytest.mark.parametrize(
+    "cls", dict.fromkeys(type(error) for error, _ in WITH_FACTS), ids=lambda cls: cls.__name__
+)
+def test_help_of_an_error_names_each_of_its_facts(cls: type[BusError]) -> None:
+    told = RemoteError if issubclass(cls, RemoteError) else cls
+    for fact in cls._fact_names:
+        assert f"    {fact}: " in (told.__doc__ or "")
+
+
 def test_an_error_without_a_sentence_has_an_empty_one() -> None:
     emptied = BusError("m")
     emptied.args = ()

@@ -605,3 +605,12 @@ def test_a_forked_child_is_refused_and_leaves_the_block_at_once(loop: str) -> No
                 os._exit(code)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert bus.request("echo", ["here"]) == ["here"]
+
+
+def test_a_blocking_bus_that_was_not_entered_says_how_it_is_used() -> None:
+    bus: Any = open_bus_sync(scripted())
+
+    with pytest.raises(
+        AttributeError, match=r"use `with open_bus_sync\(\.\.\.\) as bus:`.*'request'"
+    ):
+        bus.request("echo")

@@ -133,6 +133,8 @@ def _refusal(link: Link, message: Message) -> ConnectionLostError | NotSupported
     text = f"{link.name} refuses: {error.message}"
     # Without our id it is not about what we have said: it took us too long to say it.
     final = error.data.reason == UNAUTHORIZED and isinstance(message.id, str)
+    if final and link.token is None:
+        text = f"{link.name} asks for a token: Connect(token=...)"
     return ConnectionLostError(text, reason=error.message, sent=False, permanent=final)
 
 

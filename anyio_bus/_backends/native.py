@@ -84,6 +84,7 @@ BOUND_BYTES = 128  # an address with its port
 ROW_BYTES = len('{"jsonrpc":"2.0","id":,"method":,"params":}')  # of a frame, besides what fills it
 _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
 _EVENTS = {logging.WARNING: "worker_died", logging.ERROR: "worker_parked"}
+LOG_STRAY = 1  # ABK_LOG_STRAY
 _ONLY: dict[int, Any] = {1: "answers", 2: "calls"}
 _STATES = tuple(State)  # in the order of the kernel's own
 _GONE = Failure(
@@ -375,7 +376,8 @@ class NativeKernel:
 
     def _take_log(self, event: Any, _events: list[KernelEvent]) -> None:
         level = _LEVELS[event.a]
-        extra: dict[str, Any] = {"event": _EVENTS.get(level, "kernel")}
+        name = "stray_answer" if event.b == LOG_STRAY else _EVENTS.get(level, "kernel")
+        extra: dict[str, Any] = {"event": name}
         if event.worker >= 0:
             extra |= {"pool": self._where(event), "worker": event.worker}
         logger.log(level, "%s", _text(_copy(event.text, event.text_len)), extra=extra)

@@ -99,4 +99,6 @@ def _no_such(what: str, name: str) -> InvalidArgumentError:
             f"{what}: there are 'auto', 'native', 'python', 'subprocess', Subprocess(...), "
             "Native(...), Connect(...), Docker(...) and Memory(...)"
         )
+        if name.startswith(("unix://", "tcp://")):
+            msg += f"; for a daemon: Connect({name!r})"
     return InvalidArgumentError(msg, field="backend")

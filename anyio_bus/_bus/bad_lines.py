@@ -18,6 +18,7 @@ __all__ = ("BadLines",)
 
 logger = logging.getLogger("anyio_bus")
 
+HINT = "; a worker logs to stderr, stdout is for messages"
 KEPT_LINES = 64  # of 200 bytes each: enough to see a pattern
 
 
@@ -32,6 +33,7 @@ class BadLines:
         self._ring: deque[BadLineInfo] = deque(maxlen=KEPT_LINES)
         self._throttles = Throttles(LOG_BURST, LOG_WINDOW_S)
         self._now = loop.now
+        self._hint = HINT  # once is enough
 
     def take(self, event: LineBad) -> None:
         """Keep one, and log it."""
@@ -49,8 +51,9 @@ class BadLines:
         if note is not None:
             where = f"{event.pool}/{event.worker}"
             extra = {"event": "bad_line", "pool": event.pool, "worker": event.worker}
-            text = "%s: bad line (%s): %r%s"
-            logger.warning(text, where, line.reason, line.prefix, note, extra=extra)
+            text = "%s: bad line (%s): %r%s%s"
+            hint, self._hint = self._hint, ""
+            logger.warning(text, where, line.reason, line.prefix, note, hint, extra=extra)
 
     def recent(self) -> list[BadLineInfo]:
         """Return those that are kept, the oldest first."""

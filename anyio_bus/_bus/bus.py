@@ -20,6 +20,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from anyio_bus._backends.select import open_backend
 from anyio_bus._bus.bad_lines import BadLines
+from anyio_bus._bus.blocks import entered_as
 from anyio_bus._bus.calls import (
     Batch,
     Call,
@@ -393,6 +394,7 @@ class Bus:
 
     # -- streams ------------------------------------------------------------------------------
 
+    @entered_as("async with bus.stream(...) as stream:")
     @asynccontextmanager
     async def stream(
         self,
@@ -512,6 +514,7 @@ class Bus:
         finally:
             await anyio.aclose_forcefully(send_stream)  # type: ignore[arg-type]  # noqa: ASYNC102
 
+    @entered_as("async with bus.map(...) as results:")
     @asynccontextmanager
     async def map(
         self,
@@ -588,6 +591,7 @@ class Bus:
 
     # -- notifications ------------------------------------------------------------------------
 
+    @entered_as("async with bus.subscribe(...) as notifications:")
     @asynccontextmanager
     async def subscribe(
         self,
@@ -861,6 +865,7 @@ class Bus:
         msg = f"there is no pool {pool!r}: this bus has {names}"
         raise UnknownPoolError(msg, pool=pool, field="pool")
 
+    @entered_as("async with bus.session(...) as session:")
     @asynccontextmanager
     async def session(
         self,
@@ -993,6 +998,7 @@ class Bus:
         """The root scope, in which every call is, or in one of its children."""
         return self._calls.root
 
+    @entered_as("async with bus.open_scope(...) as scope:")
     @asynccontextmanager
     async def open_scope(
         self, *, name: str = "scope", deadline: float | None = None, parent: Scope | None = None
@@ -1207,6 +1213,7 @@ class Bus:
 
     # -- tracing ------------------------------------------------------------------------------
 
+    @entered_as("async with bus.tap(...) as frames:")
     @asynccontextmanager
     async def tap(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import anyio
 import anyio.lowlevel
 
 from anyio_bus._backends.select import closed_on_error, reach
+from anyio_bus._bus.blocks import entered_as
 from anyio_bus._bus.bus import Bus
 from anyio_bus._bus.calls import check_seconds, check_timeout
 from anyio_bus._bus.forks import abandon_in_fork
@@ -38,8 +39,7 @@ def _config(
         pools = ()
     for pool in pools:
         if not isinstance(pool, Pool):
-            msg = f"open_bus() takes Pool objects, not {type(pool).__name__}"
-            raise InvalidArgumentError(msg, field="pools")
+            raise _no_pool(pool)
     if pools and config is not None:
         msg = "open_bus() takes pools or config=, not both"
         raise InvalidArgumentError(msg, field="config")
@@ -55,6 +55,13 @@ def _config(
         msg = f"config= takes a BusConfig, a mapping or a path, not {type(config).__name__}"
         raise InvalidArgumentError(msg, field="config")
     return config if limits is None else BusConfig(config.pools, limits)
+
+
+def _no_pool(given: object) -> InvalidArgumentError:
+    msg = f"open_bus() takes Pool objects, not {type(given).__name__}"
+    if isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping):
+        msg += "; write open_bus(*pools)"
+    return InvalidArgumentError(msg, field="pools")
 
 
 async def _reach(
@@ -88,6 +95,7 @@ def _furnish(
         raise
 
 
+@entered_as("async with open_bus(...) as bus:")
 @asynccontextmanager
 async def open_bus(
     *pools: Pool | BusConfig,

@@ -84,6 +84,7 @@ class Incarnation:
         self.stderr = StderrRing(limits.stderr_tail_bytes)
         self._stderr_log = StderrLog(lane.pool.config.id, lane.worker)
         self.spoke = False  # it wrote a line that is a message
+        self.strayed = False  # it answered what it was not asked
         self.has_read = False  # some of its input; known from its end on
         self.generation = 0  # which of its slot's processes it is
         self.up = False  # its exec succeeded and its handshake was answered

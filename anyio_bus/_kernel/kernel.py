@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 __all__ = ("Kernel",)
 
+logger = logging.getLogger("anyio_bus.kernel")
+
+STRAY_ID_CHARACTERS = 100
 _ALIVE = frozenset(
     {State.STARTING, State.READY, State.DRAINING, State.STOPPING, State.BACKOFF, State.VACANT}
 )
@@ -88,6 +92,7 @@ class Kernel:
         self.router = Router(config.pools, config.limits)
         self.router.on_spent = self._spent
         self.router.on_moved = self._moved
+        self.router.on_stray = self._note_stray
         self.loop = current_loop()
         self.stop_ladder: Ladder | None = None
         self._pools = {pool.id: pool for pool in config.pools}
@@ -354,14 +359,27 @@ class Kernel:
         key = self.router.blame(lane, None if line.id is UNSET else line.id)
         if key is not None and self.router.settle(lane, key):
             who = f"worker {lane.worker} of pool {lane.pool.config.id!r}"
+            limit = f"max_frame_bytes={self.limits.max_frame_bytes}"
             failure = Failure(
                 code=KernelCode.FRAME_TOO_LARGE,
-                message=f"{who} answered with a {line.reason}",
+                message=f"{who} answered with a line of {line.size} bytes, over {limit}",
                 pool=lane.pool.config.id,
                 worker=lane.worker,
                 limit_bytes=self.limits.max_frame_bytes,
             )
             events.append(Failed(key, failure))
+
+    def _note_stray(self, lane: Lane, key: RequestId) -> None:
+        """Tell of the first answer of a process that is to nothing which it was asked."""
+        inc = self._running.get(lane)
+        if inc is None or inc.strayed:
+            return
+        inc.strayed = True
+        pool, worker = lane.pool.config.id, lane.worker
+        shown = msgspec.json.encode(key).decode()[:STRAY_ID_CHARACTERS]
+        extra = {"event": "stray_answer", "pool": pool, "worker": worker}
+        text = "worker %s/%s answered id %s, which it was not asked with, or long ago"
+        logger.warning(text, pool, worker, shown, extra=extra)
 
     # -- called by slots ----------------------------------------------------------------------
 

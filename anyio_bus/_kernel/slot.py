@@ -359,11 +359,10 @@ class Slot:
             self._wake_at = float("inf") if decision.retry_s is None else now + decision.retry_s
             self.life.fire(Event.GIVE_UP)
             logger.error(
-                "worker %s/%s is parked: %s: %s",
+                "worker %s/%s is parked: %s",
                 self.pool.id,
                 self.worker,
-                decision.reason,
-                failure.message,
+                _why_parked(self.failure),
                 extra={"event": "worker_parked", "pool": self.pool.id, "worker": self.worker},
             )
             self._end_lease(self.failure)
@@ -433,7 +432,8 @@ class Slot:
         phase = None if started or self._asked else "start"
         if inc.handshake_error is not None:
             phase = "handshake"
-        how = f"{inc.hung_up} and was ended" if inc.hung_up else _how(inc.exit)
+        ended = "; it was ended" if inc.handshake_error else " and was ended"
+        how = f"{inc.hung_up}{ended}" if inc.hung_up else _how(inc.exit)
         if self._fault:
             how = f"{self._fault} and was killed"
         tail = inc.stderr.tail(ERROR_TAIL_BYTES)
@@ -442,6 +442,8 @@ class Slot:
         if phase == "start":
             plain = self.pool.ready == "spawn"
             text += " before its first line" if plain else " before its handshake was answered"
+            if inc.hung_up is None and inc.exit.exit_code == 0 and _is_python(self.pool.argv[0]):
+                text += "; does it call worker.run()?"
         return msgspec.structs.replace(
             base,
             code=KernelCode.WORKER_LOST if phase is None else KernelCode.NO_WORKER,
@@ -481,7 +483,7 @@ class Slot:
             queued_bytes=inc.lane.outbox.size if inc is not None else 0,
             restarts=max(0, self.generation - 1),
             uptime_s=self._kernel.loop.now() - inc.born if inc is not None else 0.0,
-            reason=f"{failure.reason}: {failure.message}" if parked else failure.message,
+            reason=_why_parked(failure) if parked else failure.message,
             stderr_tail=inc.stderr.tail() if inc is not None else failure.stderr_tail,
             held=self.held,
             lease=self.lease.session if self.lease is not None else None,
@@ -504,6 +506,18 @@ class Slot:
             "stderr_bytes": inc.stderr.total,
             "rss_bytes": resident_bytes(pid) if asked and pid is not None else None,
         }
+
+
+def _why_parked(failure: Failure) -> str:
+    if failure.permanent:  # says already that it cannot be started
+        return failure.message
+    return f"{failure.reason}: {failure.message}"
+
+
+def _is_python(program: str) -> bool:
+    """Tell whether a program may well be a worker written in Python."""
+    name = program.rpartition("/")[2]
+    return "python" in name or name.endswith(".py")
 
 
 def _how(exit_: Exit) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from itertools import repeat
 from types import NoneType
@@ -63,7 +63,9 @@ _encode_lines = _encoder.encode_lines
 
 _PLAIN = frozenset({str, int, bool, NoneType})  # their JSON has neither newline nor a lost NaN
 _LONG_BYTES = 4096
+_DEEPEST = 100  # that a path to a fault is followed
 _SHORT_LINE_BYTES = 256  # on average; then two passes over a block beat a search per line
+_UNENCODABLE = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
 BAD_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -177,8 +179,9 @@ def encode_value(value: object, what: str) -> bytes:
     """
     try:
         raw = _encode(value)
-    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as exc:
-        msg = f"{what} cannot be encoded as JSON: {exc}"
+    except _UNENCODABLE as exc:
+        where = "" if isinstance(exc, RecursionError) else _path_to_fault(value)
+        msg = f"{what} cannot be encoded as JSON: {exc}{where and f' (at {what}{where})'}"
         raise InvalidArgumentError(msg, field=what) from exc
     if b"null" in raw and _holds_non_finite(value):  # which msgspec writes as null
         msg = f"{what} cannot be encoded as JSON, which has neither NaN nor infinity"
@@ -186,6 +189,35 @@ def encode_value(value: object, what: str) -> bytes:
     if b"\n" in raw:  # only prepared JSON can hold one, and only between tokens
         raw = raw.replace(b"\n", b" ")
     return raw
+
+
+def _path_to_fault(value: object) -> str:
+    """Find the innermost part of a value that cannot be encoded; an empty path is the value itself."""
+    path = ""
+    for _ in range(_DEEPEST):
+        parts: Iterable[tuple[object, object]] = ()
+        if isinstance(value, dict):
+            parts = value.items()
+        elif isinstance(value, list | tuple):
+            parts = enumerate(value)
+        elif isinstance(value, msgspec.Struct):
+            parts = msgspec.structs.asdict(value).items()
+        for key, part in parts:
+            if not _can_be_encoded(part):
+                path += f"[{key!r}]"
+                value = part
+                break
+        else:
+            break
+    return path
+
+
+def _can_be_encoded(value: object) -> bool:
+    try:
+        _encode(value)
+    except _UNENCODABLE:
+        return False
+    return True
 
 
 def _holds_non_finite(value: object) -> bool:

@@ -43,6 +43,10 @@ def _nothing(_lane: Lane) -> None:
     return
 
 
+def _stray(_lane: Lane, _key: RequestId) -> None:
+    return
+
+
 def _moved(_session: str, _lane: Lane) -> None:
     return
 
@@ -248,6 +252,7 @@ class Router:
         self._tombstones: set[RequestId] = set()  # ids of cancelled ones that still hold a slot
         self.sessions = SessionTable(limits.max_sessions)
         self.on_spent: Callable[[Lane], None] = _nothing  # it was given max_requests
+        self.on_stray: Callable[[Lane, RequestId], None] = _stray  # it answered what is unknown
         self.on_moved: Callable[[str, Lane], None] = _moved  # a session has left this lane
         self.late_answers = 0
         self.stray_answers = 0
@@ -428,6 +433,7 @@ class Router:
         entry = lane.entries.pop(key, None)
         if entry is None:
             self.stray_answers += 1
+            self.on_stray(lane, key)
             return False
         late = entry.step is Step.TOMBSTONE
         entry.step = Step.GONE

@@ -52,10 +52,17 @@ def _dispatch(arguments: Arguments) -> int:
     try:
         code: int = command.execute(arguments)
     except InvalidArgumentError as exc:
-        return _fail(str(exc), WRONG_USE)
+        return _fail(_as_options(str(exc)), WRONG_USE)
     except BusError as exc:
-        return _fail(str(exc), FAILED)
+        return _fail(_as_options(str(exc)), FAILED)
     return code
+
+
+def _as_options(text: str) -> str:
+    """Name the option where an error of the library shows what to write in Python."""
+    text = text.replace("Connect(token=...)", "--token-file PATH")
+    before, in_python, _ = text.partition("give open_bus() a pool")
+    return before + "give --config FILE" if in_python else text
 
 
 def _run_worker(arguments: Arguments) -> int:

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, final, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias, TypeVar, final, overload
 
 import anyio
 from msgspec import UNSET, UnsetType
@@ -132,6 +132,13 @@ class open_bus_sync:  # used like the function whose counterpart it is
         self._bus = SyncBus._create(self._runner)
         self._runner.start()
         return self._bus
+
+    if not TYPE_CHECKING:  # to whom everything would be there
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """Say how it is used to whoever takes it for the bus."""
+            msg = f"use `with open_bus_sync(...) as bus:`; it is the bus that may have {name!r}"
+            raise AttributeError(msg, name=name, obj=self)
 
     def _opening(self) -> AbstractAsyncContextManager[Bus]:
         handlers = self._handlers

@@ -184,6 +184,7 @@ static void take_state(abkd_report *report, const abk_event *event)
 static void take_log(abkd_report *report, const abk_event *event)
 {
     const char *name = event->worker < 0             ? "kernel"
+                       : event->b == ABK_LOG_STRAY   ? "stray_answer"
                        : event->a == ABK_LOG_ERROR   ? "worker_parked"
                        : event->a == ABK_LOG_WARNING ? "worker_died"
                                                      : "worker";

@@ -252,7 +252,7 @@ enum {
     /* A client came (a = 1) or left (a = 0); that of abk_serve() ended its input (a = 3), and then
      * has nothing pending any more (a = 2). count: its number; b: 1 for that of abk_serve(). text: its peer, or why it left. */
     ABK_EV_CLIENT,
-    ABK_EV_LOG,  /* a: ABK_LOG_...; text: one line */
+    ABK_EV_LOG,  /* a: ABK_LOG_...; b: ABK_LOG_STRAY for an answer to nothing; text: one line */
     ABK_EV_FRAME, /* a tapped frame; text: the params of bus/frame as JSON (docs/design/kernel.md) */
     ABK_EV_WAKE,  /* an fd of abk_watch_fd() is readable. a: the fd */
     /* A run of answers of one worker that are nothing but an id and a result, to requests of the host with
@@ -270,6 +270,7 @@ enum {
 #define ABK_CHUNK_START "{\"jsonrpc\":\"2.0\",\"method\":\"chunk\",\"params\":"
 #define ABK_CHUNK_END "}"
 enum { ABK_LOG_DEBUG, ABK_LOG_INFO, ABK_LOG_WARNING, ABK_LOG_ERROR };
+enum { ABK_LOG_STRAY = 1 };
 
 typedef struct abk_event {
     int type;

@@ -199,8 +199,9 @@ static void oversize(run *self, const abk_line *line)
     snprintf(reason, sizeof reason, "line of %llu bytes is over max_frame_bytes=%u",
              (unsigned long long)line->size, most);
     abk_failure failure;
-    abk_failure_init(&failure, ABK_CODE_FRAME_TOO_LARGE, NULL, "worker %d of pool '%s' answered with a %s",
-                     lane->slot->worker, lane->pool->config->id, reason);
+    abk_failure_init(&failure, ABK_CODE_FRAME_TOO_LARGE, NULL,
+                     "worker %d of pool '%s' answered with a line of %llu bytes, over max_frame_bytes=%u",
+                     lane->slot->worker, lane->pool->config->id, (unsigned long long)line->size, most);
     bad(self, line->at, line->len, line->size, reason);
     bool none = false;
     const abk_value id =
@@ -252,6 +253,22 @@ static bool is_result(const abk_message *answer)
     return answer->error.kind == ABK_ABSENT && answer->session.kind == ABK_ABSENT;
 }
 
+/* Tell of the first answer of a process that is to nothing which it was asked. */
+static void note_stray(abk_process *process, const abk_value *id)
+{
+    const abk_slot *slot = process->slot;
+    if (process->strayed)
+        return;
+    process->strayed = true;
+    const abk_text raw = abk_value_raw(id);
+    abk_event *event =
+        abk_log(slot->bus, ABK_LOG_WARNING, slot,
+                "worker %s/%d answered id %.*s, which it was not asked with, or long ago",
+                slot->pool->config->id, slot->worker, (int)(raw.len < 100 ? raw.len : 100), raw.at);
+    if (event != NULL)
+        event->b = ABK_LOG_STRAY;
+}
+
 static void take_answer(run *self, const abk_message *message, abk_text line)
 {
     abk_lane *lane = self->process->lane;
@@ -261,6 +278,7 @@ static void take_answer(run *self, const abk_message *message, abk_text line)
         flush(self);
         if (entry == NULL) {
             bus->counts.stray_answers++;
+            note_stray(self->process, &message->id);
         } else {
             bus->counts.late_answers++;
             abk_router_finish(bus, entry);

@@ -226,6 +226,7 @@ typedef struct abk_process { /* one incarnation */
     int open_outputs;
     int exit_code, killed_by;
     bool spoke, has_read, up, exited, closing, paused, in_full;
+    bool strayed; /* it answered what it was not asked, and that was told */
     bool wide_in, wide_out; /* its pipes were asked to hold more */
     bool told_bad; /* the host was told of bad lines: it is read less at once until much is good */
     bool polled; /* no fd tells of its end */
@@ -416,7 +417,7 @@ abk_event *abk_tell(abk_bus *bus, int type, const abk_slot *slot);
 void abk_tell_data(abk_bus *bus, const char *at, size_t len); /* of the last event, copied */
 void abk_tell_text(abk_bus *bus, const char *at, size_t len);
 void abk_tell_failure(abk_bus *bus, const abk_failure *failure, bool sent);
-void abk_log(abk_bus *bus, int level, const abk_slot *slot, const char *format, ...)
+abk_event *abk_log(abk_bus *bus, int level, const abk_slot *slot, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 void abk_tell_worker(abk_slot *slot);
 

@@ -90,7 +90,8 @@ static void say_how(const abk_slot *slot, const abk_process *process, char *how,
     if (slot->fault[0] != '\0')
         snprintf(how, len, "%s and was killed", slot->fault);
     else if (process->hung_up[0] != '\0')
-        snprintf(how, len, "%s and was ended", process->hung_up);
+        snprintf(how, len, "%s%s", process->hung_up,
+                 process->shake_error[0] != '\0' ? "; it was ended" : " and was ended");
     else if (process->killed_by > 0) {
         const char *name = signal_name(process->killed_by);
         if (name != NULL)
@@ -101,6 +102,17 @@ static void say_how(const abk_slot *slot, const abk_process *process, char *how,
         snprintf(how, len, "exited with code %d", process->exit_code);
     else
         snprintf(how, len, "is gone");
+}
+
+/* Whether it may well be a worker written in Python, which has left without a word. */
+static bool left_unsaid(const abk_slot *slot, const abk_process *process)
+{
+    const char *program = slot->pool->config->argv[0];
+    const char *slash = strrchr(program, '/');
+    const char *name = slash != NULL ? slash + 1 : program;
+    const size_t len = strlen(name);
+    return process->hung_up[0] == '\0' && slot->fault[0] == '\0' && process->exit_code == 0 &&
+           (strstr(name, "python") != NULL || (len >= 3 && strcmp(name + len - 3, ".py") == 0));
 }
 
 /* The last line of what stands in a tail of stderr, at most 200 bytes of it. */
@@ -153,9 +165,10 @@ static void describe(const abk_slot *slot, const abk_process *process, const abk
         const abk_text last = last_line(tail, len);
         const bool start = phase != NULL && phase[0] == 's';
         abk_failure_init(failure, phase == NULL ? ABK_CODE_WORKER_LOST : ABK_CODE_NO_WORKER, NULL,
-                         "worker %d of pool '%s' (pid %d) %s%s%s%.*s", slot->worker,
+                         "worker %d of pool '%s' (pid %d) %s%s%s%s%.*s", slot->worker,
                          slot->pool->config->id, (int)process->child.pid, how,
                          !start ? "" : plain ? " before its first line" : " before its handshake was answered",
+                         start && left_unsaid(slot, process) ? "; does it call worker.run()?" : "",
                          last.len > 0 ? "; last on stderr: " : "", (int)last.len, last.at);
         snprintf(failure->reason, sizeof failure->reason, "%.255s", how);
         failure->phase = phase;
@@ -179,8 +192,10 @@ static void park(abk_slot *slot, const abk_verdict *verdict, const abk_failure *
     }
     slot->wake_at = verdict->wait_ns == ABK_NEVER ? ABK_NEVER : bus->now + verdict->wait_ns;
     abk_life_fire(&slot->life, ABK_E_GIVE_UP);
-    abk_log(bus, ABK_LOG_ERROR, slot, "worker %s/%d is parked: %s: %s", slot->pool->config->id,
-            slot->worker, verdict->reason, slot->failure == NULL ? "" : slot->failure->message);
+    const bool said = slot->failure != NULL && slot->failure->permanent; /* that it cannot be started */
+    abk_log(bus, ABK_LOG_ERROR, slot, "worker %s/%d is parked: %s%s%s", slot->pool->config->id,
+            slot->worker, said ? "" : verdict->reason, said ? "" : ": ",
+            slot->failure == NULL ? "" : slot->failure->message);
     abk_slot_end_lease(slot, why);
     abk_slot_hope(slot->pool, why);
 }

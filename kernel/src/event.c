@@ -66,7 +66,7 @@ void abk_tell_failure(abk_bus *bus, const abk_failure *failure, bool sent)
         abk_tell_text(bus, abk_buf_at(out), abk_buf_len(out));
 }
 
-void abk_log(abk_bus *bus, int level, const abk_slot *slot, const char *format, ...)
+abk_event *abk_log(abk_bus *bus, int level, const abk_slot *slot, const char *format, ...)
 {
     char text[1024];
     va_list arguments;
@@ -75,9 +75,10 @@ void abk_log(abk_bus *bus, int level, const abk_slot *slot, const char *format, 
     va_end(arguments);
     abk_event *event = abk_tell(bus, ABK_EV_LOG, slot);
     if (event == NULL || len < 0)
-        return;
+        return NULL;
     event->a = level;
     abk_tell_text(bus, text, (size_t)len < sizeof text ? (size_t)len : sizeof text - 1);
+    return event;
 }
 
 void abk_tell_worker(abk_slot *slot)

@@ -7,7 +7,7 @@ static void write_reason(const abk_slot *slot, abk_buf *out)
 {
     char text[sizeof slot->failure->reason + sizeof slot->failure->message + 4] = "";
     const abk_failure *failure = slot->failure;
-    if (failure != NULL && slot->life.state == ABK_S_PARKED)
+    if (failure != NULL && slot->life.state == ABK_S_PARKED && !failure->permanent)
         snprintf(text, sizeof text, "%s: %s", failure->reason, failure->message);
     else if (failure != NULL)
         snprintf(text, sizeof text, "%s", failure->message);

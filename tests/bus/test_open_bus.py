@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from anyio_bus import (
@@ -154,6 +155,11 @@ WRONG: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
         "limits",
     ),
     "an unknown backend": ((scripted(),), {"backend": "nativ"}, "backend='nativ'.*python"),
+    "the URL of a daemon": (
+        (scripted(),),
+        {"backend": "unix:///x"},
+        r"; for a daemon: Connect\('unix:///x'\)$",
+    ),
     "memory without workers": ((scripted(),), {"backend": "memory"}, "Memory"),
     "no backend": ((scripted(),), {"backend": None}, "backend"),
     "a pool without a memory worker": (
@@ -215,3 +221,50 @@ def test_bus_cannot_be_constructed() -> None:
 async def test_pools_that_share_a_command_are_two_pools() -> None:
     async with open_bus(Pool("a", ARGV), Pool("b", ARGV)) as bus:
         assert await bus.request("pid", pool="a") != await bus.request("pid", pool="b")
+
+
+def test_a_list_of_pools_is_refused_with_how_to_give_it() -> None:
+    with pytest.raises(InvalidArgumentError, match=r"not list; write open_bus\(\*pools\)$"):
+        anyio.run(serves, "w", [scripted()])
+    with pytest.raises(InvalidArgumentError, match=r"not str$"):
+        anyio.run(serves, "w", "config.json")
+
+
+# -- used without `async with` ---------------------------------------------------------------------
+
+USAGE = r"use `async with open_bus\(\.\.\.\) as bus:`"
+
+
+def test_a_bus_that_was_not_entered_says_how_it_is_used() -> None:
+    bus: Any = open_bus(scripted())
+
+    with pytest.raises(AttributeError, match=USAGE + ".*'request'"):
+        bus.request("echo")
+    assert not hasattr(bus, "workers")
+
+
+async def test_a_bus_cannot_be_awaited_nor_opened_without_async() -> None:
+    bus: Any = open_bus(scripted())
+
+    with pytest.raises(TypeError, match=USAGE):
+        await bus
+    with pytest.raises(TypeError, match=USAGE):
+        with bus:
+            pass
+
+
+async def test_what_a_bus_opens_says_how_it_is_used() -> None:
+    async with open_bus(scripted(), timeout=5) as bus:
+        stream: Any = bus.stream("echo")
+        with pytest.raises(TypeError, match=r"use `async with bus\.stream\(\.\.\.\) as stream:`"):
+            async for _ in stream:
+                pass
+        for block, name in (
+            (bus.map("echo", []), "map"),
+            (bus.subscribe(), "subscribe"),
+            (bus.session(), "session"),
+            (bus.open_scope(), "open_scope"),
+            (bus.tap(), "tap"),
+        ):
+            with pytest.raises(TypeError, match=rf"use `async with bus\.{name}\(\.\.\.\) as "):
+                await block  # type: ignore[misc]

@@ -437,7 +437,7 @@ async def test_the_right_token_lets_in(guarded: str) -> None:
     [
         ("secret", "refuses: the token is wrong"),
         ("", "refuses: the token is wrong"),
-        (None, "refuses: the first message must be bus/auth with the token"),
+        (None, "asks for a token: Connect(token=...)"),
     ],
 )
 async def test_without_the_right_token_nobody_gets_in(

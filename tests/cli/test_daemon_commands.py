@@ -86,6 +86,8 @@ def test_serve_says_what_is_wrong(folder: Path) -> None:
     assert "--unix PATH" in done.stderr
     done = cli("serve", "--unix", "s", cwd=folder)
     assert done.returncode == 2
+    assert done.stderr.endswith("; give --config FILE\n")
+    assert "open_bus" not in done.stderr
     environment = {**os.environ, "ANYIO_BUSD": "/no/such"}
     config = write_config(folder, echo={})
     done = cli("serve", "--config", config, "--unix", f"{folder}/s", env=environment)
@@ -107,6 +109,29 @@ def test_top_shows_each_worker(served: subprocess.Popen[bytes], folder: Path) ->
     assert [row.split()[:3] for row in rows] == [["echo", "0", "ready"], ["echo", "1", "ready"]]
     assert sum(int(row.split()[6]) for row in rows) == 1  # served
     assert served.poll() is None
+
+
+@pytest.mark.parametrize("command", ["top", "tail"])
+def test_daemon_that_asks_for_a_token_is_told_of_with_the_option(
+    folder: Path, command: str
+) -> None:
+    (folder / "token").write_text("secret")
+    config = write_config(folder, echo={})
+    places = "--tcp=127.0.0.1:0", f"--token-file={folder}/token"
+    with running("serve", "--config", config, *places) as process:
+        assert process.stderr is not None
+        log = b""
+        while b" ready: " not in log:
+            assert process.poll() is None
+            log += process.stderr.readline()
+        port = re.findall(rb"127\.0\.0\.1:(\d+)", log)[0].decode()
+
+        done = cli(command, f"tcp://127.0.0.1:{port}")
+
+        assert done.returncode == 1
+        assert done.stderr.endswith(" asks for a token: --token-file PATH\n")
+        interrupt(process)
+        finish(process)
 
 
 def test_top_goes_on_until_ctrl_c(served: subprocess.Popen[bytes], folder: Path) -> None:

@@ -573,6 +573,45 @@ def test_prepared_params_must_be_one_object_or_array(raw: bytes) -> None:
         encode_request(1, "m", Raw(raw))
 
 
+class Held(msgspec.Struct):
+    part: object
+
+
+@pytest.mark.parametrize(
+    ("params", "where"),
+    [
+        ({"a": [1, {"b": object()}]}, " (at params['a'][1]['b'])"),
+        ({"ok": 1, "a": Held((object(),))}, " (at params['a']['part'][0])"),
+        ({"a": {(1, 2): 3}}, " (at params['a'])"),
+        ({"a": {1, object()}}, " (at params['a'])"),
+        ({(1, 2): 3}, "supported"),
+        (object(), "unsupported"),
+    ],
+)
+def test_refusal_of_params_says_where_in_them_the_fault_is(params: object, where: str) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        encode_request(1, "m", params)
+
+    assert str(caught.value).endswith(where)
+    assert caught.value.field == "params"
+
+
+def test_path_to_a_fault_is_followed_to_a_bounded_depth() -> None:
+    nest: object = object()
+    for _ in range(150):
+        nest = [nest]
+
+    with pytest.raises(InvalidArgumentError, match=r"\(at params(\[0\]){100}\)$"):
+        encode_request(1, "m", nest)
+
+
+def test_params_that_hold_themselves_have_no_place_where_the_fault_is() -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        encode_request(1, "m", endless())
+
+    assert " (at " not in str(caught.value)
+
+
 @pytest.mark.parametrize("method", [5, None, b"m", ["m"]])
 @pytest.mark.parametrize("encode", [partial(encode_request, 1), encode_notification])
 def test_a_method_must_be_text(encode: Callable[..., bytes], method: Any) -> None:
