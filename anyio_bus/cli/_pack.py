@@ -24,8 +24,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+import anyio.from_thread
 import anyio.lowlevel
-from anyio import from_thread, to_thread
+import anyio.to_thread
 
 from anyio_bus.cli._exits import OK, WRONG_USE, CommandError
 from anyio_bus.cli._loop import run_in_loop
@@ -377,7 +378,7 @@ class _File(io.FileIO):
     """A file that is read in a thread of anyio's until its task is cancelled: some are large."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        from_thread.check_cancelled()
+        anyio.from_thread.check_cancelled()
         return super().read(size)
 
 
@@ -387,7 +388,7 @@ async def write_archive(path: Path, files: list[Member]) -> None:
     Raises:
         CommandError: ``SOURCE_DATE_EPOCH`` is no time.
     """
-    await to_thread.run_sync(_write, path, files)
+    await anyio.to_thread.run_sync(_write, path, files)
 
 
 def _write(path: Path, files: list[Member]) -> None:
@@ -441,7 +442,7 @@ async def _check(archive: Path, plugin: Plugin, folder: Path) -> None:
         CommandError: It does not start, or it does not end.
     """
     _say("starting the packed plugin")
-    await to_thread.run_sync(_unpack, archive, folder)
+    await anyio.to_thread.run_sync(_unpack, archive, folder)
     # Without site-packages: what the archive lacks is not to be found there.
     command = [sys.executable, "-I", "-S", str(folder / plugin.program), *plugin.arguments]
     env = {**os.environ, **plugin.env}
@@ -458,7 +459,7 @@ def _unpack(archive: Path, folder: Path) -> None:
     with tarfile.open(archive) as packed:
         packed.extraction_filter = getattr(tarfile, "data_filter", None)  # from 3.11.4 on
         for member in packed:
-            from_thread.check_cancelled()
+            anyio.from_thread.check_cancelled()
             packed.extract(member, folder)
 
 

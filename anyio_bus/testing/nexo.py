@@ -263,7 +263,7 @@ class NexoHost:
         self, done: Callable[[], bool], what: str, *, limit_s: float, at_end: bool = False
     ) -> None:
         try:
-            with anyio.fail_after(limit_s):
+            with anyio.fail_after(limit_s):  # noqa: ASYNC912  # each turn waits
                 while not done():
                     if self._ended and not at_end:
                         code = ""
