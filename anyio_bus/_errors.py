@@ -160,6 +160,7 @@ class RequestTimeoutError(BusError, TimeoutError):
 
     Attributes:
         method: Method of the request.
+        pool: The pool that it went to.
         timeout_s: Seconds that it had.
         sent: False guarantees that no byte of the request reached a worker.
     """

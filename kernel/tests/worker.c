@@ -154,6 +154,16 @@ static void babble(const char *id, long n)
     answer(id, "1");
 }
 
+/* Long notifications. */
+static void bellow(const char *id, long n)
+{
+    static char words[50000];
+    memset(words, 'x', sizeof words - 1);
+    for (long i = 0; i < n; i++)
+        say("{\"method\":\"bellow\",\"params\":{\"text\":\"%s\"}}\n", words);
+    answer(id, "1");
+}
+
 /* Bad lines, as short as can be, at once. */
 static void rave(const char *id, long n)
 {
@@ -252,6 +262,8 @@ static bool speak(const char *method, const char *id, const abk_message *m)
         big(id, number(m));
     else if (strcmp(method, "babble") == 0)
         babble(id, number(m));
+    else if (strcmp(method, "bellow") == 0)
+        bellow(id, number(m));
     else if (strcmp(method, "rave") == 0)
         rave(id, number(m));
     else if (strcmp(method, "drone") == 0)
