@@ -63,6 +63,10 @@ class Mirror:
     def take_status(self, status: Status) -> None:
         """Take a report."""
         self.workers = {info.worker: info for info in status.workers()}
+        for pool in status.pools:
+            if pool.unavailable is not None:  # they may have been parked before we could hear of it
+                for info in pool.workers:
+                    self.failures.setdefault(info.worker, pool.unavailable)
         if status.statistics is not None:
             self.statistics: KernelStatistics = status.statistics
 

@@ -43,6 +43,7 @@ class PoolStatus(msgspec.Struct):
 
     workers: list[WorkerInfo]
     id: str = ""
+    unavailable: Failure | None = None  # why every worker is parked
 
 
 class Status(msgspec.Struct):

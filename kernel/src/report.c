@@ -80,6 +80,10 @@ static void write_pool(const abk_pool *pool, abk_buf *out, size_t tail_bytes)
     abk_out_member(out, "id", pool->config->id);
     abk_out_number(out, "instances", instances);
     abk_out_number(out, "queued", pool->queued);
+    if (pool->unavailable != NULL) {
+        abk_out(out, ",\"unavailable\":");
+        abk_failure_write(out, pool->unavailable, false, NULL);
+    }
     abk_out(out, ",\"workers\":[");
     bool first = true;
     ABK_EACH(link, &pool->slots)

@@ -186,7 +186,7 @@ static void notifications_that_the_host_does_not_want_are_counted_and_paid_for(v
     CHECK_HAS(rig_answer(&r, rig_ask(&r, "flood", "\"n\":3000")), "flooded");
     CHECK(r.notes == 0 && rig_stats(&r).unheard == 3000);
     CHECK(rig_stats(&r).messages_in == 3001 && rig_stats(&r).dropped_notifications == 0);
-    rig_answer(&r, rig_ask(&r, "bellow", "\"n\":200"));
+    rig_answer(&r, rig_ask(&r, "holler", "\"n\":200"));
     CHECK(r.notes == 0 && strstr(rig_status(&r), "\"throttled\":0") == NULL);
     rig_answer(&r, rig_ask(&r, "ask_and_cancel", ""));
     CHECK(r.notes == 2); /* a request, and its cancellation */

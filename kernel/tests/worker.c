@@ -155,12 +155,12 @@ static void babble(const char *id, long n)
 }
 
 /* Long notifications. */
-static void bellow(const char *id, long n)
+static void holler(const char *id, long n)
 {
     static char words[50000];
     memset(words, 'x', sizeof words - 1);
     for (long i = 0; i < n; i++)
-        say("{\"method\":\"bellow\",\"params\":{\"text\":\"%s\"}}\n", words);
+        say("{\"method\":\"holler\",\"params\":{\"text\":\"%s\"}}\n", words);
     answer(id, "1");
 }
 
@@ -262,8 +262,8 @@ static bool speak(const char *method, const char *id, const abk_message *m)
         big(id, number(m));
     else if (strcmp(method, "babble") == 0)
         babble(id, number(m));
-    else if (strcmp(method, "bellow") == 0)
-        bellow(id, number(m));
+    else if (strcmp(method, "holler") == 0)
+        holler(id, number(m));
     else if (strcmp(method, "rave") == 0)
         rave(id, number(m));
     else if (strcmp(method, "drone") == 0)

@@ -31,6 +31,8 @@ from anyio_bus import (
     Subprocess,
     TransportError,
     UnknownPoolError,
+    WorkerStartError,
+    WorkerState,
     open_bus,
 )
 from anyio_bus._daemon import find_daemon
@@ -92,6 +94,18 @@ async def test_a_daemon_that_is_killed_fails_what_is_in_flight_and_all_that_foll
         with pytest.raises(ConnectionLostError):
             await bus.wait_ready()
         await until(lambda: not is_alive(worker))
+
+
+async def test_a_pool_that_was_parked_before_we_came_says_why() -> None:
+    crashing = Pool("bad", [sys.executable, "-I", "-S", "-c", "raise RuntimeError('no luck')"])
+    limits = Limits(restart_delay_s=0.01, restart_delay_max_s=0.02, start_attempts=2)
+    with daemon(BusConfig((crashing,), limits)) as url:
+        async with open_bus(backend=Connect(url)) as bus:
+            await until(lambda: bus.workers()[0].state is WorkerState.PARKED)
+        async with open_bus(backend=Connect(url)) as bus:
+            with pytest.raises(WorkerStartError, match="bad") as caught:
+                await bus.wait_ready()
+            assert (caught.value.exit_code, "no luck" in caught.value.stderr_tail) == (1, True)
 
 
 async def test_a_program_that_is_no_daemon_is_told_with_its_last_words(tmp_path: Path) -> None:
