@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from threading import get_ident
+from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar, final, overload
 
 import anyio
@@ -43,6 +44,7 @@ from anyio_bus._bus.maps import MapResults, open_map
 from anyio_bus._bus.observing import observed
 from anyio_bus._bus.policy import Policies
 from anyio_bus._bus.retries import Attempts, check_retry
+from anyio_bus._bus.rows import ALONE
 from anyio_bus._bus.sessions import Session, Sessions, scope_in
 from anyio_bus._bus.streams import DEFAULT_BUFFER_BYTES, ChunkSink, Collect, Stream, StreamOptions
 from anyio_bus._bus.subscriptions import Callback, Filter, Overflow, Subscription
@@ -96,6 +98,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _FIXED = frozenset({"jsonrpc", "id", "method", "params", "sessionId", "pool"})  # the bus's own
 _ANSWERS = frozenset({Message, Result})
+_VALUES = frozenset({dict, list, str, int, float, bool, NoneType})  # as JSON is decoded
 FEW_CALLS = 8  # whose frames are written at once: a cancelled caller must be found before that
 _ENVELOPE = frozenset({"sessionId", "pool"})  # members that say where a frame goes
 
@@ -324,33 +327,30 @@ class Bus:
             check_timeout(timeout)
         if reply is not Any:
             decoder_of(reply)  # a type that cannot be decoded is found before anything is sent
-        if collect is not UNSET or progress_renews or retry is not None or self._collecting:
-            options = StreamOptions(
-                scope, reply, timeout, progress_renews, self._collects(route, collect)
-            )
-            return await self._request_with(method, params, route, options, retry)
-        calls = self._calls
-        if len(calls.peer.calls) < FEW_CALLS:  # else frames are not written before it waits
-            await calls.checkpoint_if_cancelled()
-        call = calls.begin(method, params, route, timeout, scope)
-        call.plain = reply is Any
-        try:
-            answer = await call.waiter
-        except BaseException:
-            calls.abandon(call)
-            raise
-        if type(answer) in _ANSWERS:  # else its result was decoded on the way
-            return decode_value(result_of(answer), reply)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    async def _request_with(
-        self, method: str, params: object, route: Route, options: StreamOptions, retry: Retry | None
-    ) -> Any:
-        """Send a request that follows its chunks, or that may be sent again."""
+        alone = collect is not UNSET or progress_renews or retry is not None or scope is not None
+        if not alone and not self._collecting:
+            rows = self._calls.rows
+            row = rows.open(method, route, timeout, reply is Any)
+            if row is not None:
+                waiter = row.join(params)
+                try:
+                    answer = await waiter
+                except BaseException:
+                    rows.leave(row, waiter)
+                    raise
+                if answer is not ALONE:
+                    return answer if type(answer) in _VALUES else _value_of(answer, reply)
+                self._life.check_running()
+        collects = self._collects(route, collect)
+        options = StreamOptions(scope, reply, timeout, progress_renews, collects)
         if retry is None:
             return await self._attempt(method, params, route, options)
+        return await self._request_with(method, params, route, options, retry)
+
+    async def _request_with(
+        self, method: str, params: object, route: Route, options: StreamOptions, retry: Retry
+    ) -> Any:
+        """Send a request that may be sent again."""
         check_retry(retry)
         attempts = Attempts(self._calls, retry, options.timeout_s)
         options = msgspec.structs.replace(options, attempts=attempts)
@@ -376,13 +376,13 @@ class Bus:
         if len(calls.peer.calls) < FEW_CALLS:  # else frames are not written before it waits
             await calls.checkpoint_if_cancelled()
         call = calls.begin(method, params, route, options.left_s, options.scope)
+        call.plain = options.reply is Any
         try:
-            message = await call.waiter
-        finally:
+            answer = await call.waiter
+        except BaseException:
             calls.abandon(call)
-        if isinstance(message, Exception):
-            raise message
-        return decode_value(result_of(message), options.reply)
+            raise
+        return _value_of(answer, options.reply)
 
     def _collects(self, route: Route, collect: Collect | UnsetType) -> bool:
         if collect is UNSET:
@@ -851,7 +851,7 @@ class Bus:
 
     def _route(self, pool: str | None, session: str | Session | None = None) -> Route:
         """Return where a call goes."""
-        if self._life.state is not BusState.RUNNING or get_ident() != self._life.thread_id:
+        if get_ident() != self._life.running_in:
             self._life.check_running()
         if session is not None:
             return self._sessions.route(pool, session)
@@ -1337,6 +1337,15 @@ class Bus:
         self._life.check_place()
         await anyio.lowlevel.checkpoint()
         await self._life.stop(drain_s, grace_s)
+
+
+def _value_of(answer: Any, reply: Any) -> Any:
+    """Return the value of what a request ended with, which may have been decoded on the way."""
+    if type(answer) in _ANSWERS:
+        return decode_value(result_of(answer), reply)
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def _enclosed(route: Route, envelope: Mapping[str, object]) -> Route:

@@ -8,8 +8,6 @@ import os
 import sys
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from itertools import islice
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
 
 import anyio
@@ -17,6 +15,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from anyio_bus._bus.brakes import Brakes
+from anyio_bus._bus.rows import Rows
 from anyio_bus._errors import (
     BusError,
     BusStoppedError,
@@ -59,12 +58,7 @@ __all__ = ("Batch", "Call", "Calls", "Ids", "Scope", "Sink")
 
 Ids: TypeAlias = Literal["number", "text"]
 _Order: TypeAlias = tuple[object, Route, dict[str, Raw] | None]  # params, route, members
-_KIND_OF = attrgetter("method", "scope", "sink")
-_WANTS_PLAIN = attrgetter("plain")
 _ENDED = frozenset({State.BACKOFF, State.PARKED, State.STOPPED, State.VACANT})
-
-
-MOST_TOGETHER = 256  # calls that are handed to the kernel in one step
 
 
 class Sink(Protocol):
@@ -112,6 +106,7 @@ class Batch(msgspec.Struct, eq=False):
     deadline_s: float | None
     offset: int | None = None  # from an id to a place as the sink counts; None: ids are no numbers
     first: int = 0  # place of the first of them
+    held: Any = None  # the sink's own
     key: RequestId = None  # each has its own
     timeout_s: float | None = None  # none has its own
     plain: bool = False
@@ -261,9 +256,9 @@ class Calls:
         self._loop = loop
         self._scope_deadlines: Deadlines[Scope] = Deadlines()
         self._batches: Deadlines[Batch] = Deadlines()
-        # Calls that the kernel does not have yet, in order: they wait for room, or for those that may
-        # follow soon.
-        self._queue: OrderedDict[Call, _Order] = OrderedDict()
+        self._queue: OrderedDict[Call, _Order] = OrderedDict()  # in order: they wait for room
+        self.numbered: bool = ids == "number"
+        self.rows: Rows = Rows(self, loop)
         self._resting: dict[_Rest, None] = {}
         self.alarm: Alarm = Alarm(loop, self._next_deadline, self._expire)
         self.now: Callable[[], float] = loop.now
@@ -282,8 +277,8 @@ class Calls:
 
     @property
     def pending(self) -> int:
-        """Number of calls that the kernel has."""
-        return len(self.peer.calls) - len(self._queue)
+        """Number of calls that the kernel has, or is to have in this step of the loop."""
+        return len(self.peer.calls) + len(self.rows) - len(self._queue)
 
     @property
     def _full(self) -> bool:
@@ -313,6 +308,8 @@ class Calls:
         Raises:
             BusError: It cannot be taken; nothing of it was sent.
         """
+        if self.rows.row is not None:
+            self.rows.send()  # it was first
         root = self.root
         if scope is None:
             scope = root
@@ -329,7 +326,7 @@ class Calls:
             self._queue
             or len(self.peer.calls) >= self._max_pending
             or self.pending_bytes > self._max_bytes
-        ) or (sink is None and self.backend.put_off(self._let_in)):
+        ):
             self._queue[call] = (params, route, members)
         else:
             try:
@@ -377,15 +374,12 @@ class Calls:
         Raises:
             ScopeCancelledError: So it would be with each, and with all that may come.
         """
-        peer = self.peer
         if scope is not None and scope.cancel_reason is not None:
             raise self._scope_error(method, scope)
-        if scope is not None or self._queue or self.brakes.held or self.root.cancelled:
+        self.rows.send()  # they were first
+        if scope is not None or len(items) > self.room_together:
             return None
-        if self.observer is not None:
-            return None
-        if len(peer.calls) + len(items) > self._max_pending:
-            return None
+        peer = self.peer
         keys = peer.new_keys(len(items))
         room = self._max_bytes - self.pending_bytes
         try:
@@ -402,6 +396,15 @@ class Calls:
             self.alarm.nudge(self._batches.add(batch, timeout_s, self.now()))
         peer.calls.update(dict.fromkeys(keys, batch))
         return batch
+
+    @property
+    def room_together(self) -> int:
+        """Number of requests that may be begun at once now; 0 if each is to be begun by itself."""
+        if self._queue or self.brakes.held or self.observer is not None:
+            return 0
+        if self.root.cancel_reason is not None or self.pending_bytes > self._max_bytes:
+            return 0
+        return self._max_pending - len(self.peer.calls)
 
     def leave_batch(self, batch: Batch, count: int = 1) -> None:
         """So many of its calls have their outcome."""
@@ -525,12 +528,7 @@ class Calls:
 
     def _let_in(self) -> None:
         """Hand to the kernel what waits, in order, as far as there is room."""
-        alone = 0  # so many of the next are submitted one by one
         while self._queue and not self._full:
-            if not alone:
-                alone = self._let_in_together()
-                continue
-            alone -= 1
             call, order = self._queue.popitem(last=False)
             try:
                 if call.scope.cancelled:
@@ -540,43 +538,6 @@ class Calls:
                 self.peer.close(call.key)
                 call.scope._calls.pop(call, None)
                 self._tell(call, exc)
-
-    def _let_in_together(self) -> int:
-        """Hand over the first of those that wait at once, if they are all of one kind.
-
-        Returns:
-            How many of the first are to be submitted one by one; 0 if they were taken.
-        """
-        most = min(MOST_TOGETHER, self._max_pending - self.pending)
-        calls = list(islice(self._queue, most))
-        count = len(calls)
-        items, routes, members = zip(*islice(self._queue.values(), count), strict=True)
-        first, key, route = calls[0], calls[0].key, routes[0]
-        if (
-            count < 2
-            or routes.count(route) < count
-            or members.count(None) < count
-            or self.root.cancelled
-        ):
-            return count
-        if set(map(_KIND_OF, calls)) != {(first.method, self.root, None)}:
-            return count
-        keys = [call.key for call in calls]
-        if type(key) is not int or keys != [*range(key, key + count)]:
-            return count
-        try:
-            room = self._max_bytes - self.pending_bytes
-            size = self.backend.submit_many(first.method, items, route, keys, room)
-        except InvalidArgumentError:
-            return count
-        if size == 0:
-            return count
-        each = size // count
-        self.pending_bytes += each * count
-        for call in calls:
-            call.size = each
-            del self._queue[call]
-        return 0
 
     async def rest(self, method: str, delay_s: float, scope: Scope | None, *, sent: bool) -> None:
         """Wait before a request is tried again; its scope and a stop of the bus end it.
@@ -601,7 +562,7 @@ class Calls:
 
     def fail_waiting(self, reason: str) -> None:
         """End every call that waits for room, or to be tried again: there is to be no new work."""
-        self._let_in()  # what waits for company alone
+        self.rows.send()
         for rest in self._resting:
             rest.stop(reason)
         while self._queue:
@@ -792,7 +753,7 @@ def _call_of(key: RequestId | UnsetType, entry: Call | Batch) -> Call:
 def _values_of(calls: list[Call | Batch | None], results: Results) -> list[Any]:
     """Decode the results of calls that all want plain values at once; else make them answers."""
     try:
-        if set(map(_WANTS_PLAIN, calls)) == {True}:
+        if False not in [call.plain for call in calls]:  # type: ignore[union-attr]
             found = decode_plain(results.block)
             return found if len(calls) > 1 else [found]
     except (AttributeError, *BAD_JSON):  # one is late, or no JSON to the decoder

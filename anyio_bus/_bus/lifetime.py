@@ -66,6 +66,7 @@ class Lifetime:
         loop: Loop,
     ) -> None:
         self.state = BusState.STARTING
+        self.running_in: int | None = None  # the thread in which it runs; None while it does not
         self.bell = Bell()  # rings when the state, a worker or a call that a stop waits for changes
         self.body_scope = anyio.CancelScope()
         self.fault: BaseException | None = None
@@ -100,7 +101,7 @@ class Lifetime:
             InvalidStateError: It is not running yet, or this is a fork or another thread.
             BusStoppedError: It stops or has stopped.
         """
-        if self.state is BusState.RUNNING and threading.get_ident() == self.thread_id:
+        if threading.get_ident() == self.running_in:
             return
         self.check_place()
         if self.state is BusState.STARTING:
@@ -153,7 +154,7 @@ class Lifetime:
                     await tasks.start(self._backend.run)
                     tasks.start_soon(self._calls.alarm.run)
                     if self.state is BusState.STARTING:
-                        self.state = BusState.RUNNING
+                        self._change(BusState.RUNNING)
                     if self._policies.wanted:
                         self._policies.look()  # spares are there as soon as the bus is
                         tasks.start_soon(self._run_policies)
@@ -167,11 +168,15 @@ class Lifetime:
                     tasks.cancel_scope.cancel("bus stopped")
         finally:
             if self.state is not BusState.FORKED:
-                self.state = BusState.STOPPED
+                self._change(BusState.STOPPED)
             self._calls.fail_all("bus is stopped")
             for end in self.at_end:
                 end()
             self.bell.ring()
+
+    def _change(self, state: BusState) -> None:
+        self.state = state
+        self.running_in = self.thread_id if state is BusState.RUNNING else None
 
     def interrupt(self, exc: BaseException) -> None:
         """End the block with this: a handler raised what is to end the program."""
@@ -227,7 +232,7 @@ class Lifetime:
     def ask_to_stop(self, drain_s: float, grace_s: float) -> None:
         """Ask for a stop, or for a shorter one."""
         if self.state in (BusState.STARTING, BusState.RUNNING):
-            self.state = BusState.STOPPING
+            self._change(BusState.STOPPING)
         self._grace_s = min(grace_s, self._grace_s)
         self._drain_until = min(self._now() + drain_s, self._drain_until)
         self.bell.ring()
@@ -241,7 +246,7 @@ class Lifetime:
     def abandon(self) -> None:
         """In a forked process: close what was inherited and refuse every use."""
         if not self.over:
-            self.state = BusState.FORKED
+            self._change(BusState.FORKED)
             self._backend.abandon()
             for abandon in self.at_fork:
                 abandon()

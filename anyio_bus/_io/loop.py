@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 import anyio
 import anyio.lowlevel
 import msgspec
+from msgspec import UNSET
 
 __all__ = ("Alarm", "Bell", "Loop", "Waiter", "current_loop", "running_loop_name")
 
@@ -127,11 +128,10 @@ def _named_context() -> Context:
 class _TrioWaiter(msgspec.Struct, eq=False):
     lowlevel: Any
     task: Any = None
-    is_set: bool = False
-    value: Any = None
+    value: Any = UNSET
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        if self.is_set:
+        if self.value is not UNSET:
             return self._checkpoint().__await__()
         self.task = self.lowlevel.current_task()
         return self.lowlevel.wait_task_rescheduled(self._abort).__await__()  # type: ignore[no-any-return]
@@ -174,13 +174,11 @@ class _TrioLoop:
             self._lowlevel.notify_closing(fd)
 
     def wake(self, waiter: Any, value: object) -> None:
-        if waiter.is_set:
+        if waiter.value is not UNSET:
             return
-        waiter.is_set = True
         waiter.value = value
         if waiter.task is not None:
             self._reschedule(waiter.task, waiter)
-            waiter.task = None
 
 
 def current_loop() -> Loop:

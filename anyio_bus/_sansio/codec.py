@@ -340,7 +340,7 @@ def encode_requests(
 
 
 def encode_items(items: Sequence[object]) -> bytes:
-    """Encode the params of several requests, a line each.
+    """Encode the params of several requests, a line each; an empty one where there are none.
 
     Who takes them makes sure that each is an object or an array, with a newline only at its end.
 
@@ -354,7 +354,12 @@ def encode_items(items: Sequence[object]) -> bytes:
     else:
         if block.find(b"null") < 0 and Raw not in set(map(type, items)):
             return block
-    return b"".join([_encode_params(params).strip() + b"\n" for params in items])
+    return b"".join(
+        [
+            b"\n" if params is UNSET or params is None else _encode_params(params).strip() + b"\n"
+            for params in items
+        ]
+    )
 
 
 def encode_notification(

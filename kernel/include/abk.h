@@ -200,7 +200,7 @@ typedef struct abk_row {
     size_t size;
     const char *method; /* as JSON, with its quotes */
     size_t method_len;
-    const char *params; /* of each an object or an array, and a newline */
+    const char *params; /* of each an object or an array, or nothing for none, and a newline */
     size_t params_len;
     int64_t first; /* the id of the first, at least 1 */
     uint32_t count;

@@ -85,7 +85,7 @@ static uint32_t longest_line(const char *lines, size_t len, uint64_t *count)
     size_t longest = 0;
     *count = 0;
     for (const char *at = lines, *end = lines + len; at < end; (*count)++) {
-        if (*at != '{' && *at != '[') {
+        if (*at != '{' && *at != '[' && *at != '\n') {
             *count = 0;
             break;
         }
@@ -118,12 +118,16 @@ static bool take_of_row(abk_bus *bus, const abk_route *route, const abk_row *row
     to = put(to + message.id.len, row_method, sizeof row_method - 1);
     message.method.at = to + 1;
     to = put(to, row->method, row->method_len);
-    to = put(to, row_params, sizeof row_params - 1);
-    message.params.at = to;
-    to = put(put(to, params.at, params.len - 1), "}\n", 2);
-    return abk_scan_last(frame, (size_t)(to - frame), &message.params) &&
-           message.params.kind >= ABK_OBJECT &&
-           abk_host_submit(bus, route, &message, (abk_text){frame, (uint32_t)(to - frame)}) > 0;
+    if (params.len > 1) {
+        to = put(to, row_params, sizeof row_params - 1);
+        message.params.at = to;
+        to = put(to, params.at, params.len - 1);
+    }
+    to = put(to, "}\n", 2);
+    if (params.len > 1 && (!abk_scan_last(frame, (size_t)(to - frame), &message.params) ||
+                           message.params.kind < ABK_OBJECT))
+        return false;
+    return abk_host_submit(bus, route, &message, (abk_text){frame, (uint32_t)(to - frame)}) > 0;
 }
 
 int64_t abk_submit_row(abk_bus *bus, const abk_route *route, const abk_row *row)

@@ -380,7 +380,7 @@ static void many_are_taken_at_once_or_none(void)
 
 static void params_of_a_row_are_one_object_or_array(void)
 {
-    static const char *const wrong[] = {"5\n",        "\"{}\"\n",          "null\n",      "{\n",  "\n",
+    static const char *const wrong[] = {"5\n",        "\"{}\"\n",          "null\n",      "{\n",  " \n",
                                         "{}{}\n",     "{},\"id\":9\n",     " {}\n",       "{} \n", "{}}\n",
                                         "{\"a\":1},\"pool\":\"b\"\n", "[1\n", "]\n",  "{\"a\"}\n", "\"\n"};
     rig r;
@@ -389,10 +389,13 @@ static void params_of_a_row_are_one_object_or_array(void)
         CHECK(submit_row(&r, "\"echo\"", 1, wrong[i], 1) == 0);
     CHECK(submit_row(&r, "\"echo\"", 1, "{}\n\"{}\"\n", 2) == 0); /* none, so that none counts twice */
     CHECK(rig_stats(&r).live_requests == 0 && rig_stats(&r).messages_out == 0);
-    r.asked = 1;
+    r.asked = 3;
     CHECK(submit_row(&r, "\"ec\\u0068o\"", 1, "{}\n", 1) == 1);
     UNTIL(&r, rig_stats(&r).live_requests == 0);
-    CHECK(r.ends[1].answers == 1);
+    CHECK(submit_row(&r, "\"echo\"", 2, "\n[1]\n", 2) == 2); /* an empty line is for none */
+    UNTIL(&r, rig_stats(&r).live_requests == 0);
+    for (int id = 1; id <= 3; id++)
+        CHECK(r.ends[id].answers == 1);
     rig_close(&r);
 }
 

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
-from anyio_bus import Bus, BusStoppedError, InvalidArgumentError, Limits, RemoteError, open_bus
-from tests.bus.support import begin, log, methods, need_native, one_worker, scripted
+from anyio_bus import (
+    Bus,
+    BusStoppedError,
+    InvalidArgumentError,
+    Limits,
+    RemoteError,
+    RequestTimeoutError,
+    ScopeCancelledError,
+    open_bus,
+)
+from anyio_bus._bus.rows import Row
+from anyio_bus._io.loop import running_loop_name
+from tests.bus.support import DONE, begin, held, log, methods, need_native, one_worker, scripted
 
+FLOAT = {"lines": ['{"id":$ID.0,"result":"float"}']}
 FAIL = {"lines": ['{"id":$ID,"error":{"code":5,"message":"no"}}']}
 
 
@@ -114,3 +128,108 @@ async def test_no_more_than_may_be_pending_are_handed_over() -> None:
             calls = [begin(tasks, lambda n=n: bus.request("echo", {"n": n})) for n in range(30)]
         assert [call.value for call in calls] == [{"n": n} for n in range(30)]
         assert max(gathering.counts) == 4
+
+
+async def test_what_is_of_one_kind_is_handed_over_at_once_and_nothing_overtakes() -> None:
+    async with gathering_bus() as (bus, gathering):
+        async with anyio.create_task_group() as tasks:
+            for n in range(3):
+                begin(tasks, lambda n=n: bus.request("echo", {"n": n}))
+            alone = begin(tasks, lambda: bus.request("echo", {"n": 3}, session="s"))
+            for n in range(4, 6):
+                begin(tasks, lambda n=n: bus.request("echo", {"n": n}))
+            for n in range(6, 10):
+                begin(tasks, lambda n=n: bus.request("echo", {"n": n}, timeout=9))
+            for n in range(10, 12):
+                begin(tasks, lambda n=n: bus.request("echo", {"n": n}, timeout=9, reply=dict))
+        assert alone.value == {"n": 3}
+        counts = gathering.counts.copy()
+        assert sum(counts) == 11
+        sent = [m["params"]["n"] for m in await log(bus) if m.get("params")]
+        if running_loop_name() != "trio":  # which shuffles tasks
+            assert counts == [3, 2, 4, 2]
+            assert sent == [*range(12)]
+
+
+async def test_answers_to_a_row_are_of_any_sort() -> None:
+    class Typed(msgspec.Struct):
+        n: int
+
+    async with gathering_bus() as (bus, gathering):
+        async with anyio.create_task_group() as tasks:
+            calls = [begin(tasks, lambda p=p: bus.request("say", p)) for p in (FLOAT, FAIL, FLOAT)]
+        assert (calls[0].value, calls[2].value) == ("float", "float")
+        assert isinstance(calls[1].error, RemoteError)
+        async with anyio.create_task_group() as tasks:
+            gathering.expect()
+            typed = [
+                begin(tasks, lambda n=n: bus.request("echo", {"n": n}, reply=Typed))
+                for n in (1, "x")
+            ]
+        assert typed[0].value == Typed(1)
+        assert type(typed[1].error).__name__ == "RemoteProtocolError"
+        assert gathering.counts == [3, 2]
+
+
+async def test_a_row_has_deadlines() -> None:
+    async with gathering_bus() as (bus, gathering):
+        async with anyio.create_task_group() as tasks:
+            calls = [begin(tasks, lambda: bus.request("hold", timeout=0.05)) for _ in range(5)]
+            other = begin(tasks, lambda: bus.request("echo", [1], timeout=0.05))
+        assert [type(call.error) for call in calls] == [RequestTimeoutError] * 5
+        assert "'hold'" in str(calls[0].error)
+        assert other.value == [1]
+        assert sum(gathering.counts) == 6
+        assert (bus.statistics().timeouts, bus.statistics().pending) == (5, 0)
+
+
+async def test_those_of_a_row_are_cancelled_one_by_one() -> None:
+    async with gathering_bus() as (bus, gathering):
+        async with anyio.create_task_group() as tasks:
+            calls = [begin(tasks, lambda: bus.request("hold", ["held"])) for _ in range(6)]
+            await held(bus, 6)
+            for call in calls[::2]:
+                call.scope.cancel()
+            while bus.statistics().pending > 3:  # noqa: ASYNC110
+                await anyio.sleep(0.001)
+            await bus.notify("release")
+        assert gathering.counts == [6]
+        assert [call.value for call in calls[1::2]] == [["held"]] * 3
+        assert bus.statistics().kernel.cancelled == 3
+        assert bus.statistics().pending == bus.statistics().pending_bytes == 0
+
+
+async def test_a_request_that_waits_keeps_no_answer_of_another() -> None:
+    async with gathering_bus() as (bus, _gathering), anyio.create_task_group() as tasks:
+        slow = begin(tasks, lambda: bus.request("say", {"lines": []}))
+        calls = [begin(tasks, lambda: bus.request("say", {"lines": [DONE]})) for _ in range(8)]
+        for call in calls:
+            await call.wait()
+        rows = [found for found in gc.get_objects() if type(found) is Row and found.batch]
+        assert sum(waiter is not None for row in rows for waiter in row.waiters) == 1
+        slow.scope.cancel()
+
+
+async def test_scopes_reach_what_was_not_handed_over() -> None:
+    async with gathering_bus() as (bus, gathering):
+
+        async def cancel() -> None:
+            bus.scope.cancel("enough")
+
+        async with anyio.create_task_group() as tasks:
+            calls = [begin(tasks, lambda: bus.request("echo")) for _ in range(3)]
+            begin(tasks, cancel)
+        assert [type(call.error) for call in calls] == [ScopeCancelledError] * 3
+        assert gathering.counts == []
+        assert bus.statistics().pending == bus.statistics().waiting == 0
+
+
+async def test_what_cannot_go_together_is_not_sent_while_the_bus_stops() -> None:
+    async with gathering_bus() as (bus, gathering):
+        async with anyio.create_task_group() as tasks:
+            calls = [begin(tasks, lambda p=p: bus.request("echo", p)) for p in ([1], object(), [3])]
+            await anyio.lowlevel.cancel_shielded_checkpoint()
+            await bus.stop(drain_s=5)
+        assert gathering.counts == [0]
+        assert [type(call.error) for call in calls] == [BusStoppedError] * 3
+        assert [getattr(call.error, "sent", None) for call in calls] == [False] * 3

@@ -650,11 +650,15 @@ def test_params_of_several_requests_are_a_line_each(items: list[object]) -> None
     assert encode_items(items) == b"".join([msgspec.json.encode(item) + b"\n" for item in items])
 
 
+def test_of_several_params_those_that_are_none_are_empty_lines() -> None:
+    assert encode_items([UNSET, {}, None]) == b"\n{}\n\n"
+
+
 def test_of_several_params_prepared_ones_are_a_value_and_nothing_around_it() -> None:
     assert encode_items([{}, Raw(b' {"a":\n1} ')]) == b'{}\n{"a": 1}\n'
 
 
-@pytest.mark.parametrize("wrong", [{"a": object()}, {"a": math.nan}, None, Raw(b"{},"), Raw(b"")])
+@pytest.mark.parametrize("wrong", [{"a": object()}, {"a": math.nan}, Raw(b"{},"), Raw(b"")])
 def test_of_several_params_those_that_cannot_be_encoded_are_told(wrong: object) -> None:
     with pytest.raises(InvalidArgumentError, match="params"):
         encode_items([{}, wrong])
