@@ -8,12 +8,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import suppress
-from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import anyio
-import anyio.lowlevel
 import msgspec
 from msgspec import UNSET
 
@@ -63,66 +61,6 @@ class Loop(Protocol):
 
     def forget_readable(self, fd: int) -> None:
         """Have :meth:`serve_readable` let go of an fd: its number may be another's soon."""
-
-
-class _AsyncioLoop:
-    """On asyncio a waiter is a future."""
-
-    def __init__(self, loop: Any) -> None:
-        self.now: Callable[[], float] = loop.time
-        self.waiter: Callable[[], Waiter[Any]] = loop.create_future
-        self.checkpoint_if_cancelled: Callable[[], Awaitable[None]] = (
-            anyio.lowlevel.checkpoint_if_cancelled
-        )
-        self._context = _named_context()
-        self.post: Callable[..., object] = partial(loop.call_soon_threadsafe, context=self._context)
-        self._loop = loop
-        self._served: set[int] = set()
-
-    @staticmethod
-    def wake(waiter: Any, value: object) -> None:
-        if not waiter.done():
-            waiter.set_result(value)
-
-    async def serve_readable(self, fd: int, function: Callable[[], bool]) -> None:
-        """Let the loop itself call it: a task that waits would cost two system calls and a hop."""
-        done = self._loop.create_future()
-
-        def look() -> None:
-            try:
-                if function() or done.done():
-                    return
-                done.set_result(None)
-            except BaseException as exc:  # it is the waiting task's  # noqa: ASYNC103, BLE001
-                self.forget_readable(fd)
-                if not done.done():
-                    done.set_exception(exc)
-
-        self._context.copy().run(self._loop.add_reader, fd, look)
-        self._served.add(fd)
-        try:
-            await done
-        finally:
-            self.forget_readable(fd)
-
-    def forget_readable(self, fd: int) -> None:
-        if fd in self._served:
-            self._served.discard(fd)
-            with suppress(RuntimeError):  # the loop is closed
-                self._loop.remove_reader(fd)
-
-
-def _named_context() -> Context:
-    """Return a context in which AnyIO knows that asyncio runs, in a callback as well.
-
-    Without a task it looks for the name that ``anyio.run`` has left there; ``asyncio.run`` has not,
-    and neither has a thread's own context.
-    """
-    context = copy_context()
-    sniffio = sys.modules.get("sniffio")
-    if sniffio is not None:
-        context.run(sniffio.current_async_library_cvar.set, "asyncio")
-    return context
 
 
 class _TrioWaiter(msgspec.Struct, eq=False):
@@ -191,7 +129,9 @@ def current_loop() -> Loop:
             pass
         else:
             return _TrioLoop(trio.lowlevel)
-    return _AsyncioLoop(sys.modules["asyncio"].get_running_loop())
+    from anyio_bus._io.asyncio_loop import running_loop  # noqa: PLC0415  # asyncio may be missing
+
+    return running_loop()
 
 
 def running_loop_name() -> str | None:

@@ -1,0 +1,260 @@
+"""On asyncio, tasks whose waiters were set go on together, and each as if it went on alone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import os
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import anyio
+import pytest
+import uvloop
+
+from anyio_bus._io.asyncio_loop import AsyncioLoop, running_loop
+
+LOOPS: list[Callable[[], asyncio.AbstractEventLoop]] = [
+    asyncio.new_event_loop,
+    uvloop.new_event_loop,
+]
+number: contextvars.ContextVar[int] = contextvars.ContextVar("number")
+
+
+@pytest.fixture(params=LOOPS, ids=["asyncio", "uvloop"])
+def loop(request: pytest.FixtureRequest) -> Iterator[asyncio.AbstractEventLoop]:
+    made = request.param()
+    yield made
+    if not made.is_closed():
+        made.close()
+
+
+async def settle() -> None:
+    """Let every task run until it waits."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def test_tasks_go_on_in_the_order_in_which_they_were_woken(loop: asyncio.AbstractEventLoop) -> None:
+    async def main() -> None:
+        ours, order = running_loop(), []
+
+        async def wait(waiter: Any) -> None:
+            order.append(await waiter)
+
+        waiters = [ours.waiter() for _ in range(5)]
+        tasks = [asyncio.create_task(wait(waiter)) for waiter in waiters]
+        await settle()
+        for place in (3, 0, 4, 1, 2):
+            ours.wake(waiters[place], place)
+            ours.wake(waiters[place], "again")
+        assert order == []
+        await asyncio.gather(*tasks)
+        assert order == [3, 0, 4, 1, 2]
+
+    loop.run_until_complete(main())
+
+
+def test_each_goes_on_in_its_own_context_as_its_own_task(loop: asyncio.AbstractEventLoop) -> None:
+    async def main() -> None:
+        ours = running_loop()
+
+        async def wait(n: int, waiter: Any) -> tuple[int, bool]:
+            number.set(n)
+            task = asyncio.current_task()
+            await waiter
+            return number.get(), asyncio.current_task() is task
+
+        waiters = [ours.waiter() for _ in range(3)]
+        tasks = [asyncio.create_task(wait(n, waiter)) for n, waiter in enumerate(waiters)]
+        await settle()
+        for waiter in waiters:
+            ours.wake(waiter, None)
+        assert await asyncio.gather(*tasks) == [(n, True) for n in range(3)]
+
+    loop.run_until_complete(main())
+
+
+def test_what_was_set_before_it_is_awaited_is_had_at_once(loop: asyncio.AbstractEventLoop) -> None:
+    async def main() -> None:
+        ours = running_loop()
+        waiter = ours.waiter()
+        ours.wake(waiter, 5)
+        assert await waiter == 5
+
+    loop.run_until_complete(main())
+
+
+def test_a_task_is_cancelled_before_and_after_its_waiter_is_set(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    async def main() -> None:
+        ours = running_loop()
+
+        async def wait(waiter: Any) -> None:
+            await waiter
+
+        for woken in (False, True):
+            waiter = ours.waiter()
+            task = asyncio.create_task(wait(waiter))
+            await settle()
+            if woken:
+                ours.wake(waiter, None)
+            assert task.cancel("why")
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            ours.wake(waiter, "late")
+            assert waiter.cancelled() is not woken
+        waiter = ours.waiter()
+        assert waiter.cancel()
+        assert not waiter.cancel()
+
+    loop.run_until_complete(main())
+
+
+@pytest.mark.parametrize("readable", [False, True])
+def test_one_that_ends_the_loop_leaves_the_others_to_it(
+    loop: asyncio.AbstractEventLoop, readable: bool
+) -> None:
+    over: list[int] = []
+    ours: list[AsyncioLoop] = []
+    waiters: list[Any] = []
+    tasks: list[asyncio.Task[None]] = []
+    reading, writing = os.pipe()
+
+    async def wait(n: int, waiter: Any) -> None:
+        await waiter
+        over.append(n)
+        if n == 1:
+            raise SystemExit
+
+    def wake_all() -> bool:
+        for waiter in waiters:
+            ours[0].wake(waiter, None)
+        return False
+
+    async def main() -> None:
+        ours.append(running_loop())
+        waiters.extend(ours[0].waiter() for _ in range(4))
+        tasks.extend(asyncio.create_task(wait(n, waiter)) for n, waiter in enumerate(waiters))
+        await settle()
+        if readable:
+            os.write(writing, b"x")
+            await ours[0].serve_readable(reading, wake_all)
+        else:
+            wake_all()
+        await asyncio.gather(tasks[0], tasks[2], tasks[3])
+
+    runner = loop.create_task(main())
+    with pytest.raises(SystemExit):
+        loop.run_until_complete(runner)
+    assert over[:2] == [0, 1]  # uvloop ends its turn first
+    loop.run_until_complete(runner)
+    assert over == [0, 1, 2, 3]
+    assert type(tasks[1].exception()) is SystemExit
+    os.close(reading)
+    os.close(writing)
+
+
+def test_those_who_are_woken_while_an_fd_is_served_go_on_in_the_same_turn(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    async def main() -> None:
+        ours, order = running_loop(), list[str]()
+        first, second = ours.waiter(), ours.waiter()
+        reading, writing = os.pipe()
+
+        async def wait(name: str, waiter: Any, then: Any) -> None:
+            await waiter
+            order.append(name)
+            loop.call_soon(order.append, f"after {name}")
+            if then is not None:
+                ours.wake(then, None)
+
+        def serve() -> bool:
+            os.read(reading, 1)
+            ours.wake(first, None)
+            order.append("served")
+            return False
+
+        tasks = [
+            asyncio.create_task(wait("first", first, second)),
+            asyncio.create_task(wait("second", second, None)),
+        ]
+        await settle()
+        os.write(writing, b"x")
+        await ours.serve_readable(reading, serve)
+        await asyncio.gather(*tasks)
+        assert order[:3] == ["served", "first", "second"]
+        os.close(reading)
+        os.close(writing)
+
+    loop.run_until_complete(main())
+
+
+def test_tasks_that_wake_each_other_for_ever_leave_turns_to_others(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    async def main() -> None:
+        ours = running_loop()
+        waiters = [ours.waiter(), ours.waiter()]
+
+        async def play(mine: int) -> None:
+            while True:
+                await waiters[mine]
+                waiters[mine] = ours.waiter()
+                ours.wake(waiters[1 - mine], None)
+
+        tasks = [asyncio.create_task(play(n)) for n in range(2)]
+        await settle()
+        ours.wake(waiters[0], None)
+        await asyncio.sleep(0.01)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+    loop.run_until_complete(asyncio.wait_for(main(), 10))
+
+
+def test_who_asks_in_one_thread_gets_the_same_loop_while_anybody_uses_it(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    async def ask() -> AsyncioLoop:
+        return running_loop()
+
+    async def both() -> tuple[AsyncioLoop, AsyncioLoop]:
+        return running_loop(), running_loop()
+
+    first, second = loop.run_until_complete(both())
+    assert first is second
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(asyncio.run, ask()).result() is not first
+    assert loop.run_until_complete(ask()) is first
+    seen = weakref.ref(first)
+    del first, second
+    gc.collect()
+    assert seen() is None
+
+
+def test_nothing_is_asked_of_a_loop_that_has_ended(loop: asyncio.AbstractEventLoop) -> None:
+    async def main() -> tuple[AsyncioLoop, Any]:
+        ours = running_loop()
+        return ours, ours.waiter()
+
+    ours, waiter = loop.run_until_complete(main())
+    loop.close()
+    ours.wake(waiter, None)
+    assert waiter.done()
+
+
+async def test_a_wait_can_be_cancelled_by_a_scope(anyio_backend_name: str) -> None:
+    if anyio_backend_name == "trio":
+        pytest.skip("of asyncio")
+    ours = running_loop()
+    waiter = ours.waiter()
+    with anyio.move_on_after(0.01) as scope:
+        await waiter
+    assert scope.cancelled_caught
