@@ -226,10 +226,13 @@ async def test_scopes_reach_what_was_not_handed_over() -> None:
 
 async def test_what_cannot_go_together_is_not_sent_while_the_bus_stops() -> None:
     async with gathering_bus() as (bus, gathering):
+
+        async def stop() -> None:
+            bus._life.ask_to_stop(5, 5)
+
         async with anyio.create_task_group() as tasks:
             calls = [begin(tasks, lambda p=p: bus.request("echo", p)) for p in ([1], object(), [3])]
-            await anyio.lowlevel.cancel_shielded_checkpoint()
-            await bus.stop(drain_s=5)
-        assert gathering.counts == [0]
+            begin(tasks, stop)
+        assert gathering.counts in ([0], [])  # trio may begin with the stop
         assert [type(call.error) for call in calls] == [BusStoppedError] * 3
         assert [getattr(call.error, "sent", None) for call in calls] == [False] * 3
