@@ -327,8 +327,8 @@ class Bus:
             check_timeout(timeout)
         if reply is not Any:
             decoder_of(reply)  # a type that cannot be decoded is found before anything is sent
-        alone = collect is not UNSET or progress_renews or retry is not None or scope is not None
-        if not alone and not self._collecting:
+        follows = collect is not UNSET or progress_renews or retry is not None
+        if not (follows or session is not None or scope is not None or self._collecting):
             rows = self._calls.rows
             row = rows.open(method, route, timeout, reply is Any)
             if row is not None:
@@ -376,7 +376,6 @@ class Bus:
         if len(calls.peer.calls) < FEW_CALLS:  # else frames are not written before it waits
             await calls.checkpoint_if_cancelled()
         call = calls.begin(method, params, route, options.left_s, options.scope)
-        call.plain = options.reply is Any
         try:
             answer = await call.waiter
         except BaseException:

@@ -26,9 +26,7 @@ from anyio_bus._errors import (
 )
 from anyio_bus._io.loop import Alarm, Loop
 from anyio_bus._sansio.codec import (
-    BAD_JSON,
     decode_error,
-    decode_plain,
     encode_request,
     encode_value,
 )
@@ -74,8 +72,7 @@ class Sink(Protocol):
 class Call(msgspec.Struct, eq=False):
     """One request that waits for its answer: a task at ``waiter``, or ``sink``.
 
-    Of several that were begun at once, ``batch`` has the deadline. A task that asks for ``plain``
-    values may get one in place of its answer.
+    Of several that were begun at once, ``batch`` has the deadline.
     """
 
     key: RequestId
@@ -87,7 +84,6 @@ class Call(msgspec.Struct, eq=False):
     pool: str = ""
     size: int = 0  # of its frame, once there is one
     batch: Batch | None = None
-    plain: bool = False
 
 
 class Batch(msgspec.Struct, eq=False):
@@ -109,7 +105,6 @@ class Batch(msgspec.Struct, eq=False):
     held: Any = None  # the sink's own
     key: RequestId = None  # each has its own
     timeout_s: float | None = None  # none has its own
-    plain: bool = False
 
     def begin_at(self, place: int) -> None:
         """Let the first of them have this place, and so on."""
@@ -667,7 +662,7 @@ class Calls:
         calls = self.peer.receive_many(keys)
         if self._take_batches(calls, keys, answers):
             return
-        each: list[Any] = _values_of(calls, answers) if isinstance(answers, Results) else answers
+        each: list[Any] = answers.answers() if isinstance(answers, Results) else answers
         root = self.root
         wake = self._loop.wake
         freed = 0
@@ -748,17 +743,6 @@ def _new_key(ids: Ids) -> Callable[[], RequestId]:
 def _call_of(key: RequestId | UnsetType, entry: Call | Batch) -> Call:
     """Return what is open under an id as one call."""
     return entry.call_of(key) if type(entry) is Batch else entry  # type: ignore[arg-type, return-value]
-
-
-def _values_of(calls: list[Call | Batch | None], results: Results) -> list[Any]:
-    """Decode the results of calls that all want plain values at once; else make them answers."""
-    try:
-        if False not in [call.plain for call in calls]:  # type: ignore[union-attr]
-            found = decode_plain(results.block)
-            return found if len(calls) > 1 else [found]
-    except (AttributeError, *BAD_JSON):  # one is late, or no JSON to the decoder
-        pass
-    return results.answers()
 
 
 def timeout_text(method: str | None, pool: str | None, timeout_s: float | None) -> str:
