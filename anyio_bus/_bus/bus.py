@@ -44,7 +44,6 @@ from anyio_bus._bus.maps import MapResults, open_map
 from anyio_bus._bus.observing import observed
 from anyio_bus._bus.policy import Policies
 from anyio_bus._bus.retries import Attempts, check_retry
-from anyio_bus._bus.rows import ALONE
 from anyio_bus._bus.sessions import Session, Sessions, scope_in
 from anyio_bus._bus.streams import DEFAULT_BUFFER_BYTES, ChunkSink, Collect, Stream, StreamOptions
 from anyio_bus._bus.subscriptions import Callback, Filter, Overflow, Subscription
@@ -99,7 +98,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _FIXED = frozenset({"jsonrpc", "id", "method", "params", "sessionId", "pool"})  # the bus's own
 _ANSWERS = frozenset({Message, Result})
 _VALUES = frozenset({dict, list, str, int, float, bool, NoneType})  # as JSON is decoded
-FEW_CALLS = 8  # whose frames are written at once: a cancelled caller must be found before that
+FEW_CALLS = 8  # among which a caller is looked at before it asks: cancelled, it is not sent
 _ENVELOPE = frozenset({"sessionId", "pool"})  # members that say where a frame goes
 
 
@@ -201,6 +200,9 @@ class Bus:
         self._calls.on_chunks = self._inbound.take_chunks
         self._life.at_end.append(self._inbound.end_all)
         self._collecting = frozenset(pool.id for pool in config.pools if pool.collect == "text")
+        # No row is for them: a kernel looks for a session in the params of each.
+        in_params = frozenset(pool.id for pool in config.pools if pool.session != "top")
+        self._lone = self._collecting | in_params
         self._calls.on_request = handlers.take
         self._calls.on_cancel = handlers.cancel
         self._calls.on_bad_line = self._bad_lines.take
@@ -328,7 +330,7 @@ class Bus:
         if reply is not Any:
             decoder_of(reply)  # a type that cannot be decoded is found before anything is sent
         follows = collect is not UNSET or progress_renews or retry is not None
-        if not (follows or session is not None or scope is not None or self._collecting):
+        if not (follows or session is not None or scope is not None or route.pool in self._lone):
             rows = self._calls.rows
             row = rows.open(method, route, timeout, reply is Any)
             if row is not None:
@@ -338,14 +340,34 @@ class Bus:
                 except BaseException:
                     rows.leave(row, waiter)
                     raise
-                if answer is not ALONE:
-                    return answer if type(answer) in _VALUES else _value_of(answer, reply)
-                self._life.check_running()
+                return answer if type(answer) in _VALUES else _value_of(answer, reply)
+        if not follows and route.pool not in self._collecting:
+            return await self._alone(method, params, route, timeout, scope, reply)
         collects = self._collects(route, collect)
         options = StreamOptions(scope, reply, timeout, progress_renews, collects)
         if retry is None:
             return await self._attempt(method, params, route, options)
         return await self._request_with(method, params, route, options, retry)
+
+    async def _alone(  # noqa: PLR0917
+        self,
+        method: str,
+        params: object,
+        route: Route,
+        timeout_s: float | None,
+        scope: Scope | None,
+        reply: Any,
+    ) -> Any:
+        calls = self._calls
+        if len(calls.peer.calls) < FEW_CALLS:
+            await calls.checkpoint_if_cancelled()
+        call = calls.begin(method, params, route, timeout_s, scope)
+        try:
+            answer = await call.waiter
+        except BaseException:
+            calls.abandon(call)
+            raise
+        return _value_of(answer, reply)
 
     async def _request_with(
         self, method: str, params: object, route: Route, options: StreamOptions, retry: Retry
@@ -372,16 +394,8 @@ class Bus:
                 return await stream.result()
             finally:
                 stream._close()
-        calls = self._calls
-        if len(calls.peer.calls) < FEW_CALLS:  # else frames are not written before it waits
-            await calls.checkpoint_if_cancelled()
-        call = calls.begin(method, params, route, options.left_s, options.scope)
-        try:
-            answer = await call.waiter
-        except BaseException:
-            calls.abandon(call)
-            raise
-        return _value_of(answer, options.reply)
+        left_s, scope, reply = options.left_s, options.scope, options.reply
+        return await self._alone(method, params, route, left_s, scope, reply)
 
     def _collects(self, route: Route, collect: Collect | UnsetType) -> bool:
         if collect is UNSET:
@@ -719,7 +733,7 @@ class Bus:
         key = members["id"]
         members = self._with_envelope(members, route)
         calls = self._calls
-        if len(calls.peer.calls) < FEW_CALLS:  # else frames are not written before it waits
+        if len(calls.peer.calls) < FEW_CALLS:
             await calls.checkpoint_if_cancelled()
         call = calls.begin(request.method, None, route, seconds, scope, members)
         try:
@@ -843,6 +857,7 @@ class Bus:
 
     def _submit(self, frame: bytes, route: Route) -> None:
         self._life.check_running()
+        self._calls.rows.send()  # what was asked for before
         try:
             self._backend.submit(frame, route, None)
         except Refused as exc:

@@ -42,7 +42,7 @@ from anyio_bus._sansio.events import (
     WorkerChanged,
 )
 from anyio_bus._sansio.lifecycle import State
-from anyio_bus._sansio.messages import Message, RequestId, is_error
+from anyio_bus._sansio.messages import Message, RequestId, Result, is_error
 from anyio_bus._sansio.peer import Peer
 from anyio_bus._sansio.profiles import CANCEL_METHODS
 from anyio_bus._sansio.routing import Refused, Route, Withdrawal
@@ -67,6 +67,23 @@ class Sink(Protocol):
 
     def finish(self, call: Call, outcome: Message | Exception, /) -> None:
         """Take what became of it."""
+
+
+class BatchSink(Protocol):
+    """Who takes the outcomes of calls that were begun at once."""
+
+    def finish(self, call: Call, outcome: Message | Exception, /) -> None:
+        """Take what became of one of them."""
+
+    def finish_many(
+        self,
+        batches: list[Batch],
+        calls: list[Batch],
+        keys: Sequence[RequestId],
+        answers: Sequence[Message | Result] | Results,
+        /,
+    ) -> None:
+        """Take a run of answers to ``keys``; ``calls`` says of which of the ``batches`` each is."""
 
 
 class Call(msgspec.Struct, eq=False):
@@ -288,6 +305,7 @@ class Calls:
         scope: Scope | None,
         members: dict[str, Raw] | None = None,
         sink: Sink | None = None,
+        waiter: Any = None,
     ) -> Call:
         """Hand one request to the kernel, or let it wait for room; its caller awaits ``waiter``.
 
@@ -299,6 +317,7 @@ class Calls:
             scope: The scope that it is in; None for the root.
             members: The members of a prepared request, sent instead under an id of ours.
             sink: Takes the outcome; None where a task awaits it.
+            waiter: What that task awaits, where there is one already.
 
         Raises:
             BusError: It cannot be taken; nothing of it was sent.
@@ -306,14 +325,12 @@ class Calls:
         if self.rows.row is not None:
             self.rows.send()  # it was first
         root = self.root
-        if scope is None:
-            scope = root
-        elif type(scope) is not Scope or scope._owner is not self:
-            raise _strange_scope("scope", scope)
+        scope = root if scope is None else self.checked_scope(scope)
         if scope.cancel_reason is not None:
             raise self._scope_error(method, scope)
         loop = self._loop
-        waiter = loop.waiter() if sink is None else None
+        if sink is None and waiter is None:
+            waiter = loop.waiter()
         call = Call(self.peer.new_key(), method, timeout_s, scope, waiter, sink, route.pool)
         if self.observer is not None:
             params = self.observer.begun(call.key, method, params, route.pool)
@@ -359,7 +376,7 @@ class Calls:
         route: Route,
         timeout_s: float | None,
         scope: Scope | None,
-        sink: Sink,
+        sink: BatchSink,
     ) -> Batch | None:
         """Hand several requests to the kernel at once, if nothing is in the way of any of them.
 
@@ -516,10 +533,7 @@ class Calls:
         if call.scope is not self.root:
             del call.scope._calls[call]
         self.pending_bytes -= call.size
-        if self._queue:
-            self._let_in()
-        if self.on_idle is not None and not self.peer.calls:
-            self.on_idle()
+        self._make_use_of_room()
 
     def _let_in(self) -> None:
         """Hand to the kernel what waits, in order, as far as there is room."""
@@ -628,7 +642,7 @@ class Calls:
             if type(event) is Lines:
                 self._take_lines(event)
             elif type(event) is Results:
-                self._take_answers(event.keys, event)
+                self._take_results(event)
             elif type(event) is ChunkLines:
                 if not self.on_chunks(event):
                     self.deliver(event.as_lines())  # type: ignore[arg-type]  # list is invariant
@@ -649,6 +663,12 @@ class Calls:
             self.brakes.forget(event.worker)
         for listen in self.worker_listeners:
             listen(event)
+
+    def _take_results(self, event: Results) -> None:
+        if len(event.keys) > 1:
+            self._take_answers(event.keys, event)
+        else:
+            self._take_answer(event.answers()[0])
 
     def _take_lines(self, event: Lines) -> None:
         if event.only == "answers":
@@ -687,7 +707,7 @@ class Calls:
         answers: list[Message] | Results,
     ) -> bool:
         """Settle a run of answers to one sink's calls that were begun at once; False if it is not."""
-        if not calls or type(calls[0]) is not Batch or self._queue or self.on_idle is not None:
+        if not calls or type(calls[0]) is not Batch:
             return False
         first = calls[0]
         counts = {first: len(calls)} if calls.count(first) == len(calls) else Counter(calls)
@@ -701,25 +721,30 @@ class Calls:
             self.pending_bytes -= batch.size * counts[batch]
             self.leave_batch(batch, counts[batch])
         sink.finish_many(batches, calls, keys, answers)
+        self._make_use_of_room()
         return True
 
+    def _make_use_of_room(self) -> None:
+        if self._queue:
+            self._let_in()
+        if self.on_idle is not None and not self.peer.calls:
+            self.on_idle()
+
+    def _take_answer(self, answer: Message | Result) -> None:
+        entry = self.peer.receive(answer)
+        if entry is not None:
+            call = _call_of(answer.id, entry)
+            self._leave(call)
+            self._tell(call, answer)
+
     def _take_each(self, event: Lines) -> None:
-        receive = self.peer.receive
-        root = self.root
         notes: list[Message] = []
         for message in event.messages:
             if notes and (message.method is UNSET or message.id is not UNSET):
                 self.on_notifications(event, notes)  # they came before this answer or request
                 notes = []
             if message.method is UNSET:
-                entry = receive(message)
-                if entry is not None:
-                    call = _call_of(message.id, entry)
-                    if call.scope is not root or self._queue or self.on_idle is not None:
-                        self._leave(call)
-                    else:
-                        self.pending_bytes -= call.size
-                    self._tell(call, message)
+                self._take_answer(message)
             elif message.id is not UNSET:
                 self.on_request(event, message)
             elif message.method not in CANCEL_METHODS or not self.on_cancel(event, message):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
+from anyio_bus._errors import BusStoppedError
 from anyio_bus._sansio.codec import BAD_JSON, decode_plain
 from anyio_bus._sansio.events import Results
 
@@ -14,10 +15,10 @@ if TYPE_CHECKING:
     from anyio_bus._sansio.messages import Message, RequestId, Result
     from anyio_bus._sansio.routing import Route
 
-__all__ = ("ALONE", "Row", "Rows")
+__all__ = ("Row", "Rows")
 
-ALONE: Final = object()  # what a waiter gets whose request is to be begun by itself
 MOST_TOGETHER = 256  # requests that are handed to the kernel in one step
+MOST_ALONE = 64  # requests that are not looked at after two rows of a single one
 
 
 class Row:
@@ -28,14 +29,15 @@ class Row:
         method: Of each.
         route: Where each goes.
         timeout_s: Seconds that there are for each, from when they are handed over.
-        plain: Their tasks want values; else answers.
+        plain: All of their tasks want values; else they get answers.
         room: There may be so many.
     """
 
     __slots__ = (
         "_new",
-        "batch",
+        "alone",
         "items",
+        "keys",
         "method",
         "plain",
         "room",
@@ -59,12 +61,13 @@ class Row:
         self.plain: bool = plain
         self.room: int = room
         self.items: list[object] = []  # the params of each, until they are handed over
-        self.waiters: list[Any] = []  # None in place of one that has its outcome
-        self.batch: Batch | None = None  # what the kernel has them as
+        self.waiters: list[Any] = []  # None in place of one that has its outcome, or was left
+        self.keys: list[RequestId] | None = None  # of each, once they are a batch
+        self.alone: dict[int, RequestId] | None = None  # if they are none: id(waiter) -> id
         self._new: Callable[[], Any] = loop.waiter
 
     def join(self, params: object) -> Any:
-        """Add a request; return what its task waits for: its outcome, or ``ALONE``."""
+        """Add a request; return what its task waits for."""
         waiter = self._new()
         self.items.append(params)
         self.waiters.append(waiter)
@@ -73,7 +76,7 @@ class Row:
 
 
 class Rows:
-    """The row that is open, and who gets the answers to those that were handed over.
+    """The row that is open, those that it closed, and who gets the answers to what was handed over.
 
     Args:
         calls: The calls of the bus.
@@ -82,83 +85,120 @@ class Rows:
 
     def __init__(self, calls: Calls, loop: Loop) -> None:
         self.row: Row | None = None
+        self._closed: list[Row] = []  # by a request of another kind; there is an open one, then
         self._calls: Calls = calls
         self._loop: Loop = loop
+        self._single = False  # the last row that was closed had a single request
+        self._skipped = MOST_ALONE  # requests since there were two such rows
 
     def __len__(self) -> int:
         """Return the number of requests that were not handed over yet."""
-        return 0 if self.row is None else len(self.row.items)
+        return 0 if self.row is None else sum(len(row.items) for row in (*self._closed, self.row))
 
     def open(self, method: str, route: Route, timeout_s: float | None, plain: bool) -> Row | None:
         """Return the row that such a request may join; None if it is to be begun by itself."""
         row = self.row
-        if (
-            row is not None
-            and row.room > 0
-            and row.route is route
-            and row.plain is plain
-            and row.timeout_s == timeout_s
-            and row.method == method
-        ):
-            return row
         if row is not None:
-            self.send()
-        calls = self._calls
-        if not calls.backend.put_off(self.send) or not _is_plain(route) or not calls.numbered:
+            if (
+                row.room > 0
+                and row.route is route
+                and row.timeout_s == timeout_s
+                and row.method == method
+            ):
+                row.plain &= plain
+                return row
+            single = len(row.items) == 1
+            if single and self._single:
+                self._skipped = 0
+            self._single = single
+        elif self._skipped < MOST_ALONE:
+            self._skipped += 1
             return None
-        room = min(calls.room_together, MOST_TOGETHER)
+        calls = self._calls
+        if route.envelope or not calls.numbered or not calls.backend.put_off(self.send):
+            return None
+        room = min(calls.room_together - len(self), MOST_TOGETHER)
         if room < 1:
             return None
-        row = Row(self._loop, method, route, timeout_s, plain, room)
-        self.row = row
+        if row is not None:
+            self._closed.append(row)
+        self.row = row = Row(self._loop, method, route, timeout_s, plain, room)
         return row
 
     def send(self) -> None:
-        """Hand the open row to the kernel; what cannot go together is left to each task."""
-        row, self.row = self.row, None
-        if row is None or not row.items:
+        """Hand all to the kernel: each row as one batch, or else each request in its turn."""
+        if self.row is None:
             return
+        rows, self._closed, self.row = [*self._closed, self.row], [], None
+        for place, row in enumerate(rows):
+            try:
+                self._hand_over(row)
+            except BaseException:  # it ends the program: nobody shall wait for ever
+                error = BusStoppedError(f"request {row.method!r} failed: interrupted", sent=True)
+                for waiter in [waiter for lost in rows[place:] for waiter in lost.waiters]:
+                    self._loop.wake(waiter, error)
+                raise
+
+    def _hand_over(self, row: Row) -> None:
+        if True in [waiter.done() for waiter in row.waiters]:  # they have just been cancelled
+            pairs = zip(row.waiters, row.items, strict=True)
+            left = [pair for pair in pairs if not pair[0].done()]
+            row.waiters, row.items = [pair[0] for pair in left], [pair[1] for pair in left]
         items, row.items = row.items, []
-        try:
-            batch = self._calls.begin_many(row.method, items, row.route, row.timeout_s, None, self)
-            if batch is not None:
-                batch.begin_at(0)
-                batch.held = row
-                row.batch = batch
-        finally:
-            if row.batch is None:
-                waiters, row.waiters = row.waiters, []
-                for waiter in waiters:
-                    self._loop.wake(waiter, ALONE)
+        batch = None
+        if len(items) > 1:
+            calls = self._calls
+            batch = calls.begin_many(row.method, items, row.route, row.timeout_s, None, self)
+        if batch is None:
+            self._begin_each(row, items)
+        else:
+            batch.begin_at(0)
+            batch.held = row
+            row.keys = batch.keys
+
+    def _begin_each(self, row: Row, items: list[object]) -> None:
+        row.alone = {}
+        for waiter, params in zip(row.waiters, items, strict=True):
+            try:
+                call = self._calls.begin(
+                    row.method, params, row.route, row.timeout_s, None, waiter=waiter
+                )
+            except Exception as exc:  # it is its own  # noqa: BLE001
+                self._loop.wake(waiter, exc)
+            else:
+                row.alone[id(waiter)] = call.key
+        row.waiters = []  # each is held by its call, and by its task
 
     def leave(self, row: Row, waiter: Any) -> None:
         """Take back the request of a task that does not wait any more, unless it is over."""
-        if waiter not in row.waiters:
+        calls = self._calls
+        open_calls = calls.peer.calls
+        if row.alone is not None:
+            call: Any = open_calls.get(row.alone.get(id(waiter)))
+            if call is not None and call.waiter is waiter:
+                calls.abandon(call)
             return
-        place = row.waiters.index(waiter)
-        batch = row.batch
-        if batch is None:
+        try:
+            place = row.waiters.index(waiter)
+        except ValueError:
+            return
+        if row.keys is None:
             del row.waiters[place], row.items[place]
             return
         row.waiters[place] = None
-        self._calls.abandon(batch.call_of(batch.keys[place]))
-        self._calls.leave_batch(batch)
+        key = row.keys[place]
+        batch: Any = open_calls[key]
+        calls.abandon(batch.call_of(key))
+        calls.leave_batch(batch)
 
     # -- as the sink of what was handed over ----------------------------------------------------
-
-    def params(self, _key: RequestId, params: object) -> object:
-        """Return the params as they are."""
-        return params
 
     def finish(self, call: Call, outcome: Message | Exception) -> None:
         """Take what became of one request."""
         batch = call.batch
         assert batch is not None
         self._calls.leave_batch(batch)
-        self._give(batch, batch.place_of(call.key), outcome)
-
-    def _give(self, batch: Batch, place: int, outcome: object) -> None:
-        waiters = batch.held.waiters
+        waiters, place = batch.held.waiters, batch.place_of(call.key)
         waiter, waiters[place] = waiters[place], None  # it is held by its task alone
         self._loop.wake(waiter, outcome)
 
@@ -193,7 +233,3 @@ def _values_of(batches: list[Batch], results: Results) -> list[Any]:
         else:
             return found if len(results.keys) > 1 else [found]
     return results.answers()
-
-
-def _is_plain(route: Route) -> bool:
-    return route.session is None and route.worker is None and not route.envelope

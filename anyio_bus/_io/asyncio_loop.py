@@ -15,9 +15,7 @@ from typing import Any
 
 import anyio.lowlevel
 
-__all__ = ("AsyncioLoop", "running_loop")
-
-PASSES = 2  # those who were woken, and the one that they wake to write what they ask for
+__all__ = ("AsyncioLoop",)
 
 
 class _Waiter(asyncio.Future[Any]):
@@ -46,24 +44,17 @@ class _Waiter(asyncio.Future[Any]):
         return True
 
 
-class AsyncioLoop:
-    """On asyncio a waiter is a future.
+class _Turns:
+    """The tasks of one loop that were woken and have not gone on yet.
 
-    A future that is set makes its loop call back its task later, by a handle of its own; much of what
-    a request costs would be that. So those whose waiters were set are called back together: by the
-    callback that found the fd readable, when it is through, else by one that is asked for.
+    A future that is set makes its loop call back its task, by a handle of its own; much of what a
+    request costs would be that. So one handle calls back all that were woken before it runs. While
+    an fd is served it is not asked for: those who are woken come after all else that was brought
+    about, such as handlers of what came before their answers.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.now: Callable[[], float] = loop.time
-        self.waiter: Callable[[], Any] = partial(_Waiter, loop=loop)
-        self.checkpoint_if_cancelled: Callable[[], Awaitable[None]] = (
-            anyio.lowlevel.checkpoint_if_cancelled
-        )
-        self._context = _named_context()
-        self.post: Callable[..., object] = partial(loop.call_soon_threadsafe, context=self._context)
         self.loop: asyncio.AbstractEventLoop = loop
-        self._served: set[int] = set()
         self._woken: deque[_Waiter] = deque()
         self._due = False  # they will be called back
 
@@ -78,39 +69,68 @@ class AsyncioLoop:
             return
         self._woken.append(waiter)
         if not self._due:
-            self._due = True
-            self.loop.call_soon(self._go_on, context=self._context)
+            self._ask()
+
+    def _ask(self) -> None:
+        self._due = True
+        self.loop.call_soon(self._go_on, context=Context())  # one that nothing else is in
 
     def _go_on(self) -> None:
         """Have the tasks that were woken go on, each in its own context."""
-        self._due = True
+        self._due = False  # one of them may run the loop: some patch it so that it can be
         woken = self._woken
         try:
-            for _ in range(PASSES):
-                for _ in range(len(woken)):
+            for _ in range(len(woken)):
+                if woken:
                     waiter = woken.popleft()
                     waiter.context.run(waiter.step, waiter)
         finally:  # one may raise what ends the loop
-            self._due = bool(woken)
-            if woken:
-                self.loop.call_soon(self._go_on, context=self._context)
+            if woken and not self._due:
+                self._ask()
+
+    def serve(self, function: Callable[[], bool]) -> bool:
+        """Call what wakes tasks, and have them go on after all that it has asked the loop for."""
+        self._due = True
+        try:
+            return function()
+        finally:
+            self._due = False
+            if self._woken:
+                self._ask()
+
+
+class AsyncioLoop:
+    """On asyncio a waiter is a future, and what reads an fd is called by the loop itself."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._turns = _turns_of(loop)
+        self.now: Callable[[], float] = loop.time
+        self.waiter: Callable[[], Any] = partial(_Waiter, loop=loop)
+        self.wake: Callable[[Any, object], None] = self._turns.wake
+        self.checkpoint_if_cancelled: Callable[[], Awaitable[None]] = (
+            anyio.lowlevel.checkpoint_if_cancelled
+        )
+        self._context = _named_context()
+        self.post: Callable[..., object] = partial(loop.call_soon_threadsafe, context=self._context)
+        self._loop = loop
+        self._served: set[int] = set()
 
     async def serve_readable(self, fd: int, function: Callable[[], bool]) -> None:
         """Let the loop itself call it: a task that waits would cost two system calls and a hop."""
-        done = self.loop.create_future()
+        done = self._loop.create_future()
 
         def look() -> None:
-            self._due = True
             try:
-                if not function() and not done.done():
-                    done.set_result(None)
+                if self._turns.serve(function) or done.done():
+                    return
+                done.set_result(None)
             except BaseException as exc:  # it is the waiting task's  # noqa: ASYNC103, BLE001
                 self.forget_readable(fd)
                 if not done.done():
                     done.set_exception(exc)
-            self._go_on()
 
-        self._context.copy().run(self.loop.add_reader, fd, look)
+        self._context.copy().run(self._loop.add_reader, fd, look)
         self._served.add(fd)
         try:
             await done
@@ -122,7 +142,7 @@ class AsyncioLoop:
         if fd in self._served:
             self._served.discard(fd)
             with suppress(RuntimeError):  # the loop is closed
-                self.loop.remove_reader(fd)
+                self._loop.remove_reader(fd)
 
 
 def _named_context() -> Context:
@@ -139,19 +159,18 @@ def _named_context() -> Context:
 
 
 class _Here(threading.local):
-    """The loop that runs in this thread, as long as anybody uses it."""
+    """The turns of the loop that runs in this thread, as long as anybody uses them."""
 
-    found: Callable[[], AsyncioLoop | None] = staticmethod(lambda: None)
+    turns: Callable[[], _Turns | None] = staticmethod(lambda: None)
 
 
 _here = _Here()
 
 
-def running_loop() -> AsyncioLoop:
-    """Return the running loop, the same to all who ask: what one wakes goes on where another reads."""
-    running = asyncio.get_running_loop()
-    found = _here.found()
-    if found is None or found.loop is not running:
-        found = AsyncioLoop(running)
-        _here.found = weakref.ref(found)
-    return found
+def _turns_of(loop: asyncio.AbstractEventLoop) -> _Turns:
+    """Return what all share who use the running loop: what one wakes, another may have to write for."""
+    turns = _here.turns()
+    if turns is None or turns.loop is not loop:
+        turns = _Turns(loop)
+        _here.turns = weakref.ref(turns)
+    return turns

@@ -1,6 +1,7 @@
 """Own what differs between the event loops: their clock, and a waiter cheaper than an event.
 
-This is the one seam that knows asyncio from trio; everything else is written against AnyIO.
+This is the one seam that knows asyncio from trio, with ``asyncio_loop``, which is loaded where there is
+asyncio; everything else is written against AnyIO.
 """
 
 from __future__ import annotations
@@ -21,10 +22,14 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Waiter(Protocol[T_co]):
-    """A value that one task awaits, once. Cancelling the wait leaves the waiter unset."""
+    """A value that one task awaits, once."""
 
     def __await__(self) -> Generator[Any, Any, T_co]:
         """Wait for the value."""
+        ...
+
+    def done(self) -> bool:
+        """Tell whether it was set, or the wait for it was cancelled."""
         ...
 
 
@@ -78,8 +83,11 @@ class _TrioWaiter(msgspec.Struct, eq=False):
         await self.lowlevel.checkpoint()
         return self.value
 
+    def done(self) -> bool:
+        return self.value is not UNSET
+
     def _abort(self, _raise_cancel: object) -> Any:
-        self.task = None
+        self.task = self.value = None
         return self.lowlevel.Abort.SUCCEEDED
 
     def unwrap(self) -> object:
@@ -129,9 +137,9 @@ def current_loop() -> Loop:
             pass
         else:
             return _TrioLoop(trio.lowlevel)
-    from anyio_bus._io.asyncio_loop import running_loop  # noqa: PLC0415  # asyncio may be missing
+    from anyio_bus._io.asyncio_loop import AsyncioLoop  # noqa: PLC0415  # asyncio is not missing
 
-    return running_loop()
+    return AsyncioLoop()
 
 
 def running_loop_name() -> str | None:
