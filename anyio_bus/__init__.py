@@ -6,8 +6,8 @@ Open a bus, which owns pools of workers, and ask them; on asyncio and on trio::
         print(await bus.request("echo", {"message": "hello"}))
 
 Begin with :func:`open_bus`, :class:`Pool` and :class:`Bus`; without an event loop with
-``anyio_bus.sync``. Workers are written with ``anyio_bus.worker``. Every error of the
-library is a :class:`BusError`.
+``anyio_bus.sync``. Workers are written with ``anyio_bus.worker``. Every error that a call ends
+with is a :class:`BusError`; streams and subscriptions also raise AnyIO's.
 """
 
 # The public names are loaded on first use (PEP 562), so that `anyio_bus.worker` and the command line

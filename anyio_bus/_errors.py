@@ -197,7 +197,9 @@ class OverloadedError(BusError):
 
     Attributes:
         limit: Name of the limit.
-        sent: Always False: no byte of the request reached a worker.
+        sent: False guarantees that no byte of the request reached a worker. True after an attempt
+            before that was sent (``retry=``), and where a daemon says that it had no room for what
+            a worker answers (``slow_client``).
     """
 
     limit: str | None = None

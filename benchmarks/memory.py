@@ -8,8 +8,9 @@ it that no other process shares. Medians over the runs; the worker's own memory 
 
 ``idle bus`` is in bytes: an idle bus with one worker against the same program without it.
 ``idle worker`` is in bytes a worker: the same bus with 17 workers against that with one.
-``pending request`` is in bytes a request: 10,000 unanswered requests, each in its task, against
-10,000 tasks that wait on an ``anyio.Event`` each, both on top of 2,000 that wait already.
+``pending request, more than a task that waits for an event`` is in bytes a request: 10,000
+unanswered requests, each in its task, against 10,000 tasks that wait on an ``anyio.Event`` each,
+both on top of 2,000 that wait already.
 ``pending map request`` is the same of one ``bus.map``, which has no task a request, against nothing.
 Prints one JSON line for each loop and figure.
 """

@@ -4,8 +4,9 @@
 
 The programs of a comparison are run in turn, A B A B, as ``paired.py`` does it; each checks that its
 answers are right before it times them. A claim compares programs within each round: its value is the
-median over the rounds. The quick set takes five minutes, ``--full`` about an hour. Files go to
-``results/suite-quick.*`` or ``results/suite.*``: the readings as JSON, the table as markdown, plots.
+median over the rounds. The quick set takes five minutes, ``--full`` about forty minutes with
+``--pairs 5``, an hour without. Files go to ``results/suite-quick.*`` or ``results/suite.*``: the
+readings as JSON, the table as markdown, plots.
 
 ``STDIO_BUS`` names the daemon of ``stdiobus``, ``ANYIO_BUSD`` ours. A rival that is not there is left
 out, and said to be. Exits with 1 when a program failed; a target that is not met is in the table.
@@ -548,8 +549,11 @@ def parse() -> argparse.Namespace:
 def choose(options: argparse.Namespace) -> list[Comparison | Listing]:
     """Return what the command line asks for; a name reaches beyond the quick set."""
     if options.only:
-        return [one for one in SUITE if one.name.startswith(tuple(options.only))]
-    return [one for one in SUITE if options.full or one.quick]
+        chosen = [one for one in SUITE if one.name.startswith(tuple(options.only))]
+    else:
+        chosen = [one for one in SUITE if options.full or one.quick]
+    # What says that it is of two cores would be of one.
+    return [one for one in chosen if not (options.one_core and one.name.endswith("-two-cores"))]
 
 
 def main() -> None:
@@ -561,7 +565,8 @@ def main() -> None:
             print(f"{one.name:32} {'quick' if one.quick else 'full ':6} {one.question}")
         return
     if not chosen:
-        raise SystemExit(f"no comparison begins with {' or '.join(options.only)}; see --list")
+        how = ", and can be run on one core" if options.one_core else ""
+        raise SystemExit(f"no comparison begins with {' or '.join(options.only)}{how}; see --list")
     os.chdir(paired.ROOT)
     if options.one_core:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import wraps
-from typing import TYPE_CHECKING, Generic, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class _Block(AbstractAsyncContextManager[T], Generic[T]):
-    """A block; used in any other way than ``async with``, it says how it is used."""
+    """A block, or a decorator; used in any other way than ``async with``, it says how."""
 
     def __init__(self, block: AbstractAsyncContextManager[T], usage: str) -> None:
         self._block = block
@@ -34,7 +34,14 @@ class _Block(AbstractAsyncContextManager[T], Generic[T]):
     ) -> bool | None:
         return await self._block.__aexit__(kind, exc, trace)  # what it wraps has that  # noqa: ASYNC102
 
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Decorate a function: each call of it opens a block of its own."""
+        decorated: Callable[..., Any] = self._block(function)  # type: ignore[operator]
+        return decorated
+
     def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):  # asked for by protocols, as by copy before there is a usage
+            raise AttributeError(name, name=name, obj=self)
         msg = f"use `{self._usage}`; it is what that gives that may have {name!r}"
         raise AttributeError(msg, name=name, obj=self)
 

@@ -155,6 +155,7 @@ class Bus:
     _handlers: Handlers
     _inbound: Inbound
     _collecting: frozenset[str]
+    _lone: frozenset[str]
     _bad_lines: BadLines
     _clients: Clients
     _backend: Backend

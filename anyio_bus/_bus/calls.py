@@ -668,7 +668,7 @@ class Calls:
         if len(event.keys) > 1:
             self._take_answers(event.keys, event)
         else:
-            self._take_answer(event.answers()[0])
+            self._take_answer(event.answers()[0])  # type: ignore[arg-type]  # of fewer members
 
     def _take_lines(self, event: Lines) -> None:
         if event.only == "answers":
@@ -730,7 +730,7 @@ class Calls:
         if self.on_idle is not None and not self.peer.calls:
             self.on_idle()
 
-    def _take_answer(self, answer: Message | Result) -> None:
+    def _take_answer(self, answer: Message) -> None:
         entry = self.peer.receive(answer)
         if entry is not None:
             call = _call_of(answer.id, entry)

@@ -370,7 +370,7 @@ class Kernel:
             events.append(Failed(key, failure))
 
     def _note_stray(self, lane: Lane, key: RequestId) -> None:
-        """Tell of the first answer of a process that is to nothing which it was asked."""
+        """Tell of the first answer of a process that no request waits for."""
         inc = self._running.get(lane)
         if inc is None or inc.strayed:
             return
@@ -378,7 +378,7 @@ class Kernel:
         pool, worker = lane.pool.config.id, lane.worker
         shown = msgspec.json.encode(key).decode()[:STRAY_ID_CHARACTERS]
         extra = {"event": "stray_answer", "pool": pool, "worker": worker}
-        text = "worker %s/%s answered id %s, which it was not asked with, or long ago"
+        text = "worker %s/%s answered id %s, which no request waits for"
         logger.warning(text, pool, worker, shown, extra=extra)
 
     # -- called by slots ----------------------------------------------------------------------

@@ -65,7 +65,6 @@ _PLAIN = frozenset({str, int, bool, NoneType})  # their JSON has neither newline
 _LONG_BYTES = 4096
 _DEEPEST = 100  # that a path to a fault is followed
 _SHORT_LINE_BYTES = 256  # on average; then two passes over a block beat a search per line
-_UNENCODABLE = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
 BAD_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -179,7 +178,9 @@ def encode_value(value: object, what: str) -> bytes:
     """
     try:
         raw = _encode(value)
-    except _UNENCODABLE as exc:
+    except MemoryError:
+        raise
+    except Exception as exc:  # of msgspec, or of the code of what it encodes
         where = "" if isinstance(exc, RecursionError) else _path_to_fault(value)
         msg = f"{what} cannot be encoded as JSON: {exc}{where and f' (at {what}{where})'}"
         raise InvalidArgumentError(msg, field=what) from exc
@@ -192,30 +193,39 @@ def encode_value(value: object, what: str) -> bytes:
 
 
 def _path_to_fault(value: object) -> str:
-    """Find the innermost part of a value that cannot be encoded; an empty path is the value itself."""
+    """Find the innermost part of a value that cannot be encoded; an empty path is the value itself.
+
+    Looking for it runs code of the value, which may raise: then it is as far as it was followed.
+    """
     path = ""
-    for _ in range(_DEEPEST):
-        parts: Iterable[tuple[object, object]] = ()
-        if isinstance(value, dict):
-            parts = value.items()
-        elif isinstance(value, list | tuple):
-            parts = enumerate(value)
-        elif isinstance(value, msgspec.Struct):
-            parts = msgspec.structs.asdict(value).items()
-        for key, part in parts:
-            if not _can_be_encoded(part):
-                path += f"[{key!r}]"
-                value = part
+    try:
+        for _ in range(_DEEPEST):
+            for key, part in _parts_of(value):
+                if not _can_be_encoded(part):
+                    path += f"[{key!r}]"
+                    value = part
+                    break
+            else:
                 break
-        else:
-            break
+    except Exception:  # noqa: BLE001  # what matters is why the whole cannot be encoded
+        pass
     return path
+
+
+def _parts_of(value: object) -> Iterable[tuple[object, object]]:
+    if isinstance(value, dict):
+        return value.items()
+    if isinstance(value, list | tuple):
+        return enumerate(value)
+    if isinstance(value, msgspec.Struct):
+        return msgspec.structs.asdict(value).items()
+    return ()
 
 
 def _can_be_encoded(value: object) -> bool:
     try:
         _encode(value)
-    except _UNENCODABLE:
+    except Exception:  # noqa: BLE001  # whatever the code of a value raises
         return False
     return True
 

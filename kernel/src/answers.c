@@ -253,7 +253,7 @@ static bool is_result(const abk_message *answer)
     return answer->error.kind == ABK_ABSENT && answer->session.kind == ABK_ABSENT;
 }
 
-/* Tell of the first answer of a process that is to nothing which it was asked. */
+/* Tell of the first answer of a process that no request waits for. */
 static void note_stray(abk_process *process, const abk_value *id)
 {
     const abk_slot *slot = process->slot;
@@ -263,7 +263,7 @@ static void note_stray(abk_process *process, const abk_value *id)
     const abk_text raw = abk_value_raw(id);
     abk_event *event =
         abk_log(slot->bus, ABK_LOG_WARNING, slot,
-                "worker %s/%d answered id %.*s, which it was not asked with, or long ago",
+                "worker %s/%d answered id %.*s, which no request waits for",
                 slot->pool->config->id, slot->worker, (int)(raw.len < 100 ? raw.len : 100), raw.at);
     if (event != NULL)
         event->b = ABK_LOG_STRAY;

@@ -146,6 +146,21 @@ def test_program_that_fails_is_a_row_of_the_table(suite: ModuleType) -> None:
     assert reading == {}
 
 
+@pytest.mark.usefixtures("suite")
+@pytest.mark.parametrize("chosen", [("--full",), ("--only", "nexo-calls-1")])
+def test_what_is_of_two_cores_is_left_out_on_one(
+    chosen: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = importlib.import_module("suite")
+
+    def names(*options: str) -> set[str]:
+        monkeypatch.setattr(sys, "argv", ["suite.py", *chosen, *options])
+        return {one.name for one in table.choose(table.parse())}
+
+    assert names() - names("--one-core") == {"nexo-calls-1-two-cores"}
+    assert "nexo-calls-1-one-core" in names("--one-core")
+
+
 def test_names_of_the_suite_are_different_and_its_labels_known(suite: ModuleType) -> None:
     table = importlib.import_module("suite").SUITE
     names = [one.name for one in table]

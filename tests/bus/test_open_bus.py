@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from anyio_bus import (
     Pool,
     open_bus,
 )
+from anyio_bus._bus.blocks import entered_as
 from tests.bus.support import WORKER, scripted
 from tests.bus.workers.scripted import serve
 
@@ -251,6 +255,52 @@ async def test_a_bus_cannot_be_awaited_nor_opened_without_async() -> None:
     with pytest.raises(TypeError, match=USAGE):
         with bus:
             pass
+
+
+async def test_a_block_that_decorates_a_function_is_entered_anew_for_each_call() -> None:
+    seen: list[str] = []
+
+    @entered_as("async with opened():")
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[None]:
+        seen.append("in")
+        yield
+        seen.append("out")
+
+    decorate: Any = opened()
+
+    @decorate
+    async def main(word: str) -> str:
+        """Say it."""
+        seen.append(word)
+        return word
+
+    assert (main.__name__, main.__doc__) == ("main", "Say it.")
+    assert await main("a") == "a"
+    assert await main("b") == "b"
+    assert seen == ["in", "a", "out", "in", "b", "out"]
+
+
+async def test_a_bus_decorates_a_function(caplog: pytest.LogCaptureFixture) -> None:
+    decorate: Any = open_bus(scripted(), timeout=5)
+
+    @decorate
+    async def main() -> list[str]:
+        return [r.getMessage() for r in caplog.records if getattr(r, "event", "") == "bus_running"]
+
+    with caplog.at_level(logging.INFO, logger="anyio_bus"):
+        assert len(await main()) == 1
+        assert len(await main()) == 2
+
+
+async def test_a_bus_that_was_not_entered_can_be_copied() -> None:
+    block: Any = copy.copy(open_bus(scripted(), timeout=5))
+
+    assert not hasattr(block, "__set_name__")
+    with pytest.raises(AttributeError, match=USAGE + ".*'request'"):
+        block.request("echo")
+    async with block as bus:
+        assert await bus.request("echo", {"a": 1})
 
 
 async def test_what_a_bus_opens_says_how_it_is_used() -> None:

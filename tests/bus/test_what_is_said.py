@@ -60,7 +60,7 @@ async def test_first_answer_of_a_worker_that_it_was_not_asked_with_is_logged(
         await until(lambda: bus.statistics().kernel.stray_answers == 2)
 
         (text,) = said(caplog, "stray_answer")
-        assert text == 'worker w/0 answered id "1", which it was not asked with, or long ago'
+        assert text == 'worker w/0 answered id "1", which no request waits for'
         (record,) = [r for r in caplog.records if getattr(r, "event", "") == "stray_answer"]
         assert (record.levelno, record.pool, record.worker) == (logging.WARNING, "w", 0)  # type: ignore[attr-defined]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from datetime import datetime, timedelta, tzinfo
 from functools import partial
 from itertools import pairwise
 from typing import Annotated, Any
@@ -610,6 +611,65 @@ def test_params_that_hold_themselves_have_no_place_where_the_fault_is() -> None:
         encode_request(1, "m", endless())
 
     assert " (at " not in str(caught.value)
+
+
+class Zone(tzinfo):
+    """A time zone with a fault of its own."""
+
+    def __init__(self, fault: Exception) -> None:
+        self.fault = fault
+
+    def utcoffset(self, _: datetime | None) -> timedelta:
+        raise self.fault
+
+
+def at(fault: Exception) -> datetime:
+    """Make a time that cannot be encoded."""
+    return datetime(2026, 1, 1, tzinfo=Zone(fault))
+
+
+@pytest.mark.parametrize("fault", [KeyError("zone"), RuntimeError("late"), ZeroDivisionError()])
+@pytest.mark.parametrize(
+    "encode",
+    [
+        partial(encode_request, 1, "m"),
+        lambda params: encode_requests([1], "m", [params]),
+        lambda params: encode_items([params]),
+        partial(encode_notification, "m"),
+    ],
+    ids=["request", "requests", "items", "notification"],
+)
+def test_what_the_code_of_a_value_raises_is_the_cause_of_the_refusal(
+    encode: Callable[[object], bytes], fault: Exception
+) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"\(at params\['a'\]\[1\]\)$") as caught:
+        encode({"a": [0, at(fault)]})
+
+    assert caught.value.field == "params"
+    assert caught.value.__cause__ is fault
+
+
+def test_lack_of_memory_is_no_fault_of_a_value() -> None:
+    with pytest.raises(MemoryError):
+        encode_request(1, "m", {"a": at(MemoryError())})
+
+
+class Shy(dict[str, object]):
+    def items(self) -> Any:
+        raise LookupError
+
+
+class Mute(str):
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        raise LookupError
+
+
+@pytest.mark.parametrize("inner", [Shy(b=object()), {Mute("b"): object()}], ids=["items", "repr"])
+def test_path_to_a_fault_ends_where_it_cannot_be_followed(inner: object) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"unsupported \(at params\['a'\]\[0\]\)$"):
+        encode_request(1, "m", {"a": [inner]})
 
 
 @pytest.mark.parametrize("method", [5, None, b"m", ["m"]])
