@@ -48,7 +48,7 @@ class Loop(Protocol):
         """Raise if the calling task is in a cancelled scope; else go on without a checkpoint."""
         ...
 
-    def wake(self, waiter: Waiter[Any], value: object) -> None:
+    def wake(self, waiter: Waiter[Any], value: object, /) -> None:
         """Hand a waiter its value; for one that has it already, or is cancelled, nothing happens."""
 
     def post(self, function: Callable[..., object], *args: Any) -> object:
