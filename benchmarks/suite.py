@@ -4,8 +4,8 @@
 
 The programs of a comparison are run in turn, A B A B, as ``paired.py`` does it; each checks that its
 answers are right before it times them. A claim compares programs within each round: its value is the
-median over the rounds. The quick set takes five minutes, ``--full`` about forty minutes with
-``--pairs 5``, an hour without. Files go to ``results/suite-quick.*`` or ``results/suite.*``: the
+median over the rounds. The quick set takes five minutes, ``--full`` 24 minutes with
+``--pairs 3``, 37 with ``--pairs 5``. Files go to ``results/suite-quick.*`` or ``results/suite.*``: the
 readings as JSON, the table as markdown, plots.
 
 ``STDIO_BUS`` names the daemon of ``stdiobus``, ``ANYIO_BUSD`` ours. A rival that is not there is left

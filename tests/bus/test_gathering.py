@@ -24,7 +24,17 @@ from anyio_bus import (
 )
 from anyio_bus._bus.rows import Row
 from anyio_bus._io.loop import running_loop_name
-from tests.bus.support import DONE, begin, held, log, methods, need_native, one_worker, scripted
+from tests.bus.support import (
+    DONE,
+    begin,
+    held,
+    log,
+    methods,
+    need_native,
+    one_worker,
+    scripted,
+    until,
+)
 
 FLOAT = {"lines": ['{"id":$ID.0,"result":"float"}']}
 FAIL = {"lines": ['{"id":$ID,"error":{"code":5,"message":"no"}}']}
@@ -190,8 +200,7 @@ async def test_those_of_a_row_are_cancelled_one_by_one() -> None:
             await held(bus, 6)
             for call in calls[::2]:
                 call.scope.cancel()
-            while bus.statistics().pending > 3:  # noqa: ASYNC110
-                await anyio.sleep(0.001)
+            await until(lambda: bus.statistics().pending == 3)
             await bus.notify("release")
         assert gathering.counts == [6]
         assert [call.value for call in calls[1::2]] == [["held"]] * 3
@@ -268,8 +277,7 @@ async def test_those_of_a_row_that_was_refused_are_cancelled_one_by_one() -> Non
             calls = [begin(tasks, lambda p=p: bus.request("hold", p)) for p in params]
             await held(bus, 3)
             calls[2].scope.cancel()
-            while bus.statistics().pending > 2:  # noqa: ASYNC110
-                await anyio.sleep(0.001)
+            await until(lambda: bus.statistics().pending == 2)
             await bus.notify("release")
         assert [call.value for call in calls] == [["held"], None, None, ["held"]]
         assert bus.statistics().kernel.cancelled == 1
