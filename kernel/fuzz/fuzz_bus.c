@@ -172,8 +172,12 @@ static void submit_row(void)
         len += (size_t)snprintf(params + len, sizeof params - len, "{\"serial\":%u}\n", first + i);
         requests[first + i] = (request){0};
     }
-    if (below(8) == 0 && len > 0)
-        params[below((uint32_t)len)] = (char)byte();
+    if (below(8) == 0 && len > 0) {
+        const char other = (char)byte();
+        char *at = &params[below((uint32_t)len)];
+        if (*at < '0' || *at > '9') /* no line says that it is another */
+            *at = other;
+    }
     const abk_row row = {.size = sizeof row,
                          .method = "\"echo\"",
                          .method_len = 6,
