@@ -29,9 +29,10 @@ abk_event *abk_tell(abk_bus *bus, int type, const abk_slot *slot)
 
 static void put(abk_bus *bus, const char *at, size_t len, size_t *where, size_t *size)
 {
+    if (len == 0) /* there may be no buffer to point into */
+        return;
     if (abk_buf_append(&bus->event_text, at, len) < 0) {
         bus->event_text.failed = false;
-        *size = 0;
         return;
     }
     *where = abk_buf_len(&bus->event_text) - len;
