@@ -6,7 +6,7 @@ from typing import Any
 
 from floor._common import Options
 
-from anyio_bus import Bus, Limits, Pool, open_bus
+from anyio_bus import Bus, Limits, Native, Pool, open_bus
 
 DEFAULTS = Limits()
 SPARE = 64  # of requests, for what is no client of the measure
@@ -35,6 +35,8 @@ async def open_echo(
     )
     most = max(Pool("default", "worker").max_in_flight, pending)
     echo = Pool("echo", options.argv, instances=options.workers, max_in_flight=most, **more)
-    async with open_bus(echo, *others, backend=options.backend, limits=limits) as bus:
+    poll_s = options.busy_poll
+    backend = options.backend if poll_s is None else Native(busy_poll_s=poll_s)
+    async with open_bus(echo, *others, backend=backend, limits=limits) as bus:
         await bus.wait_ready()
         yield bus

@@ -83,6 +83,8 @@ def value_of(claim: Claim, results: Round) -> float:
     first, *others = (results[label] for label in claim.of)
     if claim.how == "rate":  # of the first, to the other
         return float(first["rate"] / others[0]["rate"])
+    if claim.how == "cpu":
+        return float(first["cpu_us"] / others[0]["cpu_us"])
     if claim.how == "slowdown":  # how much longer the first takes for a request than the other
         return float(others[0]["rate"] / first["rate"])
     if claim.how == "step":  # the slowdown of two, to that of two others

@@ -56,5 +56,5 @@ async def main(options: Options) -> Figures:
 
 
 if __name__ == "__main__":
-    parsed = parse_options("workers", "held", "sessions")
+    parsed = parse_options("workers", "held", "sessions", "busy-poll")
     run_in_loop(f"request[{parsed.backend}]", parsed, main)

@@ -148,6 +148,24 @@ def requests_more(in_flight: int, *, of: slice) -> Comparison:
     )
 
 
+def busy_poll(loop: str) -> Comparison:
+    """Compare one request at a time with what it is where nobody looks for the answer."""
+    with_it, without = f"request, {loop}", f"request, {loop}, asleep"
+    return Comparison(
+        f"busy-poll-{loop}",
+        "`request`, 1 in flight, where its answer is looked for for 30 us",
+        [
+            ours("request", loop, "--backend native"),
+            ours("request", loop, "--backend native --busy-poll 0", without),
+        ],
+        [
+            Claim(f"{loop}: rate to that of a loop that sleeps", "rate", (with_it, without)),
+            Claim(f"{loop}: processor time to that", "cpu", (with_it, without)),
+        ],
+        quick=False,
+    )
+
+
 def pending(loop: str, in_flight: int, at_most: float | None, *, quick: bool) -> Comparison:
     """Compare what a request costs with few and with many pending."""
     few = "--in-flight 64 --burst 1 --count 100000"
@@ -473,6 +491,7 @@ SUITE: list[Comparison | Listing] = [
     requests(64, 1.0),
     requests(1, 0.85, of=slice(2)),
     requests_more(1, of=slice(2, None)),
+    *(busy_poll(loop) for loop in LOOPS),
     maps(),
     streams_and_rival(),
     starts(),

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 __all__ = ("Flusher",)
 
+MOST_MISSES = 13  # then it looks again after 1024 requests
+
 
 class Flusher:
     """Has what was submitted written, in as few writes as cost nobody time.
@@ -20,13 +22,30 @@ class Flusher:
     Args:
         loop: The running loop.
         write: Writes what was submitted.
+        poll: Looks for answers for a moment, and tells whether one came within it; None: nobody does.
     """
 
-    __slots__ = ("_before", "_loop", "_waiter", "_write", "batch", "delivering", "owes")
+    __slots__ = (
+        "_before",
+        "_loop",
+        "_misses",
+        "_poll",
+        "_skips",
+        "_waiter",
+        "_write",
+        "batch",
+        "delivering",
+        "owes",
+    )
 
-    def __init__(self, loop: Loop, write: Callable[[], None]) -> None:
+    def __init__(
+        self, loop: Loop, write: Callable[[], None], poll: Callable[[], bool] | None = None
+    ) -> None:
         self._loop = loop
         self._write = write
+        self._poll = poll
+        self._misses = 0  # polls in vain, one after the other
+        self._skips = 0  # requests that go without
         self._waiter: Any = None  # of the task that writes; None while it is on its way
         self.batch = 0  # lines that came last
         self.delivering = False
@@ -39,6 +58,15 @@ class Flusher:
             self.owes = True
         elif self.batch <= count:
             self._write()
+        else:
+            self._wake()
+
+    def expect_answer(self) -> None:
+        """Look for the answer to a request that is alone, once the tasks that are ready have gone on."""
+        if self._poll is None or self.batch > 1 or not self._loop.may_hold_up(self):
+            return
+        if self._skips:
+            self._skips -= 1
         else:
             self._wake()
 
@@ -64,3 +92,6 @@ class Flusher:
                 before, self._before = self._before, None
                 before()
             self._write()
+            if self._poll is not None and self.batch <= 1 and not self._skips:
+                self._misses = 0 if self._poll() else min(self._misses + 1, MOST_MISSES)
+                self._skips = (1 << self._misses) >> 3  # from the third in vain on: 1, 2, 4, ...

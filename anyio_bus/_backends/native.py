@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -161,7 +162,9 @@ class NativeKernel:
         self._pools = {pool.id: ffi.new("char[]", pool.id.encode()) for pool in config.pools}
         self._pool_of: dict[int, str] = {}
         self._loop = current_loop()
-        self._flusher = Flusher(self._loop, self._write)
+        self._poll_us = round(options.busy_poll_s * 1e6)
+        poll = partial(self._loop.serve, self._poll) if self._poll_us else None
+        self._flusher = Flusher(self._loop, self._write, poll)
         self._flush = self._flusher.ask
         self.put_off = self._flusher.put_off
         self._tap: Tap | None = None
@@ -259,6 +262,14 @@ class NativeKernel:
     def _write(self) -> None:
         if self._bus is not None and lib.abk_flush(self._bus) > 0:
             self._drain()
+
+    def _poll(self) -> bool:
+        """Look for what workers say, for a moment; tell whether it came within that moment."""
+        for most_us in (0, self._poll_us):
+            if self._bus is not None and lib.abk_busy_poll(self._bus, most_us) > 0:
+                self._drain()
+                return most_us > 0
+        return False
 
     async def stop(self, grace_s: float, drain_s: float = 0.0) -> None:
         """End every worker, all at once, and wait until none is left.
@@ -453,6 +464,8 @@ class NativeKernel:
         if result < 0:
             raise self._refused(result)
         self._flush()
+        if key is not None:
+            self._flusher.expect_answer()
 
     def submit_many(
         self, method: str, items: Sequence[object], route: Route, keys: list[RequestId], room: int
@@ -474,6 +487,8 @@ class NativeKernel:
         taken = lib.abk_submit_row(self._bus, self._aim(route), row)
         if taken == len(keys):
             self._flush(taken)
+            if taken == 1:
+                self._flusher.expect_answer()
             return size
         for key in keys[: max(taken, 0)]:  # nothing of them was written yet
             self._take_back(key, b"")

@@ -57,6 +57,7 @@ class _Turns:
         self.loop: asyncio.AbstractEventLoop = loop
         self._woken: deque[_Waiter] = deque()
         self._due = False  # they will be called back
+        self._last_user = 0
 
     def wake(self, waiter: Any, value: object) -> None:
         """See :class:`Loop`."""
@@ -70,6 +71,11 @@ class _Turns:
         self._woken.append(waiter)
         if not self._due:
             self._ask()
+
+    def may_hold_up(self, user: object) -> bool:
+        """See :class:`Loop`."""
+        last, self._last_user = self._last_user, id(user)
+        return last in (0, self._last_user)
 
     def _ask(self) -> None:
         self._due = True
@@ -89,7 +95,7 @@ class _Turns:
                 self._ask()
 
     def serve(self, function: Callable[[], bool]) -> bool:
-        """Call what wakes tasks, and have them go on after all that it has asked the loop for."""
+        """See :class:`Loop`."""
         self._due = True
         try:
             return function()
@@ -108,6 +114,8 @@ class AsyncioLoop:
         self.now: Callable[[], float] = loop.time
         self.waiter: Callable[[], Any] = partial(_Waiter, loop=loop)
         self.wake: Callable[[Any, object], None] = self._turns.wake
+        self.serve: Callable[[Callable[[], bool]], bool] = self._turns.serve
+        self.may_hold_up: Callable[[object], bool] = self._turns.may_hold_up
         self.checkpoint_if_cancelled: Callable[[], Awaitable[None]] = (
             anyio.lowlevel.checkpoint_if_cancelled
         )
@@ -122,7 +130,7 @@ class AsyncioLoop:
 
         def look() -> None:
             try:
-                if self._turns.serve(function) or done.done():
+                if self.serve(function) or done.done():
                     return
                 done.set_result(None)
             except BaseException as exc:  # it is the waiting task's  # noqa: ASYNC103, BLE001

@@ -51,6 +51,14 @@ class Loop(Protocol):
     def wake(self, waiter: Waiter[Any], value: object, /) -> None:
         """Hand a waiter its value; for one that has it already, or is cancelled, nothing happens."""
 
+    def serve(self, function: Callable[[], bool], /) -> bool:
+        """Call what wakes waiters: their tasks go on after all else that it has asked the loop for."""
+        ...
+
+    def may_hold_up(self, user: object, /) -> bool:
+        """Tell whether no other user of this loop, as far as it knows, has asked this meanwhile."""
+        ...
+
     def post(self, function: Callable[..., object], *args: Any) -> object:
         """Have the loop call a function soon; from any thread, and from a signal handler.
 
@@ -114,6 +122,12 @@ class _TrioLoop:
                 await anyio.wait_readable(fd)
                 if not function():
                     return
+
+    def serve(self, function: Callable[[], bool], /) -> bool:
+        return function()  # who goes on first is left to chance, as always on trio
+
+    def may_hold_up(self, _user: object, /) -> bool:
+        return True
 
     def forget_readable(self, fd: int) -> None:
         with suppress(RuntimeError):  # the loop has ended

@@ -38,6 +38,7 @@ EXTRAS: dict[str, dict[str, Any]] = {
         "help": "further requests, of a map, that are never answered",
     },
     "sessions": {"type": int, "default": 0, "help": "sessions to cycle through; 0: without any"},
+    "busy-poll": {"type": float, "help": "seconds that the native backend looks for an answer"},
     "streams": {"type": int, "default": 1, "help": "at once"},
     "one-by-one": {"action": "store_true", "help": "take chunks one by one, not in batches"},
     "chunks": {"choices": ("anyio-bus", "acp"), "default": "anyio-bus", "help": "in these words"},
@@ -61,6 +62,7 @@ class Options(msgspec.Struct, frozen=True):
     reply: int = 0
     burst: int = BURST
     backend: str = "auto"
+    busy_poll: float | None = None
     workers: int = 1
     held: int = 0
     sessions: int = 0

@@ -89,9 +89,9 @@ static void host_event(const abk_event *event)
     (void)kept;
 }
 
-static void step(void)
+static void step(bool busy)
 {
-    abk_step(bus, 0);
+    (void)(busy ? abk_busy_poll(bus, 1) : abk_step(bus, 0));
     for (abk_event event; abk_next_event(bus, &event) == 1;)
         host_event(&event);
 }
@@ -337,8 +337,8 @@ static void act(void)
     case 10:
     case 11:
     case 12: client_act(); break;
-    case 13:
-    case 14: step(); break;
+    case 13: step(false); break;
+    case 14: step(true); break;
     case 15: primitive(); break;
     case 16: abk_test.later += (uint64_t)byte() * ABK_S / 16; break;
     case 17: abk_flush(bus); break;
@@ -362,7 +362,7 @@ static void finish(void)
     abk_test.fail_alloc_at = 0;
     abk_stop(bus, 0.0, 1.0);
     for (int i = 0; i < 400 && !abk_stopped(bus); i++) {
-        step();
+        step(false);
         for (int k = 0; k < CLIENTS; k++)
             client_hear(&clients[k]);
         for (int k = 0; k < WORKERS && i > 3; k++) {
@@ -371,7 +371,7 @@ static void finish(void)
         }
         abk_test.later += ABK_S / 8;
     }
-    step();
+    step(false);
     size_t len;
     const char *status = abk_status(bus, &len);
     if (!abk_stopped(bus) && status != NULL)

@@ -228,6 +228,18 @@ int abk_step(abk_bus *bus, int wait_ms)
     return (int)(bus->event_count - bus->event_at);
 }
 
+int abk_busy_poll(abk_bus *bus, uint32_t most_us)
+{
+    const uint64_t until = abk_now() + (uint64_t)most_us * (ABK_S / 1000000);
+    int result;
+    do {
+        result = abk_step(bus, 0);
+    } while (result == 0 && bus->phase == ABK_RUNNING && bus->now < until);
+    if (result >= 0 && bus->phase != ABK_RUNNING)
+        abk_loop_arm(&bus->loop, bus->now); /* who waits for the fd is to see the end */
+    return result;
+}
+
 int abk_watch_fd(abk_bus *bus, int fd)
 {
     const int result = abk_usable(bus);

@@ -1,0 +1,187 @@
+"""The answer to a request that is alone is looked for, a moment, before the loop may sleep."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.abc
+import pytest
+
+from anyio_bus import Bus, InvalidArgumentError, Native, WorkerLostError, open_bus
+from anyio_bus._io.loop import running_loop_name
+from tests.bus.support import WAIT_S, begin, fifo, held, log, need_native, scripted, until
+
+LONG_US = WAIT_S * 1_000_000  # what is looked for comes within it, for certain
+
+
+@asynccontextmanager
+async def host(**options: Any) -> AsyncIterator[tuple[Bus, Any]]:
+    """Open a bus, and yield what decides when to look as well."""
+    need_native()
+    async with open_bus(scripted(), backend=Native(**options), grace_s=2) as bus:
+        backend: Any = bus._calls.backend
+        yield bus, backend
+
+
+class Looks:
+    """Takes the place of what looks: counts, and finds what it is told to find."""
+
+    def __init__(self, backend: Any) -> None:
+        self.count = 0
+        self.finds = False
+        flusher = backend._flusher
+        flusher._poll, flusher._misses, flusher._skips = self, 0, 0
+
+    def __call__(self) -> bool:
+        self.count += 1
+        return self.finds
+
+
+def watch(backend: Any) -> list[bool]:
+    """Look for very long; return a list of what each look will have come to."""
+    found: list[bool] = []
+    backend._poll_us = LONG_US
+    look: Callable[[], bool] = backend._flusher._poll
+
+    def note() -> bool:
+        found.append(look())
+        return found[-1]
+
+    backend._flusher._poll = note
+    return found
+
+
+async def test_an_answer_that_comes_in_that_moment_is_found(tmp_path: Path) -> None:
+    async with host() as (bus, backend):
+        await bus.request("echo")
+        found = watch(backend)
+        with fifo(tmp_path / "gate") as go_on:
+            timer = threading.Timer(0.1, go_on)  # it runs: who looks holds no lock of Python's
+            timer.start()
+            assert await bus.request("stall", {"fifo": str(tmp_path / "gate")}) == "stalled"
+            timer.join()
+        assert found == [True]
+
+
+async def test_what_came_with_an_answer_is_had_before_its_caller_goes_on(tmp_path: Path) -> None:
+    order: list[str] = []
+
+    async def listen(bus: Bus, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        async with bus.subscribe("note") as messages:
+            task_status.started()
+            await messages.receive()
+            order.append("subscriber")
+
+    async def handle() -> None:
+        order.append("handler")
+
+    async with host() as (bus, backend), anyio.create_task_group() as tasks:
+        bus.add_handler("ask", handle)
+        await tasks.start(listen, bus)
+        begin(tasks, lambda: bus.request("hold"))
+        await held(bus, 1)
+        first = (await log(bus))[-1]["id"]
+        found = watch(backend)
+        lines = [
+            f'{{"id":{first},"result":"its caller goes on, and not the other one with it"}}',
+            '{"method":"note"}',
+            '{"id":1,"method":"ask"}',
+            '{"id":$ID,"result":1}',
+        ]
+        with fifo(tmp_path / "gate") as go_on:  # till it looks, the worker reads nothing
+            await bus.notify("stall", {"fifo": str(tmp_path / "gate")})
+            timer = threading.Timer(0.1, go_on)
+            timer.start()
+            await bus.request("say", {"lines": lines})
+            order.append("caller")
+            timer.join()
+        assert found == [True]
+        await until(lambda: len(order) == 3)
+        tasks.cancel_scope.cancel()
+    if running_loop_name() == "asyncio":  # trio shuffles its tasks
+        assert order.index("caller") == 2, order
+
+
+async def test_where_it_is_in_vain_it_is_done_less_and_less() -> None:
+    async with host() as (bus, backend):
+        await bus.request("echo")
+        looks = Looks(backend)
+        at = []
+        for n in range(1, 201):
+            before = looks.count
+            await bus.request("echo")
+            at += [n] * (looks.count - before)
+        assert at == [1, 2, 3, 5, 8, 13, 22, 39, 72, 137]
+        for _ in range(2000):
+            await bus.request("echo")
+        assert looks.count == 14  # 266, 523, 1036, 2061: at last after 1024
+        looks.finds = True
+        for _ in range(1100):
+            await bus.request("echo")
+        assert looks.count >= 15 + 1100 - 1025  # each, from the first that was found on
+
+
+async def test_nobody_looks_where_nothing_is_asked_or_much_is_under_way() -> None:
+    async with host() as (bus, backend):
+        await bus.request("echo")
+        looks = Looks(backend)
+        for _ in range(5):
+            await bus.notify("log")
+        await bus.request("echo")
+        assert looks.count == 1
+        looks.finds = True
+        async with anyio.create_task_group() as tasks:
+            waiting = [begin(tasks, lambda: bus.request("hold")) for _ in range(8)]
+            await held(bus, 8)
+            await bus.request("release")  # nine answers in a row
+            for outcome in waiting:
+                await outcome.wait()
+        count = looks.count
+        async with anyio.create_task_group() as tasks:
+            for _ in range(8):
+                tasks.start_soon(bus.request, "echo")
+        assert looks.count == count
+
+
+async def test_two_buses_of_an_asyncio_loop_do_not_hold_each_other_up() -> None:
+    async with host() as (one, first), host() as (other, second):
+        both = Looks(first), Looks(second)
+        for looks in both:
+            looks.finds = True
+        for _ in range(20):
+            await one.request("echo")
+            await other.request("echo")
+        asyncio = running_loop_name() == "asyncio"
+        assert [looks.count for looks in both] == ([1, 0] if asyncio else [20, 20])
+        for _ in range(20):
+            await one.request("echo")
+        assert both[0].count == (20 if asyncio else 40)  # on asyncio not the first of these
+
+
+async def test_it_can_be_switched_off() -> None:
+    async with host(busy_poll_s=0) as (bus, backend):
+        assert backend._flusher._poll is None
+        assert await bus.request("echo", [1]) == [1]
+
+
+async def test_it_ends_when_its_worker_does() -> None:
+    async with host() as (bus, backend):
+        await bus.request("echo")
+        found = watch(backend)
+        with anyio.fail_after(WAIT_S / 2), pytest.raises(WorkerLostError):
+            await bus.request("die")
+        assert len(found) == 1
+
+
+@pytest.mark.parametrize("value", [True, -1e-6, 0.0011, float("nan"), "30", None])
+def test_what_is_no_moment_is_refused_by_name(value: Any) -> None:
+    with pytest.raises(
+        InvalidArgumentError, match=r"Native.busy_poll_s: expected seconds"
+    ) as caught:
+        Native(busy_poll_s=value)
+    assert caught.value.field == "busy_poll_s"
