@@ -60,17 +60,17 @@ class Native(msgspec.Struct, frozen=True, kw_only=True):
         token: What clients on TCP must show (``Connect(token=)``). Needed beyond loopback, and for
             ``admin_listen`` on TCP.
         unix_mode: The mode of the socket files of ``listen``; those of ``admin_listen`` have 0600.
-        busy_poll_s: For how long, in seconds, at most 0.001, the bus looks for the answer to a request
-            that is alone before its loop may sleep; 0: never. To sleep and to be woken takes some 30
-            us, in which a quick worker has answered. The loop does nothing else meanwhile, so other
-            tasks that are ready go first; where looking did not help, less and less of it is done.
+        busy_poll_s: For how long, in seconds, at most 0.001, the bus looks for an answer before its loop
+            may sleep, where one line came last; 0: never. To sleep and to be woken takes some 30 us, in
+            which a quick worker has answered. The loop does nothing else meanwhile: it suits a program
+            that asks one request at a time and has nothing else to do in its loop.
     """
 
     listen: str | Sequence[str] = ()
     admin_listen: str | Sequence[str] = ()
     token: str | None = None
     unix_mode: int = 0o600
-    busy_poll_s: float = 30e-6
+    busy_poll_s: float = 0.0
 
     def __post_init__(self) -> None:
         """Validate."""

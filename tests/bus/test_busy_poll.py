@@ -23,6 +23,7 @@ LONG_US = WAIT_S * 1_000_000  # what is looked for comes within it, for certain
 async def host(**options: Any) -> AsyncIterator[tuple[Bus, Any]]:
     """Open a bus, and yield what decides when to look as well."""
     need_native()
+    options.setdefault("busy_poll_s", 30e-6)
     async with open_bus(scripted(), backend=Native(**options), grace_s=2) as bus:
         backend: Any = bus._calls.backend
         yield bus, backend
@@ -163,7 +164,8 @@ async def test_two_buses_of_an_asyncio_loop_do_not_hold_each_other_up() -> None:
         assert both[0].count == (20 if asyncio else 40)  # on asyncio not the first of these
 
 
-async def test_it_can_be_switched_off() -> None:
+async def test_it_is_off_unless_asked_for() -> None:
+    assert Native().busy_poll_s == 0
     async with host(busy_poll_s=0) as (bus, backend):
         assert backend._flusher._poll is None
         assert await bus.request("echo", [1]) == [1]
