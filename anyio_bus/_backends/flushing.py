@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 __all__ = ("Flusher",)
 
-MOST_MISSES = 13  # then it looks again after 1024 requests
+MOST_MISSES = 13  # then 1024 requests go without
 
 
 class Flusher:
@@ -62,8 +62,8 @@ class Flusher:
             self._wake()
 
     def expect_answer(self) -> None:
-        """Look for the answer to a request that is alone, once the tasks that are ready have gone on."""
-        if self._poll is None or self.batch > 1 or not self._loop.may_hold_up(self):
+        """Look for the answer to a request, when the task that writes has its turn."""
+        if self._poll is None or self.batch > 1:
             return
         if self._skips:
             self._skips -= 1

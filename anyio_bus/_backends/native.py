@@ -162,8 +162,8 @@ class NativeKernel:
         self._pools = {pool.id: ffi.new("char[]", pool.id.encode()) for pool in config.pools}
         self._pool_of: dict[int, str] = {}
         self._loop = current_loop()
-        self._poll_us = round(options.busy_poll_s * 1e6)
-        poll = partial(self._loop.serve, self._poll) if self._poll_us else None
+        self._poll_us = max(1, round(options.busy_poll_s * 1e6))
+        poll = partial(self._loop.serve, self._poll) if options.busy_poll_s else None
         self._flusher = Flusher(self._loop, self._write, poll)
         self._flush = self._flusher.ask
         self.put_off = self._flusher.put_off

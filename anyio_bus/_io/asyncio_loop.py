@@ -57,7 +57,6 @@ class _Turns:
         self.loop: asyncio.AbstractEventLoop = loop
         self._woken: deque[_Waiter] = deque()
         self._due = False  # they will be called back
-        self._last_user = 0
 
     def wake(self, waiter: Any, value: object) -> None:
         """See :class:`Loop`."""
@@ -71,11 +70,6 @@ class _Turns:
         self._woken.append(waiter)
         if not self._due:
             self._ask()
-
-    def may_hold_up(self, user: object) -> bool:
-        """See :class:`Loop`."""
-        last, self._last_user = self._last_user, id(user)
-        return last in (0, self._last_user)
 
     def _ask(self) -> None:
         self._due = True
@@ -115,7 +109,6 @@ class AsyncioLoop:
         self.waiter: Callable[[], Any] = partial(_Waiter, loop=loop)
         self.wake: Callable[[Any, object], None] = self._turns.wake
         self.serve: Callable[[Callable[[], bool]], bool] = self._turns.serve
-        self.may_hold_up: Callable[[object], bool] = self._turns.may_hold_up
         self.checkpoint_if_cancelled: Callable[[], Awaitable[None]] = (
             anyio.lowlevel.checkpoint_if_cancelled
         )

@@ -55,10 +55,6 @@ class Loop(Protocol):
         """Call what wakes waiters: their tasks go on after all else that it has asked the loop for."""
         ...
 
-    def may_hold_up(self, user: object, /) -> bool:
-        """Tell whether no other user of this loop, as far as it knows, has asked this meanwhile."""
-        ...
-
     def post(self, function: Callable[..., object], *args: Any) -> object:
         """Have the loop call a function soon; from any thread, and from a signal handler.
 
@@ -125,9 +121,6 @@ class _TrioLoop:
 
     def serve(self, function: Callable[[], bool], /) -> bool:
         return function()  # who goes on first is left to chance, as always on trio
-
-    def may_hold_up(self, _user: object, /) -> bool:
-        return True
 
     def forget_readable(self, fd: int) -> None:
         with suppress(RuntimeError):  # the loop has ended

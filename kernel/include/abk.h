@@ -144,8 +144,9 @@ ABK_API int abk_fd(const abk_bus *bus);
  * Returns the number of events that wait for abk_next_event(); those of the last step are dropped. */
 ABK_API int abk_step(abk_bus *bus, int wait_ms);
 
-/* abk_step() again and again, without sleeping, for at most so many microseconds or until there is
- * an event: to sleep and to be woken may take longer than a quick worker does. */
+/* abk_step() again and again, without sleeping, until there is an event or so many microseconds are
+ * over: to sleep and to be woken may take longer than a quick worker does. It takes one step at least,
+ * and one only while the bus is stopping. Returns what abk_step() does. */
 ABK_API int abk_busy_poll(abk_bus *bus, uint32_t most_us);
 
 /* Let abk_step() return early whenever fd is readable, a signalfd for example, and say so each time

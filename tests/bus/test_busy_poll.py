@@ -1,7 +1,8 @@
-"""The answer to a request that is alone is looked for, a moment, before the loop may sleep."""
+"""An answer may be looked for, a moment, before the loop may sleep."""
 
 from __future__ import annotations
 
+import select
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ import anyio.abc
 import pytest
 
 from anyio_bus import Bus, InvalidArgumentError, Native, WorkerLostError, open_bus
+from anyio_bus._backends.native import lib
 from anyio_bus._io.loop import running_loop_name
 from tests.bus.support import WAIT_S, begin, fifo, held, log, need_native, scripted, until
 
@@ -149,23 +151,28 @@ async def test_nobody_looks_where_nothing_is_asked_or_much_is_under_way() -> Non
         assert looks.count == count
 
 
-async def test_two_buses_of_an_asyncio_loop_do_not_hold_each_other_up() -> None:
-    async with host() as (one, first), host() as (other, second):
-        both = Looks(first), Looks(second)
-        for looks in both:
-            looks.finds = True
-        for _ in range(20):
-            await one.request("echo")
-            await other.request("echo")
-        asyncio = running_loop_name() == "asyncio"
-        assert [looks.count for looks in both] == ([1, 0] if asyncio else [20, 20])
-        for _ in range(20):
-            await one.request("echo")
-        assert both[0].count == (20 if asyncio else 40)  # on asyncio not the first of these
+async def test_what_was_there_already_does_not_tell_that_looking_helps() -> None:
+    async with host() as (bus, backend):
+        await bus.request("echo")
+        found: list[bool] = []
+        backend._poll_us = LONG_US
+        look = backend._flusher._poll
+
+        def late() -> bool:
+            select.select([lib.abk_fd(backend._bus)], [], [], WAIT_S)
+            found.append(look())
+            return found[-1]
+
+        backend._flusher._poll = late
+        assert await bus.request("echo", [1]) == [1]
+        assert found == [False]
 
 
 async def test_it_is_off_unless_asked_for() -> None:
     assert Native().busy_poll_s == 0
+    async with host(busy_poll_s=4e-7) as (_, backend):
+        assert backend._flusher._poll is not None
+        assert backend._poll_us == 1
     async with host(busy_poll_s=0) as (bus, backend):
         assert backend._flusher._poll is None
         assert await bus.request("echo", [1]) == [1]
