@@ -69,34 +69,36 @@ class _Turns:
             return
         self._woken.append(waiter)
         if not self._due:
-            self._ask()
+            self._ask(self._woken)
 
-    def _ask(self) -> None:
-        self._due = True
-        self.loop.call_soon(self._go_on, context=Context())  # one that nothing else is in
+    def _ask(self, woken: deque[_Waiter]) -> None:
+        self._due = self._due or woken is self._woken
+        self.loop.call_soon(self._go_on, woken, context=Context())  # one that nothing else is in
 
-    def _go_on(self) -> None:
+    def _go_on(self, woken: deque[_Waiter]) -> None:
         """Have the tasks that were woken go on, each in its own context."""
-        self._due = False  # one of them may run the loop: some patch it so that it can be
-        woken = self._woken
+        if woken is self._woken:
+            self._due = False  # one of them may run the loop: some patch it so that it can be
         try:
             for _ in range(len(woken)):
                 if woken:
                     waiter = woken.popleft()
                     waiter.context.run(waiter.step, waiter)
         finally:  # one may raise what ends the loop
-            if woken and not self._due:
-                self._ask()
+            if woken and not (self._due and woken is self._woken):
+                self._ask(woken)
 
     def serve(self, function: Callable[[], bool]) -> bool:
         """See :class:`Loop`."""
+        if self._due:  # those who were woken before go on without the ones who are woken now
+            self._woken = deque()
         self._due = True
         try:
             return function()
         finally:
             self._due = False
             if self._woken:
-                self._ask()
+                self._ask(self._woken)
 
 
 class AsyncioLoop:

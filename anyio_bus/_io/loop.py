@@ -134,16 +134,18 @@ class _TrioLoop:
             self._reschedule(waiter.task, waiter)
 
 
+def _running_trio() -> Any:
+    """Return ``trio.lowlevel`` where trio runs in the calling thread, else None."""
+    # not there while another thread is just loading trio
+    lowlevel = getattr(sys.modules.get("trio"), "lowlevel", None)
+    return lowlevel if lowlevel is not None and lowlevel.in_trio_run() else None
+
+
 def current_loop() -> Loop:
     """Return the event loop that runs the calling task."""
-    trio = sys.modules.get("trio")
-    if trio is not None:
-        try:
-            trio.lowlevel.current_task()
-        except RuntimeError:
-            pass
-        else:
-            return _TrioLoop(trio.lowlevel)
+    lowlevel = _running_trio()
+    if lowlevel is not None and lowlevel.in_trio_task():  # in guest mode others run in its thread
+        return _TrioLoop(lowlevel)
     from anyio_bus._io.asyncio_loop import AsyncioLoop  # noqa: PLC0415  # asyncio is not missing
 
     return AsyncioLoop()
@@ -151,8 +153,7 @@ def current_loop() -> Loop:
 
 def running_loop_name() -> str | None:
     """Return the name of the event loop that runs in the calling thread; None where there is none."""
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_run():
+    if _running_trio() is not None:
         return "trio"
     asyncio = sys.modules.get("asyncio")
     if asyncio is not None and asyncio._get_running_loop() is not None:

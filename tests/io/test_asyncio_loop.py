@@ -6,9 +6,11 @@ import asyncio
 import contextvars
 import gc
 import os
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 from typing import Any
 
 import anyio
@@ -16,6 +18,7 @@ import pytest
 import uvloop
 
 from anyio_bus._io.asyncio_loop import AsyncioLoop
+from anyio_bus._io.loop import current_loop, running_loop_name
 
 LOOPS: list[Callable[[], asyncio.AbstractEventLoop]] = [
     asyncio.new_event_loop,
@@ -54,6 +57,40 @@ def test_tasks_go_on_in_the_order_in_which_they_were_woken(loop: asyncio.Abstrac
         assert order == []
         await asyncio.gather(*tasks)
         assert order == [3, 0, 4, 1, 2]
+
+    loop.run_until_complete(main())
+
+
+def test_who_is_woken_while_an_fd_is_served_comes_after_all_else_that_was_brought_about(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    async def main() -> None:
+        ours, order = AsyncioLoop(), []
+
+        async def wait(waiter: Any) -> None:
+            order.append(await waiter)
+
+        def answer(n: int) -> bool:
+            tasks.append(asyncio.create_task(wait(put(f"handler {n}"))))
+            ours.wake(waiters[n], f"caller {n}")
+            return True
+
+        def put(value: str) -> Any:
+            waiter = ours.waiter()
+            ours.wake(waiter, value)
+            return waiter
+
+        waiters = [ours.waiter() for _ in range(4)]
+        tasks = [asyncio.create_task(wait(waiter)) for waiter in waiters]
+        await settle()
+        ours.wake(waiters[0], "by itself")
+        for n in (1, 2, 3):
+            assert ours.serve(lambda n=n: answer(n))
+        await asyncio.gather(*tasks)
+        assert order == [
+            "by itself",
+            *(f"{who} {n}" for n in (1, 2, 3) for who in ("handler", "caller")),
+        ]
 
     loop.run_until_complete(main())
 
@@ -276,6 +313,16 @@ def test_all_who_use_a_loop_share_its_turns_while_anybody_uses_it(
     del first, second
     gc.collect()
     assert seen() is None
+
+
+def test_trio_that_another_thread_is_just_loading_is_not_the_loop(
+    loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> tuple[type, str | None]:
+        return type(current_loop()), running_loop_name()
+
+    monkeypatch.setitem(sys.modules, "trio", ModuleType("trio"))  # as it is at the first moment
+    assert loop.run_until_complete(main()) == (AsyncioLoop, "asyncio")
 
 
 def test_nothing_is_asked_of_a_loop_that_has_ended(loop: asyncio.AbstractEventLoop) -> None:
