@@ -585,16 +585,16 @@ static void (*_cffi_call_python_org)(struct _cffi_externpy_s *, char *);
 
 static void *_cffi_types[] = {
 /*  0 */ _CFFI_OP(_CFFI_OP_FUNCTION, 29), // _Bool()(abk_bus const *)
-/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 142), // abk_bus const *
+/*  1 */ _CFFI_OP(_CFFI_OP_POINTER, 143), // abk_bus const *
 /*  2 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  3 */ _CFFI_OP(_CFFI_OP_FUNCTION, 10), // abk_bus *()(char const *, size_t, abk_options const *, abk_error *)
-/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 152), // char const *
+/*  4 */ _CFFI_OP(_CFFI_OP_POINTER, 153), // char const *
 /*  5 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28), // size_t
-/*  6 */ _CFFI_OP(_CFFI_OP_POINTER, 147), // abk_options const *
-/*  7 */ _CFFI_OP(_CFFI_OP_POINTER, 143), // abk_error *
+/*  6 */ _CFFI_OP(_CFFI_OP_POINTER, 148), // abk_options const *
+/*  7 */ _CFFI_OP(_CFFI_OP_POINTER, 144), // abk_error *
 /*  8 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /*  9 */ _CFFI_OP(_CFFI_OP_FUNCTION, 4), // char const *()(abk_bus *, char const *, size_t, size_t *)
-/* 10 */ _CFFI_OP(_CFFI_OP_POINTER, 142), // abk_bus *
+/* 10 */ _CFFI_OP(_CFFI_OP_POINTER, 143), // abk_bus *
 /* 11 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 12 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 13 */ _CFFI_OP(_CFFI_OP_POINTER, 5), // size_t *
@@ -621,12 +621,12 @@ static void *_cffi_types[] = {
 /* 34 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 35 */ _CFFI_OP(_CFFI_OP_FUNCTION, 20), // int()(abk_bus *, abk_event *)
 /* 36 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
-/* 37 */ _CFFI_OP(_CFFI_OP_POINTER, 144), // abk_event *
+/* 37 */ _CFFI_OP(_CFFI_OP_POINTER, 145), // abk_event *
 /* 38 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
 /* 39 */ _CFFI_OP(_CFFI_OP_FUNCTION, 20), // int()(abk_bus *, abk_listener const *, char *, size_t, abk_error *)
 /* 40 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
-/* 41 */ _CFFI_OP(_CFFI_OP_POINTER, 146), // abk_listener const *
-/* 42 */ _CFFI_OP(_CFFI_OP_POINTER, 152), // char *
+/* 41 */ _CFFI_OP(_CFFI_OP_POINTER, 147), // abk_listener const *
+/* 42 */ _CFFI_OP(_CFFI_OP_POINTER, 153), // char *
 /* 43 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 44 */ _CFFI_OP(_CFFI_OP_NOOP, 7),
 /* 45 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
@@ -687,63 +687,64 @@ static void *_cffi_types[] = {
 /* 100 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
 /* 101 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
 /* 102 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 103 */ _CFFI_OP(_CFFI_OP_FUNCTION, 20), // int()(abk_bus *, uint32_t)
+/* 103 */ _CFFI_OP(_CFFI_OP_FUNCTION, 20), // int()(abk_bus *, uint32_t, int)
 /* 104 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
 /* 105 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 22),
-/* 106 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 107 */ _CFFI_OP(_CFFI_OP_FUNCTION, 20), // int()(abk_bus const *)
-/* 108 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 109 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 110 */ _CFFI_OP(_CFFI_OP_FUNCTION, 20), // int()(abk_bus const *, abk_stats *)
-/* 111 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
-/* 112 */ _CFFI_OP(_CFFI_OP_POINTER, 150), // abk_stats *
-/* 113 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 114 */ _CFFI_OP(_CFFI_OP_FUNCTION, 77), // int32_t()(abk_bus *, char const *, abk_extra const *)
-/* 115 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
-/* 116 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 117 */ _CFFI_OP(_CFFI_OP_POINTER, 145), // abk_extra const *
-/* 118 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 119 */ _CFFI_OP(_CFFI_OP_FUNCTION, 99), // int64_t()(abk_bus *, abk_route const *, abk_row const *)
-/* 120 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
-/* 121 */ _CFFI_OP(_CFFI_OP_POINTER, 148), // abk_route const *
-/* 122 */ _CFFI_OP(_CFFI_OP_POINTER, 149), // abk_row const *
-/* 123 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 124 */ _CFFI_OP(_CFFI_OP_FUNCTION, 99), // int64_t()(abk_bus *, abk_route const *, char const *, size_t)
-/* 125 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
-/* 126 */ _CFFI_OP(_CFFI_OP_NOOP, 121),
-/* 127 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 128 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 129 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 130 */ _CFFI_OP(_CFFI_OP_FUNCTION, 99), // int64_t()(abk_bus *, char const *, size_t)
-/* 131 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
-/* 132 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
-/* 133 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
-/* 134 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 135 */ _CFFI_OP(_CFFI_OP_FUNCTION, 159), // void()(abk_bus *)
-/* 136 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
-/* 137 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 138 */ _CFFI_OP(_CFFI_OP_FUNCTION, 159), // void()(abk_bus *, double)
-/* 139 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
-/* 140 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 14),
-/* 141 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
-/* 142 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // abk_bus
-/* 143 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // abk_error
-/* 144 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // abk_event
-/* 145 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // abk_extra
-/* 146 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 4), // abk_listener
-/* 147 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 5), // abk_options
-/* 148 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 6), // abk_route
-/* 149 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 7), // abk_row
-/* 150 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 8), // abk_stats
-/* 151 */ _CFFI_OP(_CFFI_OP_POINTER, 4), // char const * const *
-/* 152 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
-/* 153 */ _CFFI_OP(_CFFI_OP_ARRAY, 152), // char[512]
-/* 154 */ (_cffi_opcode_t)(512),
-/* 155 */ _CFFI_OP(_CFFI_OP_POINTER, 99), // int64_t const *
-/* 156 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 20), // uint16_t
-/* 157 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
-/* 158 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 8), // unsigned int
-/* 159 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
+/* 106 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 7),
+/* 107 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 108 */ _CFFI_OP(_CFFI_OP_FUNCTION, 20), // int()(abk_bus const *)
+/* 109 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 110 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 111 */ _CFFI_OP(_CFFI_OP_FUNCTION, 20), // int()(abk_bus const *, abk_stats *)
+/* 112 */ _CFFI_OP(_CFFI_OP_NOOP, 1),
+/* 113 */ _CFFI_OP(_CFFI_OP_POINTER, 151), // abk_stats *
+/* 114 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 115 */ _CFFI_OP(_CFFI_OP_FUNCTION, 77), // int32_t()(abk_bus *, char const *, abk_extra const *)
+/* 116 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
+/* 117 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 118 */ _CFFI_OP(_CFFI_OP_POINTER, 146), // abk_extra const *
+/* 119 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 120 */ _CFFI_OP(_CFFI_OP_FUNCTION, 99), // int64_t()(abk_bus *, abk_route const *, abk_row const *)
+/* 121 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
+/* 122 */ _CFFI_OP(_CFFI_OP_POINTER, 149), // abk_route const *
+/* 123 */ _CFFI_OP(_CFFI_OP_POINTER, 150), // abk_row const *
+/* 124 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 125 */ _CFFI_OP(_CFFI_OP_FUNCTION, 99), // int64_t()(abk_bus *, abk_route const *, char const *, size_t)
+/* 126 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
+/* 127 */ _CFFI_OP(_CFFI_OP_NOOP, 122),
+/* 128 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 129 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 130 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 131 */ _CFFI_OP(_CFFI_OP_FUNCTION, 99), // int64_t()(abk_bus *, char const *, size_t)
+/* 132 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
+/* 133 */ _CFFI_OP(_CFFI_OP_NOOP, 4),
+/* 134 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 28),
+/* 135 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 136 */ _CFFI_OP(_CFFI_OP_FUNCTION, 160), // void()(abk_bus *)
+/* 137 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
+/* 138 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 139 */ _CFFI_OP(_CFFI_OP_FUNCTION, 160), // void()(abk_bus *, double)
+/* 140 */ _CFFI_OP(_CFFI_OP_NOOP, 10),
+/* 141 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 14),
+/* 142 */ _CFFI_OP(_CFFI_OP_FUNCTION_END, 0),
+/* 143 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 0), // abk_bus
+/* 144 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 1), // abk_error
+/* 145 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 2), // abk_event
+/* 146 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 3), // abk_extra
+/* 147 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 4), // abk_listener
+/* 148 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 5), // abk_options
+/* 149 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 6), // abk_route
+/* 150 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 7), // abk_row
+/* 151 */ _CFFI_OP(_CFFI_OP_STRUCT_UNION, 8), // abk_stats
+/* 152 */ _CFFI_OP(_CFFI_OP_POINTER, 4), // char const * const *
+/* 153 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 2), // char
+/* 154 */ _CFFI_OP(_CFFI_OP_ARRAY, 153), // char[512]
+/* 155 */ (_cffi_opcode_t)(512),
+/* 156 */ _CFFI_OP(_CFFI_OP_POINTER, 99), // int64_t const *
+/* 157 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 20), // uint16_t
+/* 158 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 24), // uint64_t
+/* 159 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 8), // unsigned int
+/* 160 */ _CFFI_OP(_CFFI_OP_PRIMITIVE, 0), // void
 };
 
 static void _cffi_d_abk_abandon(abk_bus * x0)
@@ -782,9 +783,9 @@ _cffi_f_abk_abandon(PyObject *self, PyObject *arg0)
 #  define _cffi_f_abk_abandon _cffi_d_abk_abandon
 #endif
 
-static int _cffi_d_abk_busy_poll(abk_bus * x0, uint32_t x1)
+static int _cffi_d_abk_busy_poll(abk_bus * x0, uint32_t x1, int x2)
 {
-  return abk_busy_poll(x0, x1);
+  return abk_busy_poll(x0, x1, x2);
 }
 #ifndef PYPY_VERSION
 static PyObject *
@@ -792,14 +793,16 @@ _cffi_f_abk_busy_poll(PyObject *self, PyObject *args)
 {
   abk_bus * x0;
   uint32_t x1;
+  int x2;
   Py_ssize_t datasize;
   struct _cffi_freeme_s *large_args_free = NULL;
   int result;
   PyObject *pyresult;
   PyObject *arg0;
   PyObject *arg1;
+  PyObject *arg2;
 
-  if (!PyArg_UnpackTuple(args, "abk_busy_poll", 2, 2, &arg0, &arg1))
+  if (!PyArg_UnpackTuple(args, "abk_busy_poll", 3, 3, &arg0, &arg1, &arg2))
     return NULL;
 
   datasize = _cffi_prepare_pointer_call_argument(
@@ -815,9 +818,13 @@ _cffi_f_abk_busy_poll(PyObject *self, PyObject *args)
   if (x1 == (uint32_t)-1 && PyErr_Occurred())
     return NULL;
 
+  x2 = _cffi_to_c_int(arg2, int);
+  if (x2 == (int)-1 && PyErr_Occurred())
+    return NULL;
+
   Py_BEGIN_ALLOW_THREADS
   _cffi_restore_errno();
-  { result = abk_busy_poll(x0, x1); }
+  { result = abk_busy_poll(x0, x1, x2); }
   _cffi_save_errno();
   Py_END_ALLOW_THREADS
 
@@ -2081,10 +2088,10 @@ _cffi_f_abk_spawn(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(117), arg2, (char **)&x2);
+      _cffi_type(118), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (abk_extra const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(117), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(118), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2187,10 +2194,10 @@ _cffi_f_abk_statistics(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(112), arg1, (char **)&x1);
+      _cffi_type(113), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (abk_stats *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(112), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(113), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2437,10 +2444,10 @@ _cffi_f_abk_submit(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(121), arg1, (char **)&x1);
+      _cffi_type(122), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (abk_route const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(121), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(122), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -2505,19 +2512,19 @@ _cffi_f_abk_submit_row(PyObject *self, PyObject *args)
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(121), arg1, (char **)&x1);
+      _cffi_type(122), arg1, (char **)&x1);
   if (datasize != 0) {
     x1 = ((size_t)datasize) <= 640 ? (abk_route const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(121), arg1, (char **)&x1,
+    if (_cffi_convert_array_argument(_cffi_type(122), arg1, (char **)&x1,
             datasize, &large_args_free) < 0)
       return NULL;
   }
 
   datasize = _cffi_prepare_pointer_call_argument(
-      _cffi_type(122), arg2, (char **)&x2);
+      _cffi_type(123), arg2, (char **)&x2);
   if (datasize != 0) {
     x2 = ((size_t)datasize) <= 640 ? (abk_row const *)alloca((size_t)datasize) : NULL;
-    if (_cffi_convert_array_argument(_cffi_type(122), arg2, (char **)&x2,
+    if (_cffi_convert_array_argument(_cffi_type(123), arg2, (char **)&x2,
             datasize, &large_args_free) < 0)
       return NULL;
   }
@@ -3055,21 +3062,21 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "ABK_ROUTE_ORPHAN", (void *)_cffi_const_ABK_ROUTE_ORPHAN, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "ABK_ROUTE_PROBE", (void *)_cffi_const_ABK_ROUTE_PROBE, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
   { "ABK_ROUTE_REBIND", (void *)_cffi_const_ABK_ROUTE_REBIND, _CFFI_OP(_CFFI_OP_CONSTANT_INT, -1), (void *)0 },
-  { "abk_abandon", (void *)_cffi_f_abk_abandon, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 135), (void *)_cffi_d_abk_abandon },
+  { "abk_abandon", (void *)_cffi_f_abk_abandon, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 136), (void *)_cffi_d_abk_abandon },
   { "abk_busy_poll", (void *)_cffi_f_abk_busy_poll, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 103), (void *)_cffi_d_abk_busy_poll },
   { "abk_check_pool", (void *)_cffi_f_abk_check_pool, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 46), (void *)_cffi_d_abk_check_pool },
   { "abk_create", (void *)_cffi_f_abk_create, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 3), (void *)_cffi_d_abk_create },
-  { "abk_destroy", (void *)_cffi_f_abk_destroy, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 135), (void *)_cffi_d_abk_destroy },
+  { "abk_destroy", (void *)_cffi_f_abk_destroy, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 136), (void *)_cffi_d_abk_destroy },
   { "abk_drain", (void *)_cffi_f_abk_drain, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 91), (void *)_cffi_d_abk_drain },
   { "abk_end_session", (void *)_cffi_f_abk_end_session, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 55), (void *)_cffi_d_abk_end_session },
-  { "abk_fd", (void *)_cffi_f_abk_fd, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 107), (void *)_cffi_d_abk_fd },
-  { "abk_find", (void *)_cffi_f_abk_find, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 130), (void *)_cffi_d_abk_find },
+  { "abk_fd", (void *)_cffi_f_abk_fd, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 108), (void *)_cffi_d_abk_fd },
+  { "abk_find", (void *)_cffi_f_abk_find, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 131), (void *)_cffi_d_abk_find },
   { "abk_find_session", (void *)_cffi_f_abk_find_session, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 9), (void *)_cffi_d_abk_find_session },
   { "abk_flush", (void *)_cffi_f_abk_flush, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 24), (void *)_cffi_d_abk_flush },
   { "abk_hear", (void *)_cffi_f_abk_hear, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 50), (void *)_cffi_d_abk_hear },
   { "abk_hold", (void *)_cffi_f_abk_hold, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 75), (void *)_cffi_d_abk_hold },
   { "abk_kill", (void *)_cffi_f_abk_kill, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 79), (void *)_cffi_d_abk_kill },
-  { "abk_kill_now", (void *)_cffi_f_abk_kill_now, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 138), (void *)_cffi_d_abk_kill_now },
+  { "abk_kill_now", (void *)_cffi_f_abk_kill_now, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 139), (void *)_cffi_d_abk_kill_now },
   { "abk_lease", (void *)_cffi_f_abk_lease, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 84), (void *)_cffi_d_abk_lease },
   { "abk_listen", (void *)_cffi_f_abk_listen, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 39), (void *)_cffi_d_abk_listen },
   { "abk_next_event", (void *)_cffi_f_abk_next_event, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 35), (void *)_cffi_d_abk_next_event },
@@ -3079,15 +3086,15 @@ static const struct _cffi_global_s _cffi_globals[] = {
   { "abk_resize", (void *)_cffi_f_abk_resize, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 60), (void *)_cffi_d_abk_resize },
   { "abk_rest", (void *)_cffi_f_abk_rest, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 75), (void *)_cffi_d_abk_rest },
   { "abk_resume", (void *)_cffi_f_abk_resume, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 75), (void *)_cffi_d_abk_resume },
-  { "abk_spawn", (void *)_cffi_f_abk_spawn, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 114), (void *)_cffi_d_abk_spawn },
+  { "abk_spawn", (void *)_cffi_f_abk_spawn, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 115), (void *)_cffi_d_abk_spawn },
   { "abk_start", (void *)_cffi_f_abk_start, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 31), (void *)_cffi_d_abk_start },
-  { "abk_statistics", (void *)_cffi_f_abk_statistics, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 110), (void *)_cffi_d_abk_statistics },
+  { "abk_statistics", (void *)_cffi_f_abk_statistics, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 111), (void *)_cffi_d_abk_statistics },
   { "abk_status", (void *)_cffi_f_abk_status, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 15), (void *)_cffi_d_abk_status },
   { "abk_step", (void *)_cffi_f_abk_step, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 71), (void *)_cffi_d_abk_step },
   { "abk_stop", (void *)_cffi_f_abk_stop, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 66), (void *)_cffi_d_abk_stop },
   { "abk_stopped", (void *)_cffi_f_abk_stopped, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_O, 0), (void *)_cffi_d_abk_stopped },
-  { "abk_submit", (void *)_cffi_f_abk_submit, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 124), (void *)_cffi_d_abk_submit },
-  { "abk_submit_row", (void *)_cffi_f_abk_submit_row, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 119), (void *)_cffi_d_abk_submit_row },
+  { "abk_submit", (void *)_cffi_f_abk_submit, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 125), (void *)_cffi_d_abk_submit },
+  { "abk_submit_row", (void *)_cffi_f_abk_submit_row, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 120), (void *)_cffi_d_abk_submit_row },
   { "abk_tap", (void *)_cffi_f_abk_tap, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 27), (void *)_cffi_d_abk_tap },
   { "abk_version", (void *)_cffi_f_abk_version, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_N, 22), (void *)_cffi_d_abk_version },
   { "abk_withdraw", (void *)_cffi_f_abk_withdraw, _CFFI_OP(_CFFI_OP_CPYTHON_BLTN_V, 97), (void *)_cffi_d_abk_withdraw },
@@ -3103,7 +3110,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
               _CFFI_OP(_CFFI_OP_NOOP, 20) },
   { "text", offsetof(abk_error, text),
             sizeof(((abk_error *)0)->text),
-            _CFFI_OP(_CFFI_OP_NOOP, 153) },
+            _CFFI_OP(_CFFI_OP_NOOP, 154) },
   { "type", offsetof(abk_event, type),
             sizeof(((abk_event *)0)->type),
             _CFFI_OP(_CFFI_OP_NOOP, 20) },
@@ -3124,7 +3131,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
            _CFFI_OP(_CFFI_OP_NOOP, 99) },
   { "keys", offsetof(abk_event, keys),
             sizeof(((abk_event *)0)->keys),
-            _CFFI_OP(_CFFI_OP_NOOP, 155) },
+            _CFFI_OP(_CFFI_OP_NOOP, 156) },
   { "data", offsetof(abk_event, data),
             sizeof(((abk_event *)0)->data),
             _CFFI_OP(_CFFI_OP_NOOP, 4) },
@@ -3157,7 +3164,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
               _CFFI_OP(_CFFI_OP_NOOP, 29) },
   { "env", offsetof(abk_extra, env),
            sizeof(((abk_extra *)0)->env),
-           _CFFI_OP(_CFFI_OP_NOOP, 151) },
+           _CFFI_OP(_CFFI_OP_NOOP, 152) },
   { "cwd", offsetof(abk_extra, cwd),
            sizeof(((abk_extra *)0)->cwd),
            _CFFI_OP(_CFFI_OP_NOOP, 4) },
@@ -3169,13 +3176,13 @@ static const struct _cffi_field_s _cffi_fields[] = {
                  _CFFI_OP(_CFFI_OP_NOOP, 4) },
   { "unix_mode", offsetof(abk_listener, unix_mode),
                  sizeof(((abk_listener *)0)->unix_mode),
-                 _CFFI_OP(_CFFI_OP_NOOP, 158) },
+                 _CFFI_OP(_CFFI_OP_NOOP, 159) },
   { "host", offsetof(abk_listener, host),
             sizeof(((abk_listener *)0)->host),
             _CFFI_OP(_CFFI_OP_NOOP, 4) },
   { "port", offsetof(abk_listener, port),
             sizeof(((abk_listener *)0)->port),
-            _CFFI_OP(_CFFI_OP_NOOP, 156) },
+            _CFFI_OP(_CFFI_OP_NOOP, 157) },
   { "admin", offsetof(abk_listener, admin),
              sizeof(((abk_listener *)0)->admin),
              _CFFI_OP(_CFFI_OP_NOOP, 29) },
@@ -3214,7 +3221,7 @@ static const struct _cffi_field_s _cffi_fields[] = {
               _CFFI_OP(_CFFI_OP_NOOP, 77) },
   { "flags", offsetof(abk_route, flags),
              sizeof(((abk_route *)0)->flags),
-             _CFFI_OP(_CFFI_OP_NOOP, 158) },
+             _CFFI_OP(_CFFI_OP_NOOP, 159) },
   { "size", offsetof(abk_row, size),
             sizeof(((abk_row *)0)->size),
             _CFFI_OP(_CFFI_OP_NOOP, 5) },
@@ -3238,100 +3245,100 @@ static const struct _cffi_field_s _cffi_fields[] = {
              _CFFI_OP(_CFFI_OP_NOOP, 63) },
   { "messages_in", offsetof(abk_stats, messages_in),
                    sizeof(((abk_stats *)0)->messages_in),
-                   _CFFI_OP(_CFFI_OP_NOOP, 157) },
+                   _CFFI_OP(_CFFI_OP_NOOP, 158) },
   { "messages_out", offsetof(abk_stats, messages_out),
                     sizeof(((abk_stats *)0)->messages_out),
-                    _CFFI_OP(_CFFI_OP_NOOP, 157) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 158) },
   { "bytes_in", offsetof(abk_stats, bytes_in),
                 sizeof(((abk_stats *)0)->bytes_in),
-                _CFFI_OP(_CFFI_OP_NOOP, 157) },
+                _CFFI_OP(_CFFI_OP_NOOP, 158) },
   { "bytes_out", offsetof(abk_stats, bytes_out),
                  sizeof(((abk_stats *)0)->bytes_out),
-                 _CFFI_OP(_CFFI_OP_NOOP, 157) },
+                 _CFFI_OP(_CFFI_OP_NOOP, 158) },
   { "stderr_bytes", offsetof(abk_stats, stderr_bytes),
                     sizeof(((abk_stats *)0)->stderr_bytes),
-                    _CFFI_OP(_CFFI_OP_NOOP, 157) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 158) },
   { "bad_lines", offsetof(abk_stats, bad_lines),
                  sizeof(((abk_stats *)0)->bad_lines),
-                 _CFFI_OP(_CFFI_OP_NOOP, 157) },
+                 _CFFI_OP(_CFFI_OP_NOOP, 158) },
   { "late_answers", offsetof(abk_stats, late_answers),
                     sizeof(((abk_stats *)0)->late_answers),
-                    _CFFI_OP(_CFFI_OP_NOOP, 157) },
+                    _CFFI_OP(_CFFI_OP_NOOP, 158) },
   { "stray_answers", offsetof(abk_stats, stray_answers),
                      sizeof(((abk_stats *)0)->stray_answers),
-                     _CFFI_OP(_CFFI_OP_NOOP, 157) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 158) },
   { "withdrawn", offsetof(abk_stats, withdrawn),
                  sizeof(((abk_stats *)0)->withdrawn),
-                 _CFFI_OP(_CFFI_OP_NOOP, 157) },
+                 _CFFI_OP(_CFFI_OP_NOOP, 158) },
   { "cancelled", offsetof(abk_stats, cancelled),
                  sizeof(((abk_stats *)0)->cancelled),
-                 _CFFI_OP(_CFFI_OP_NOOP, 157) },
+                 _CFFI_OP(_CFFI_OP_NOOP, 158) },
   { "worker_restarts", offsetof(abk_stats, worker_restarts),
                        sizeof(((abk_stats *)0)->worker_restarts),
-                       _CFFI_OP(_CFFI_OP_NOOP, 157) },
+                       _CFFI_OP(_CFFI_OP_NOOP, 158) },
   { "routing_errors", offsetof(abk_stats, routing_errors),
                       sizeof(((abk_stats *)0)->routing_errors),
-                      _CFFI_OP(_CFFI_OP_NOOP, 157) },
+                      _CFFI_OP(_CFFI_OP_NOOP, 158) },
   { "dropped_notifications", offsetof(abk_stats, dropped_notifications),
                              sizeof(((abk_stats *)0)->dropped_notifications),
-                             _CFFI_OP(_CFFI_OP_NOOP, 157) },
+                             _CFFI_OP(_CFFI_OP_NOOP, 158) },
   { "client_connects", offsetof(abk_stats, client_connects),
                        sizeof(((abk_stats *)0)->client_connects),
-                       _CFFI_OP(_CFFI_OP_NOOP, 157) },
+                       _CFFI_OP(_CFFI_OP_NOOP, 158) },
   { "client_disconnects", offsetof(abk_stats, client_disconnects),
                           sizeof(((abk_stats *)0)->client_disconnects),
-                          _CFFI_OP(_CFFI_OP_NOOP, 157) },
+                          _CFFI_OP(_CFFI_OP_NOOP, 158) },
   { "workers", offsetof(abk_stats, workers),
                sizeof(((abk_stats *)0)->workers),
-               _CFFI_OP(_CFFI_OP_NOOP, 157) },
+               _CFFI_OP(_CFFI_OP_NOOP, 158) },
   { "live_requests", offsetof(abk_stats, live_requests),
                      sizeof(((abk_stats *)0)->live_requests),
-                     _CFFI_OP(_CFFI_OP_NOOP, 157) },
+                     _CFFI_OP(_CFFI_OP_NOOP, 158) },
   { "queued_requests", offsetof(abk_stats, queued_requests),
                        sizeof(((abk_stats *)0)->queued_requests),
-                       _CFFI_OP(_CFFI_OP_NOOP, 157) },
+                       _CFFI_OP(_CFFI_OP_NOOP, 158) },
   { "sessions", offsetof(abk_stats, sessions),
                 sizeof(((abk_stats *)0)->sessions),
-                _CFFI_OP(_CFFI_OP_NOOP, 157) },
+                _CFFI_OP(_CFFI_OP_NOOP, 158) },
   { "clients", offsetof(abk_stats, clients),
                sizeof(((abk_stats *)0)->clients),
-               _CFFI_OP(_CFFI_OP_NOOP, 157) },
+               _CFFI_OP(_CFFI_OP_NOOP, 158) },
   { "unheard", offsetof(abk_stats, unheard),
                sizeof(((abk_stats *)0)->unheard),
-               _CFFI_OP(_CFFI_OP_NOOP, 157) },
+               _CFFI_OP(_CFFI_OP_NOOP, 158) },
 };
 
 static const struct _cffi_struct_union_s _cffi_struct_unions[] = {
-  { "abk_bus", 142, _CFFI_F_OPAQUE,
+  { "abk_bus", 143, _CFFI_F_OPAQUE,
     (size_t)-1, -1, -1, 0 /* opaque */ },
-  { "abk_error", 143, _CFFI_F_CHECK_FIELDS,
+  { "abk_error", 144, _CFFI_F_CHECK_FIELDS,
     sizeof(abk_error), offsetof(struct _cffi_align__abk_error, y), 0, 3 },
-  { "abk_event", 144, 0,
+  { "abk_event", 145, 0,
     sizeof(abk_event), offsetof(struct _cffi_align__abk_event, y), 3, 13 },
-  { "abk_extra", 145, 0,
+  { "abk_extra", 146, 0,
     sizeof(abk_extra), offsetof(struct _cffi_align__abk_extra, y), 16, 6 },
-  { "abk_listener", 146, 0,
+  { "abk_listener", 147, 0,
     sizeof(abk_listener), offsetof(struct _cffi_align__abk_listener, y), 22, 8 },
-  { "abk_options", 147, 0,
+  { "abk_options", 148, 0,
     sizeof(abk_options), offsetof(struct _cffi_align__abk_options, y), 30, 4 },
-  { "abk_route", 148, 0,
+  { "abk_route", 149, 0,
     sizeof(abk_route), offsetof(struct _cffi_align__abk_route, y), 34, 6 },
-  { "abk_row", 149, 0,
+  { "abk_row", 150, 0,
     sizeof(abk_row), offsetof(struct _cffi_align__abk_row, y), 40, 7 },
-  { "abk_stats", 150, 0,
+  { "abk_stats", 151, 0,
     sizeof(abk_stats), offsetof(struct _cffi_align__abk_stats, y), 47, 21 },
 };
 
 static const struct _cffi_typename_s _cffi_typenames[] = {
-  { "abk_bus", 142 },
-  { "abk_error", 143 },
-  { "abk_event", 144 },
-  { "abk_extra", 145 },
-  { "abk_listener", 146 },
-  { "abk_options", 147 },
-  { "abk_route", 148 },
-  { "abk_row", 149 },
-  { "abk_stats", 150 },
+  { "abk_bus", 143 },
+  { "abk_error", 144 },
+  { "abk_event", 145 },
+  { "abk_extra", 146 },
+  { "abk_listener", 147 },
+  { "abk_options", 148 },
+  { "abk_route", 149 },
+  { "abk_row", 150 },
+  { "abk_stats", 151 },
 };
 
 static const struct _cffi_type_context_s _cffi_type_context = {
@@ -3346,7 +3353,7 @@ static const struct _cffi_type_context_s _cffi_type_context = {
   0,  /* num_enums */
   9,  /* num_typenames */
   NULL,  /* no includes */
-  160,  /* num_types */
+  161,  /* num_types */
   0,  /* flags */
 };
 

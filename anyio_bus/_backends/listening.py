@@ -61,16 +61,17 @@ class Native(msgspec.Struct, frozen=True, kw_only=True):
             ``admin_listen`` on TCP.
         unix_mode: The mode of the socket files of ``listen``; those of ``admin_listen`` have 0600.
         busy_poll_s: For how long, in seconds, at most 0.001, the bus looks for an answer before its loop
-            may sleep, where one line came last; 0: never. To sleep and to be woken takes some 30 us, in
-            which a quick worker has answered. The loop does nothing else meanwhile: it suits a program
-            that asks one request at a time and has nothing else to do in its loop.
+            sleeps, where one line came last; 0: never. To sleep and to be woken takes some 30 us, in
+            which a quick worker has answered. None: 30 us with asyncio and trio, which tell when they
+            have something else to do; never with a loop that does not tell, such as uvloop, for which
+            any other number makes the rest of the loop wait.
     """
 
     listen: str | Sequence[str] = ()
     admin_listen: str | Sequence[str] = ()
     token: str | None = None
     unix_mode: int = 0o600
-    busy_poll_s: float = 0.0
+    busy_poll_s: float | None = None
 
     def __post_init__(self) -> None:
         """Validate."""
@@ -93,7 +94,7 @@ class Native(msgspec.Struct, frozen=True, kw_only=True):
             raise _wrong("unix_mode", "expected a mode in 0o001..0o777", mode)
         poll = self.busy_poll_s
         number = isinstance(poll, int | float) and not isinstance(poll, bool)
-        if not number or not 0 <= poll <= MOST_POLL_S:
+        if poll is not None and not (number and 0 <= poll <= MOST_POLL_S):
             raise _wrong("busy_poll_s", f"expected seconds in 0..{MOST_POLL_S}", poll)
 
     def open_with(self, config: BusConfig, deliver: Deliver) -> Backend:

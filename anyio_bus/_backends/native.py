@@ -81,6 +81,7 @@ __all__ = ("open_native", "why_not_native")
 logger = logging.getLogger("anyio_bus.kernel")
 
 STDERR_OPEN_BYTES = 8192
+BUSY_POLL_S = 30e-6  # about what it takes to sleep and to be woken
 BOUND_BYTES = 128  # an address with its port
 ROW_BYTES = len('{"jsonrpc":"2.0","id":,"method":,"params":}')  # of a frame, besides what fills it
 _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
@@ -162,8 +163,11 @@ class NativeKernel:
         self._pools = {pool.id: ffi.new("char[]", pool.id.encode()) for pool in config.pools}
         self._pool_of: dict[int, str] = {}
         self._loop = current_loop()
-        self._poll_us = max(1, round(options.busy_poll_s * 1e6))
-        poll = partial(self._loop.serve, self._poll) if options.busy_poll_s else None
+        poll_s = options.busy_poll_s
+        if poll_s is None:
+            poll_s = 0.0 if self._loop.idle_fd() == -1 else BUSY_POLL_S
+        self._poll_us = max(1, round(poll_s * 1e6))
+        poll = partial(self._loop.serve, self._poll) if poll_s else None
         self._flusher = Flusher(self._loop, self._write, poll)
         self._flush = self._flusher.ask
         self.put_off = self._flusher.put_off
@@ -265,8 +269,11 @@ class NativeKernel:
 
     def _poll(self) -> bool:
         """Look for what workers say, for a moment; tell whether it came within that moment."""
+        idle_fd = self._loop.idle_fd()
+        if idle_fd is None:
+            return False
         for most_us in (0, self._poll_us):
-            if self._bus is not None and lib.abk_busy_poll(self._bus, most_us) > 0:
+            if self._bus is not None and lib.abk_busy_poll(self._bus, most_us, idle_fd) > 0:
                 self._drain()
                 return most_us > 0
         return False

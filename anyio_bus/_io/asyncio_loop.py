@@ -116,8 +116,17 @@ class AsyncioLoop:
         )
         self._context = _named_context()
         self.post: Callable[..., object] = partial(loop.call_soon_threadsafe, context=self._context)
+        try:
+            self._fd: int = loop._selector.fileno()  # type: ignore[attr-defined]
+            self._ready: Any = loop._ready  # type: ignore[attr-defined]
+        except AttributeError:  # asyncio has no public way to know; another loop has other names
+            self._fd, self._ready = -1, None
         self._loop = loop
         self._served: set[int] = set()
+
+    def idle_fd(self) -> int | None:
+        """See :class:`Loop`."""
+        return None if self._ready else self._fd
 
     async def serve_readable(self, fd: int, function: Callable[[], bool]) -> None:
         """Let the loop itself call it: a task that waits would cost two system calls and a hop."""

@@ -51,6 +51,9 @@ class Loop(Protocol):
     def wake(self, waiter: Waiter[Any], value: object, /) -> None:
         """Hand a waiter its value; for one that has it already, or is cancelled, nothing happens."""
 
+    def idle_fd(self) -> int | None:
+        """Return the fd on which it would sleep now; None if it would not, -1 if nobody can tell."""
+
     def serve(self, function: Callable[[], bool], /) -> bool:
         """Call what wakes waiters: their tasks go on after all else that it has asked the loop for."""
         ...
@@ -106,6 +109,15 @@ class _TrioLoop:
         self.now: Callable[[], float] = lowlevel.current_clock().current_time
         self.waiter: Callable[[], Waiter[Any]] = partial(_TrioWaiter, lowlevel)
         self.post: Callable[..., object] = lowlevel.current_trio_token().run_sync_soon
+        try:
+            runner = lowlevel.current_task()._runner
+            polled = runner.io_manager
+            self._fd: int = (
+                polled._epoll if hasattr(polled, "_epoll") else polled._kqueue
+            ).fileno()
+            self._ready: Any = runner.runq
+        except AttributeError:  # trio has no public way to know; another version has other names
+            self._fd, self._ready = -1, None
         self._lowlevel = lowlevel
         self._reschedule = lowlevel.reschedule
         self.checkpoint_if_cancelled: Callable[[], Awaitable[None]] = (
@@ -118,6 +130,9 @@ class _TrioLoop:
                 await anyio.wait_readable(fd)
                 if not function():
                     return
+
+    def idle_fd(self) -> int | None:
+        return None if self._ready else self._fd
 
     def serve(self, function: Callable[[], bool], /) -> bool:
         return function()  # who goes on first is left to chance, as always on trio

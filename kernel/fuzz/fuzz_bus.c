@@ -91,7 +91,7 @@ static void host_event(const abk_event *event)
 
 static void step(bool busy)
 {
-    (void)(busy ? abk_busy_poll(bus, 1) : abk_step(bus, 0));
+    (void)(busy ? abk_busy_poll(bus, 1, -1) : abk_step(bus, 0));
     for (abk_event event; abk_next_event(bus, &event) == 1;)
         host_event(&event);
 }

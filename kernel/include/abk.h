@@ -145,9 +145,10 @@ ABK_API int abk_fd(const abk_bus *bus);
 ABK_API int abk_step(abk_bus *bus, int wait_ms);
 
 /* abk_step() again and again, without sleeping, until there is an event or so many microseconds are
- * over: to sleep and to be woken may take longer than a quick worker does. It takes one step at least,
- * and one only while the bus is stopping. Returns what abk_step() does. */
-ABK_API int abk_busy_poll(abk_bus *bus, uint32_t most_us);
+ * over: to sleep and to be woken may take longer than a quick worker does. It ends as well once
+ * other_fd is readable, which is what the host's own loop sleeps on, an epoll fd for example, or -1. It
+ * takes one step at least, and one only while the bus is stopping. Returns what abk_step() does. */
+ABK_API int abk_busy_poll(abk_bus *bus, uint32_t most_us, int other_fd);
 
 /* Let abk_step() return early whenever fd is readable, a signalfd for example, and say so each time
  * with ABK_EV_WAKE. The fd stays the caller's: it reads it, and closes it after abk_destroy(). */

@@ -228,13 +228,16 @@ int abk_step(abk_bus *bus, int wait_ms)
     return (int)(bus->event_count - bus->event_at);
 }
 
-int abk_busy_poll(abk_bus *bus, uint32_t most_us)
+int abk_busy_poll(abk_bus *bus, uint32_t most_us, int other_fd)
 {
     const uint64_t until = abk_now() + (uint64_t)most_us * (ABK_S / 1000000);
+    struct pollfd other = {.fd = other_fd, .events = POLLIN};
+    bool busy;
     int result;
     do {
+        busy = other_fd >= 0 && poll(&other, 1, 0) != 0;
         result = abk_step(bus, 0);
-    } while (result == 0 && bus->phase == ABK_RUNNING && bus->now < until);
+    } while (result == 0 && !busy && bus->phase == ABK_RUNNING && bus->now < until);
     if (result >= 0 && bus->phase != ABK_RUNNING)
         abk_loop_arm(&bus->loop, bus->now); /* who waits for the fd is to see the end */
     return result;

@@ -13,7 +13,7 @@ static int in_child(rig *self)
     size_t len;
     int bad = 0;
     bad += abk_step(self->bus, 0) != ABK_EFORK;
-    bad += abk_busy_poll(self->bus, 1000000) != ABK_EFORK;
+    bad += abk_busy_poll(self->bus, 1000000, -1) != ABK_EFORK;
     bad += abk_fd(self->bus) != -1;
     bad += abk_submit(self->bus, &route, "{\"method\":\"a\"}\n", 15) != ABK_EFORK;
     const abk_row row = {.size = sizeof row, .method = "\"a\"", .method_len = 3, .params = "{}\n",
@@ -283,22 +283,29 @@ enum { STEADY = 10000, AT_ONCE = 32 };
 static void a_busy_poll_ends_with_an_answer_or_its_time(void)
 {
     rig r;
+    int other[2];
     rig_open(&r, rig_config("", "", ""));
     rig_answer(&r, rig_ask(&r, "echo", ""));
     const int first = rig_ask(&r, "echo", "");
     CHECK(abk_flush(r.bus) == 0);
-    CHECK(abk_busy_poll(r.bus, RIG_PATIENCE / 1000) == 1 && !rig_ended(&r, first));
+    CHECK(abk_busy_poll(r.bus, RIG_PATIENCE / 1000, -1) == 1 && !rig_ended(&r, first));
     CHECK(abk_step(r.bus, 0) == 1); /* what it has found is still there to be taken */
     CHECK_HAS(rig_answer(&r, first), "done");
 
     const int held = rig_ask(&r, "hold", "");
     CHECK(abk_flush(r.bus) == 0);
     const uint64_t begun = abk_now();
-    CHECK(abk_busy_poll(r.bus, 20000) == 0 && abk_now() - begun >= ABK_S / 50);
+    CHECK(pipe(other) == 0);
+    CHECK(abk_busy_poll(r.bus, 20000, other[0]) == 0 && abk_now() - begun >= ABK_S / 50);
+    CHECK(write(other[1], "x", 1) == 1); /* the host has something else to do */
+    const uint64_t busy = abk_now();
+    CHECK(abk_busy_poll(r.bus, RIG_PATIENCE / 1000, other[0]) == 0);
+    CHECK(abk_now() - busy < RIG_PATIENCE);
     CHECK(abk_stop(r.bus, 30.0, 5.0) == ABK_OK); /* it does not wait for what is in flight */
-    CHECK(abk_busy_poll(r.bus, RIG_PATIENCE / 1000) == 0 && !rig_ended(&r, held));
+    CHECK(abk_busy_poll(r.bus, RIG_PATIENCE / 1000, -1) == 0 && !rig_ended(&r, held));
     struct pollfd at = {.fd = abk_fd(r.bus), .events = POLLIN};
     CHECK(poll(&at, 1, 0) == 1); /* who sleeps on it looks, lest an end be missed */
+    CHECK(close(other[0]) == 0 && close(other[1]) == 0);
     rig_close(&r);
 }
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import select
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -168,8 +170,50 @@ async def test_what_was_there_already_does_not_tell_that_looking_helps() -> None
         assert found == [False]
 
 
-async def test_it_is_off_unless_asked_for() -> None:
-    assert Native().busy_poll_s == 0
+async def test_it_ends_when_the_loop_has_something_else_to_do(tmp_path: Path) -> None:
+    async with host() as (bus, backend), anyio.create_task_group() as tasks:
+        if backend._loop.idle_fd() == -1:
+            pytest.skip("of loops that tell what they sleep on")
+        await bus.request("echo")
+        ours, other = socket.socketpair()
+        with ours, other, fifo(tmp_path / "gate") as go_on, anyio.fail_after(WAIT_S / 2):
+
+            async def serve() -> None:
+                await anyio.wait_readable(ours)
+                go_on()
+
+            tasks.start_soon(serve)
+            await anyio.sleep(0.01)  # it waits now
+            found = watch(backend)
+            timer = threading.Timer(0.1, other.send, [b"x"])
+            timer.start()
+            assert await bus.request("stall", {"fifo": str(tmp_path / "gate")}) == "stalled"
+            timer.join()
+        assert found[0] is False
+
+
+async def test_it_is_not_done_while_a_task_is_ready() -> None:
+    async with host() as (bus, backend), anyio.create_task_group() as tasks:
+        if backend._loop.idle_fd() == -1:
+            pytest.skip("of loops that tell what they sleep on")
+        await bus.request("echo")
+        backend._poll_us = LONG_US
+        with anyio.fail_after(WAIT_S / 2):
+            tasks.start_soon(anyio.sleep, 0)
+            assert not backend._flusher._poll()
+            await anyio.sleep(0.01)
+
+
+async def test_it_is_done_where_the_loop_tells_whether_it_is_idle_unless_it_is_switched_off() -> (
+    None
+):
+    assert Native().busy_poll_s is None
+    async with host(busy_poll_s=None) as (_, backend):
+        uvloop = running_loop_name() == "asyncio" and not hasattr(
+            asyncio.get_running_loop(), "_ready"
+        )
+        assert (backend._flusher._poll is None) is uvloop
+        assert (backend._loop.idle_fd() == -1) is uvloop
     async with host(busy_poll_s=4e-7) as (_, backend):
         assert backend._flusher._poll is not None
         assert backend._poll_us == 1
@@ -187,7 +231,7 @@ async def test_it_ends_when_its_worker_does() -> None:
         assert len(found) == 1
 
 
-@pytest.mark.parametrize("value", [True, -1e-6, 0.0011, float("nan"), "30", None])
+@pytest.mark.parametrize("value", [True, -1e-6, 0.0011, float("nan"), "30"])
 def test_what_is_no_moment_is_refused_by_name(value: Any) -> None:
     with pytest.raises(
         InvalidArgumentError, match=r"Native.busy_poll_s: expected seconds"

@@ -6,19 +6,22 @@ import asyncio
 import contextvars
 import gc
 import os
+import selectors
 import sys
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import anyio
 import pytest
+import trio
+import trio.lowlevel
 import uvloop
 
 from anyio_bus._io.asyncio_loop import AsyncioLoop
-from anyio_bus._io.loop import current_loop, running_loop_name
+from anyio_bus._io.loop import _TrioLoop, current_loop, running_loop_name
 
 LOOPS: list[Callable[[], asyncio.AbstractEventLoop]] = [
     asyncio.new_event_loop,
@@ -323,6 +326,30 @@ def test_trio_that_another_thread_is_just_loading_is_not_the_loop(
 
     monkeypatch.setitem(sys.modules, "trio", ModuleType("trio"))  # as it is at the first moment
     assert loop.run_until_complete(main()) == (AsyncioLoop, "asyncio")
+
+
+def test_a_loop_without_an_fd_to_sleep_on_does_not_tell_whether_it_is_idle() -> None:
+    async def main() -> int | None:
+        return AsyncioLoop().idle_fd()
+
+    for selector, known in (
+        (selectors.DefaultSelector(), True),
+        (selectors.SelectSelector(), False),
+    ):
+        loop = asyncio.SelectorEventLoop(selector)
+        assert (loop.run_until_complete(main()) == -1) is not known
+        loop.close()
+
+
+def test_a_trio_with_other_names_does_not_tell_whether_it_is_idle() -> None:
+    async def main() -> tuple[int | None, int | None]:
+        lowlevel = trio.lowlevel
+        changed = SimpleNamespace(**{**vars(lowlevel), "current_task": object})
+        return _TrioLoop(lowlevel).idle_fd(), _TrioLoop(changed).idle_fd()
+
+    known, unknown = trio.run(main)
+    assert known not in (None, -1)
+    assert unknown == -1
 
 
 def test_nothing_is_asked_of_a_loop_that_has_ended(loop: asyncio.AbstractEventLoop) -> None:
