@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from anyio_bus._io.busy_poll import BusyPoll
     from anyio_bus._io.loop import Loop
 
 __all__ = ("Flusher",)
-
-MOST_MISSES = 13  # then 1024 requests go without
 
 
 class Flusher:
@@ -22,15 +21,13 @@ class Flusher:
     Args:
         loop: The running loop.
         write: Writes what was submitted.
-        poll: Looks for answers for a moment, and tells whether one came within it; None: nobody does.
+        poll: Looks for answers for a moment; None: nobody does.
     """
 
     __slots__ = (
         "_before",
         "_loop",
-        "_misses",
         "_poll",
-        "_skips",
         "_waiter",
         "_write",
         "batch",
@@ -38,14 +35,10 @@ class Flusher:
         "owes",
     )
 
-    def __init__(
-        self, loop: Loop, write: Callable[[], None], poll: Callable[[], bool] | None = None
-    ) -> None:
+    def __init__(self, loop: Loop, write: Callable[[], None], poll: BusyPoll | None = None) -> None:
         self._loop = loop
         self._write = write
         self._poll = poll
-        self._misses = 0  # polls in vain, one after the other
-        self._skips = 0  # requests that go without
         self._waiter: Any = None  # of the task that writes; None while it is on its way
         self.batch = 0  # lines that came last
         self.delivering = False
@@ -63,11 +56,7 @@ class Flusher:
 
     def expect_answer(self) -> None:
         """Look for the answer to a request, when the task that writes has its turn."""
-        if self._poll is None or self.batch > 1:
-            return
-        if self._skips:
-            self._skips -= 1
-        else:
+        if self._poll is not None and self.batch <= 1 and self._poll.is_due():
             self._wake()
 
     def put_off(self, before: Callable[[], None]) -> bool:
@@ -92,6 +81,5 @@ class Flusher:
                 before, self._before = self._before, None
                 before()
             self._write()
-            if self._poll is not None and self.batch <= 1 and not self._skips:
-                self._misses = 0 if self._poll() else min(self._misses + 1, MOST_MISSES)
-                self._skips = (1 << self._misses) >> 3  # from the third in vain on: 1, 2, 4, ...
+            if self._poll is not None and self.batch <= 1:
+                self._poll()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -34,6 +33,7 @@ from anyio_bus._errors import (
     KernelCode,
     NotSupportedError,
 )
+from anyio_bus._io.busy_poll import MOMENT_S, BusyPoll
 from anyio_bus._io.guarding import Guard
 from anyio_bus._io.launch import check_launch
 from anyio_bus._io.loop import Bell, current_loop
@@ -81,7 +81,6 @@ __all__ = ("open_native", "why_not_native")
 logger = logging.getLogger("anyio_bus.kernel")
 
 STDERR_OPEN_BYTES = 8192
-BUSY_POLL_S = 30e-6  # about what it takes to sleep and to be woken
 BOUND_BYTES = 128  # an address with its port
 ROW_BYTES = len('{"jsonrpc":"2.0","id":,"method":,"params":}')  # of a frame, besides what fills it
 _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
@@ -165,9 +164,9 @@ class NativeKernel:
         self._loop = current_loop()
         poll_s = options.busy_poll_s
         if poll_s is None:
-            poll_s = 0.0 if self._loop.idle_fd() == -1 else BUSY_POLL_S
+            poll_s = 0.0 if self._loop.idle_fd() == -1 else MOMENT_S
         self._poll_us = max(1, round(poll_s * 1e6))
-        poll = partial(self._loop.serve, self._poll) if poll_s else None
+        poll = BusyPoll(self._loop, self._look) if poll_s else None
         self._flusher = Flusher(self._loop, self._write, poll)
         self._flush = self._flusher.ask
         self.put_off = self._flusher.put_off
@@ -267,14 +266,11 @@ class NativeKernel:
         if self._bus is not None and lib.abk_flush(self._bus) > 0:
             self._drain()
 
-    def _poll(self) -> bool:
-        """Look for what workers say, for a moment; tell whether it came within that moment."""
-        idle_fd = self._loop.idle_fd()
-        if idle_fd is None:
-            return False
-        for most_us in (0, self._poll_us):
-            if self._bus is not None and lib.abk_busy_poll(self._bus, most_us, idle_fd) > 0:
-                self._drain()
+    def _look(self, idle_fd: int) -> bool:
+        """Look for what workers say, for a moment; see :class:`BusyPoll`."""
+        for most_us, other_fd in ((0, -1), (self._poll_us, idle_fd)):
+            if self._bus is not None and lib.abk_busy_poll(self._bus, most_us, other_fd) > 0:
+                self._loop.serve(self._drain)
                 return most_us > 0
         return False
 

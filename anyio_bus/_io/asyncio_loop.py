@@ -11,11 +11,13 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio.lowlevel
 
 __all__ = ("AsyncioLoop",)
+
+T = TypeVar("T")
 
 
 class _Waiter(asyncio.Future[Any]):
@@ -88,7 +90,7 @@ class _Turns:
             if woken and not (self._due and woken is self._woken):
                 self._ask(woken)
 
-    def serve(self, function: Callable[[], bool]) -> bool:
+    def serve(self, function: Callable[[], T]) -> T:
         """See :class:`Loop`."""
         if self._due:  # those who were woken before go on without the ones who are woken now
             self._woken = deque()
@@ -110,7 +112,7 @@ class AsyncioLoop:
         self.now: Callable[[], float] = loop.time
         self.waiter: Callable[[], Any] = partial(_Waiter, loop=loop)
         self.wake: Callable[[Any, object], None] = self._turns.wake
-        self.serve: Callable[[Callable[[], bool]], bool] = self._turns.serve
+        self.serve = self._turns.serve
         self.checkpoint_if_cancelled: Callable[[], Awaitable[None]] = (
             anyio.lowlevel.checkpoint_if_cancelled
         )

@@ -18,6 +18,7 @@ from msgspec import UNSET
 
 __all__ = ("Alarm", "Bell", "Loop", "Waiter", "current_loop", "running_loop_name")
 
+T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -54,7 +55,7 @@ class Loop(Protocol):
     def idle_fd(self) -> int | None:
         """Return the fd on which it would sleep now; None if it would not, -1 if nobody can tell."""
 
-    def serve(self, function: Callable[[], bool], /) -> bool:
+    def serve(self, function: Callable[[], T], /) -> T:
         """Call what wakes waiters: their tasks go on after all else that it has asked the loop for."""
         ...
 
@@ -134,7 +135,7 @@ class _TrioLoop:
     def idle_fd(self) -> int | None:
         return None if self._ready else self._fd
 
-    def serve(self, function: Callable[[], bool], /) -> bool:
+    def serve(self, function: Callable[[], T], /) -> T:
         return function()  # who goes on first is left to chance, as always on trio
 
     def forget_readable(self, fd: int) -> None:

@@ -94,6 +94,8 @@ class Link:
             with anyio.move_on_after(timeout):
                 await self.send(frame)
                 sent = True
+                if len(self._peer.calls) == 1:
+                    self.output.expect_answer()
                 return await call.waiter
         finally:
             if self._peer.close(call.key) is not None and sent:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 
+from anyio_bus._io.busy_poll import linger
 from anyio_bus._io.loop import Bell, Loop
 
 __all__ = ("HIGH_WATER_BYTES", "Output")
@@ -28,6 +29,8 @@ class Output:
         self._size = 0  # of what is queued or being written
         self._reader_size = 0  # of this, what the reader put there
         self._writer = loop.waiter()
+        self._poll = linger(loop)
+        self._expected = False  # an answer is to be looked for
         self._bell = Bell()
         self._waiting = 0
         self._room = Bell()
@@ -66,6 +69,12 @@ class Output:
         if by_reader:
             self._reader_size += len(frame)
         self._loop.wake(self._writer, None)
+
+    def expect_answer(self) -> None:
+        """Look for the answer to a request that is alone, when all is written."""
+        if self._poll is not None and self._poll.is_due():
+            self._expected = True
+            self._loop.wake(self._writer, None)
 
     def seal(self) -> None:
         """Take no more: what is queued was the last."""
@@ -119,6 +128,9 @@ class Output:
         try:
             while True:  # noqa: ASYNC913  # it waits unless there is something to write
                 if not self._frames:
+                    if self._expected and self._poll is not None:
+                        self._expected = False
+                        self._poll()
                     self._writer = self._loop.waiter()
                     await self._writer
                 frames, self._frames = self._frames, []

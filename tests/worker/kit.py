@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import pytest
 
-from anyio_bus.worker import Worker
+from anyio_bus.worker import Worker, _output
 
 PROGRAMS = Path(__file__).parent / "programs"
 WAIT_S = 5  # for what takes milliseconds: only a hang takes longer
@@ -36,6 +37,20 @@ def request(key: Any, method: str, params: Any = None, **members: Any) -> Messag
 def notification(method: str, params: Any = None) -> Message:
     """Make a notification."""
     return {"jsonrpc": "2.0", "method": method, "params": params or {}}
+
+
+class Looks:
+    """Takes the place of what looks for answers, and counts."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        monkeypatch.setattr(_output, "linger", lambda loop: self)
+
+    def is_due(self) -> bool:
+        return True
+
+    def __call__(self) -> None:
+        self.count += 1
 
 
 class Client:

@@ -20,7 +20,7 @@ from anyio_bus import (
     TransportError,
 )
 from anyio_bus.worker import Context, Worker
-from tests.worker.kit import Client, line, notification, request, serving
+from tests.worker.kit import Client, Looks, line, notification, request, serving
 
 
 async def seen(client_params: Any, **members: Any) -> Any:
@@ -195,6 +195,25 @@ async def test_a_request_to_the_client_returns_its_result() -> None:
         assert asked == {"jsonrpc": "2.0", "id": 1, "method": "question", "params": {"q": 1}}
         client.write({"jsonrpc": "2.0", "id": asked["id"], "result": {"a": 42}})
         assert await client.next() == {"jsonrpc": "2.0", "id": key, "result": {"a": 42}}
+
+
+async def test_the_answer_to_a_request_that_is_alone_is_looked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks = Looks(monkeypatch)
+    async with serving(asking()) as client:
+        for count in range(1, 4):
+            client.start("ask", {"method": "question"})
+            asked = await client.next()
+            client.write({"id": asked["id"], "result": None})
+            await client.next()
+            assert looks.count == count
+        client.write(*(request(key, "ask", {"method": "question"}) for key in range(4, 12)))
+        asked_many = await client.take(8)
+        assert looks.count == 3
+        client.write(*({"id": asked["id"], "result": None} for asked in asked_many))
+        await client.take(8)
+        assert looks.count == 3
 
 
 async def test_two_ends_may_use_the_same_id() -> None:

@@ -127,6 +127,8 @@ class HostCalls:
                 with anyio.move_on_after(timeout):
                     await self.output.room()
                     self.output.put(frame)
+            if len(self._peer.calls) == 1:
+                self.output.expect_answer()
             outcome = await waiter
         finally:
             self._peer.close(key)

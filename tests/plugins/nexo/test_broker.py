@@ -33,7 +33,7 @@ from anyio_bus.testing import cancel_sweep
 from anyio_bus.testing.nexo import HostError, NexoHost, Streamed, open_host
 from tests.conftest import ASYNCIO, TRIO
 from tests.plugins.nexo.kit import event
-from tests.worker.kit import line
+from tests.worker.kit import Looks, line
 
 MANIFEST = '[plugin]\nid = "demo"\nversion = "1.0.0"\n'
 ENTRY = {"id": "m", "agent_id": "a", "content": "c"}
@@ -275,6 +275,26 @@ async def test_memory_recall_sends_what_the_kit_wants_and_reads_entries() -> Non
         {"agent_id": "a", "query": "q", "limit": 3},
     ]
     assert [request["id"] for request in host.requests] == [1, 2]
+
+
+async def test_the_answer_to_a_call_that_is_alone_is_looked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks = Looks(monkeypatch)
+    adapter = make()
+    async with open_host(adapter) as host:
+        host.answer("memory.recall", lambda params: {"entries": []})
+        for count in range(1, 4):
+            await recall(adapter.broker)
+            assert looks.count == count
+        taken, take = anyio.create_memory_object_stream[Any](8)
+        host.take_requests(taken.send)
+        async with taken, take, anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(recall, adapter.broker)
+                await take.receive()
+                assert looks.count == 4  # the first was alone
+            tasks.cancel_scope.cancel()
 
 
 async def test_llm_complete_sends_what_the_kit_wants_and_reads_the_result() -> None:
