@@ -59,6 +59,8 @@ class _Turns:
         self.loop: asyncio.AbstractEventLoop = loop
         self._woken: deque[_Waiter] = deque()
         self._due = False  # they will be called back
+        self._serving = False  # whoever serves will see to it
+        self.going_on: deque[_Waiter] = self._woken  # those whose turn has begun
 
     def wake(self, waiter: Any, value: object) -> None:
         """See :class:`Loop`."""
@@ -70,7 +72,7 @@ class _Turns:
         except AttributeError:
             return
         self._woken.append(waiter)
-        if not self._due:
+        if not (self._due or self._serving):
             self._ask(self._woken)
 
     def _ask(self, woken: deque[_Waiter]) -> None:
@@ -79,6 +81,7 @@ class _Turns:
 
     def _go_on(self, woken: deque[_Waiter]) -> None:
         """Have the tasks that were woken go on, each in its own context."""
+        self.going_on = woken
         if woken is self._woken:
             self._due = False  # one of them may run the loop: some patch it so that it can be
         try:
@@ -94,11 +97,12 @@ class _Turns:
         """See :class:`Loop`."""
         if self._due:  # those who were woken before go on without the ones who are woken now
             self._woken = deque()
-        self._due = True
+            self._due = False
+        self._serving = True
         try:
             return function()
         finally:
-            self._due = False
+            self._serving = False
             if self._woken:
                 self._ask(self._woken)
 
@@ -121,14 +125,16 @@ class AsyncioLoop:
         try:
             self._fd: int = loop._selector.fileno()  # type: ignore[attr-defined]
             self._ready: Any = loop._ready  # type: ignore[attr-defined]
-        except AttributeError:  # asyncio has no public way to know; another loop has other names
+        except Exception:  # asyncio has no public way to know, others have other names  # noqa: BLE001
             self._fd, self._ready = -1, None
         self._loop = loop
         self._served: set[int] = set()
 
     def idle_fd(self) -> int | None:
         """See :class:`Loop`."""
-        return None if self._ready else self._fd
+        if self._fd < 0:
+            return -1
+        return None if self._ready or self._turns.going_on else self._fd
 
     async def serve_readable(self, fd: int, function: Callable[[], bool]) -> None:
         """Let the loop itself call it: a task that waits would cost two system calls and a hop."""

@@ -59,7 +59,7 @@ class BusyPoll:
 
 def linger(loop: Loop) -> BusyPoll | None:
     """Return what waits a moment for the loop to have something to do; None if it does not tell."""
-    if loop.idle_fd() == -1 or sys.platform == "win32":
+    if loop.idle_fd() == -1 or not hasattr(select, "poll"):
         return None
 
     def look(fd: int) -> bool:

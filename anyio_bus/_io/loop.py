@@ -117,7 +117,7 @@ class _TrioLoop:
                 polled._epoll if hasattr(polled, "_epoll") else polled._kqueue
             ).fileno()
             self._ready: Any = runner.runq
-        except AttributeError:  # trio has no public way to know; another version has other names
+        except Exception:  # trio has no public way to know; another has other names  # noqa: BLE001
             self._fd, self._ready = -1, None
         self._lowlevel = lowlevel
         self._reschedule = lowlevel.reschedule

@@ -11,6 +11,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -96,6 +97,89 @@ def test_who_is_woken_while_an_fd_is_served_comes_after_all_else_that_was_brough
         ]
 
     loop.run_until_complete(main())
+
+
+def test_who_is_woken_while_what_serves_an_fd_runs_the_loop_goes_on(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    async def main() -> None:
+        ours = AsyncioLoop()
+        waiters = [ours.waiter() for _ in range(3)]
+
+        async def wait(waiter: Any) -> None:
+            await waiter
+
+        def wake(n: int) -> None:
+            ours.wake(waiters[n], None)
+
+        def serve() -> None:  # what it calls may be a loop that some have patched to run in itself
+            wake(0)
+            ours.serve(partial(wake, 1))
+            wake(2)
+
+        tasks = [asyncio.create_task(wait(waiter)) for waiter in waiters]
+        await settle()
+        ours.serve(serve)
+        await settle()
+        assert [task.done() for task in tasks] == [True] * 3
+
+    loop.run_until_complete(main())
+
+
+@pytest.mark.parametrize("due", [False, True])
+def test_one_that_ends_the_loop_leaves_those_of_its_own_turn_to_it(
+    loop: asyncio.AbstractEventLoop, due: bool
+) -> None:
+    ours: list[AsyncioLoop] = []
+    over: list[int] = []
+
+    async def wait(n: int, waiter: Any) -> None:
+        await waiter
+        over.append(n)
+        if n == 0:
+            raise SystemExit
+
+    async def main() -> None:
+        ours.append(AsyncioLoop())
+        waiters = [ours[0].waiter() for _ in range(3)]
+        tasks = [asyncio.create_task(wait(n, waiter)) for n, waiter in enumerate(waiters)]
+        await settle()
+        ours[0].wake(waiters[0], None)
+        ours[0].wake(waiters[1], None)
+        if due:
+            ours[0].serve(lambda: ours[0].wake(waiters[2], None))
+        else:
+            ours[0].wake(waiters[2], None)
+        await asyncio.gather(*tasks[1:])
+
+    task = loop.create_task(main())
+    with pytest.raises(SystemExit):
+        loop.run_until_complete(task)
+    assert over[0] == 0  # uvloop ends its turn first
+    loop.run_until_complete(task)
+    assert sorted(over) == [0, 1, 2]
+
+
+def test_a_loop_is_not_idle_before_all_of_a_turn_have_gone_on(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    async def main() -> list[bool]:
+        ours, idle = AsyncioLoop(), []
+
+        async def wait(waiter: Any) -> None:
+            await waiter
+            idle.append(ours.idle_fd() is not None)
+
+        waiters = [ours.waiter() for _ in range(3)]
+        tasks = [asyncio.create_task(wait(waiter)) for waiter in waiters]
+        await settle()
+        for waiter in waiters:
+            ours.wake(waiter, None)
+        await asyncio.gather(*tasks)
+        return idle
+
+    known = hasattr(loop, "_ready")
+    assert loop.run_until_complete(main())[:2] == [not known, not known]
 
 
 def test_each_goes_on_in_its_own_context_as_its_own_task(loop: asyncio.AbstractEventLoop) -> None:
@@ -328,6 +412,13 @@ def test_trio_that_another_thread_is_just_loading_is_not_the_loop(
     assert loop.run_until_complete(main()) == (AsyncioLoop, "asyncio")
 
 
+class Odd(selectors.SelectSelector):
+    """One of its own kind."""
+
+    def fileno(self) -> int:
+        raise NotImplementedError
+
+
 def test_a_loop_without_an_fd_to_sleep_on_does_not_tell_whether_it_is_idle() -> None:
     async def main() -> int | None:
         return AsyncioLoop().idle_fd()
@@ -335,6 +426,7 @@ def test_a_loop_without_an_fd_to_sleep_on_does_not_tell_whether_it_is_idle() -> 
     for selector, known in (
         (selectors.DefaultSelector(), True),
         (selectors.SelectSelector(), False),
+        (Odd(), False),
     ):
         loop = asyncio.SelectorEventLoop(selector)
         assert (loop.run_until_complete(main()) == -1) is not known
