@@ -54,9 +54,9 @@ class Flusher:
         else:
             self._wake()
 
-    def expect_answer(self) -> None:
-        """Look for the answer to a request, when the task that writes has its turn."""
-        if self._poll is not None and self.batch <= 1 and self._poll.is_due():
+    def expect_answer(self, count: int = 1) -> None:
+        """Look for the answers to what :meth:`ask` has had written, after those who are ready."""
+        if self._poll is not None and self.batch <= count and self._poll.is_due():
             self._wake()
 
     def put_off(self, before: Callable[[], None]) -> bool:
@@ -81,5 +81,5 @@ class Flusher:
                 before, self._before = self._before, None
                 before()
             self._write()
-            if self._poll is not None and self.batch <= 1:
+            if self._poll is not None:
                 self._poll()

@@ -60,11 +60,11 @@ class Native(msgspec.Struct, frozen=True, kw_only=True):
         token: What clients on TCP must show (``Connect(token=)``). Needed beyond loopback, and for
             ``admin_listen`` on TCP.
         unix_mode: The mode of the socket files of ``listen``; those of ``admin_listen`` have 0600.
-        busy_poll_s: For how long, in seconds, at most 0.001, the bus looks for an answer before its loop
-            sleeps, where one line came last; 0: never. To sleep and to be woken takes some 30 us, in
-            which a quick worker has answered. None: 30 us with asyncio and trio, which tell when they
-            have something else to do; never with a loop that does not tell, such as uvloop, for which
-            any other number makes the rest of the loop wait.
+        busy_poll_s: For how long, in seconds, at most 0.001, the bus looks for answers before its loop
+            sleeps; 0: never. To sleep and to be woken takes some 30 us, in which a quick worker has
+            answered. None: 30 us with asyncio and trio, which tell when they have something else to do;
+            never with a loop that does not tell, such as uvloop, for which any other number makes the
+            rest of the loop wait.
     """
 
     listen: str | Sequence[str] = ()

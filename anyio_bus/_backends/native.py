@@ -490,8 +490,7 @@ class NativeKernel:
         taken = lib.abk_submit_row(self._bus, self._aim(route), row)
         if taken == len(keys):
             self._flush(taken)
-            if taken == 1:
-                self._flusher.expect_answer()
+            self._flusher.expect_answer(taken)
             return size
         for key in keys[: max(taken, 0)]:  # nothing of them was written yet
             self._take_back(key, b"")

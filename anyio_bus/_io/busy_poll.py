@@ -41,15 +41,15 @@ class BusyPoll:
         self._skips = 0  # answers that go without
 
     def is_due(self) -> bool:
-        """Tell whether the next answer is to be looked for. Called once for each."""
+        """Tell whether the next look is to be taken; one that is not counts as left out."""
         if self._skips:
             self._skips -= 1
             return False
         return True
 
     def __call__(self) -> None:
-        """Look, unless it was in vain lately."""
-        if self._skips:
+        """Look, if it is due."""
+        if not self.is_due():
             return
         fd = self._loop.idle_fd()
         found = fd is not None and self._look(fd)

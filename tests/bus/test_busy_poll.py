@@ -140,7 +140,7 @@ async def test_where_it_is_in_vain_it_is_done_less_and_less() -> None:
         assert looks.count >= 15 + 1100 - 1025  # each, from the first that was found on
 
 
-async def test_nobody_looks_where_nothing_is_asked_or_much_is_under_way() -> None:
+async def test_nobody_looks_where_nothing_is_asked_and_once_for_many_that_are() -> None:
     async with host() as (bus, backend):
         await bus.request("echo")
         looks = Looks(backend)
@@ -159,7 +159,10 @@ async def test_nobody_looks_where_nothing_is_asked_or_much_is_under_way() -> Non
         async with anyio.create_task_group() as tasks:
             for _ in range(8):
                 tasks.start_soon(bus.request, "echo")
-        assert looks.count == count
+        assert looks.count == count + 1
+        async with bus.map("echo", [[n] for n in range(8)], in_flight=8) as results:
+            assert [result async for result in results] == [[n] for n in range(8)]
+        assert looks.count == count + 2
 
 
 async def test_what_was_there_already_does_not_tell_that_looking_helps() -> None:
