@@ -126,9 +126,10 @@ class _TrioLoop:
         )
 
     async def serve_readable(self, fd: int, function: Callable[[], bool]) -> None:
-        with suppress(anyio.ClosedResourceError):  # it was forgotten
+        wait, closed = self._lowlevel.wait_readable, sys.modules["trio"].ClosedResourceError
+        with suppress(closed):  # it was forgotten
             while True:
-                await anyio.wait_readable(fd)
+                await wait(fd)
                 if not function():
                     return
 
