@@ -148,15 +148,16 @@ def requests_more(in_flight: int, *, of: slice) -> Comparison:
     )
 
 
-def busy_poll(loop: str) -> Comparison:
-    """Compare one request at a time with what it is where nobody looks for the answer."""
+def busy_poll(loop: str, in_flight: int) -> Comparison:
+    """Compare requests with what they are where nobody looks for the answers."""
     with_it, without = f"request, {loop}", f"request, {loop}, asleep"
+    options = f"--backend native --in-flight {in_flight}"
     return Comparison(
-        f"busy-poll-{loop}",
-        "`request`, 1 in flight, where its answer is looked for for 30 us",
+        f"busy-poll-{in_flight}-{loop}",
+        f"`request`, {in_flight} in flight, where answers are looked for for 30 us",
         [
-            ours("request", loop, "--backend native"),
-            ours("request", loop, "--backend native --busy-poll 0", without),
+            ours("request", loop, options),
+            ours("request", loop, f"{options} --busy-poll 0", without),
         ],
         [
             Claim(f"{loop}: rate to that of a loop that sleeps", "rate", (with_it, without)),
@@ -491,7 +492,7 @@ SUITE: list[Comparison | Listing] = [
     requests(64, 1.0),
     requests(1, 0.85, of=slice(2)),
     requests_more(1, of=slice(2, None)),
-    *(busy_poll(loop) for loop in LOOPS),
+    *(busy_poll(loop, in_flight) for in_flight in (1, 64) for loop in LOOPS),
     maps(),
     streams_and_rival(),
     starts(),

@@ -26,6 +26,7 @@ class Flusher:
 
     __slots__ = (
         "_before",
+        "_expects",
         "_loop",
         "_poll",
         "_waiter",
@@ -39,6 +40,7 @@ class Flusher:
         self._loop = loop
         self._write = write
         self._poll = poll
+        self._expects = False  # something was asked, since the last look
         self._waiter: Any = None  # of the task that writes; None while it is on its way
         self.batch = 0  # lines that came last
         self.delivering = False
@@ -56,6 +58,7 @@ class Flusher:
 
     def expect_answer(self, count: int = 1) -> None:
         """Look for the answers to what :meth:`ask` has had written, after those who are ready."""
+        self._expects = True
         if self._poll is not None and self.batch <= count and self._poll.is_due():
             self._wake()
 
@@ -81,5 +84,6 @@ class Flusher:
                 before, self._before = self._before, None
                 before()
             self._write()
-            if self._poll is not None:
+            if self._poll is not None and self._expects:
+                self._expects = False
                 self._poll()

@@ -163,6 +163,10 @@ async def test_nobody_looks_where_nothing_is_asked_and_once_for_many_that_are() 
         async with bus.map("echo", [[n] for n in range(8)], in_flight=8) as results:
             assert [result async for result in results] == [[n] for n in range(8)]
         assert looks.count == count + 2
+        for _ in range(5):
+            await bus.notify("log")  # it is put off, for many answers came last
+            await anyio.sleep(0.01)
+        assert looks.count == count + 2
 
 
 async def test_what_was_there_already_does_not_tell_that_looking_helps() -> None:
