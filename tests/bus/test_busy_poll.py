@@ -214,11 +214,13 @@ async def test_it_is_not_done_while_a_task_is_ready() -> None:
         if backend._loop.idle_fd() == -1:
             pytest.skip("of loops that tell what they sleep on")
         await bus.request("echo")
-        backend._poll_us = LONG_US
+        poll, backend._poll_us = backend._flusher._poll, LONG_US
+        poll._misses = poll._skips = 0
         with anyio.fail_after(WAIT_S / 2):
             tasks.start_soon(anyio.sleep, 0)
-            backend._flusher._poll()
+            poll()
             await anyio.sleep(0.01)
+        assert poll._misses == 1
 
 
 async def test_it_is_done_where_the_loop_tells_whether_it_is_idle_unless_it_is_switched_off() -> (
